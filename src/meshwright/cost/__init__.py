@@ -1,0 +1,21 @@
+"""What would a strategy cost? Time, memory, energy and money of one step, item by item.
+
+In: a `Graph`, a `Cluster`, a `Strategy`. Out: a `Prediction`; a run's `Measurement` has the same items.
+Reading order: `_strategy`, `_prediction`, `_measurement`.
+"""
+
+from meshwright.cost._measurement import Measurement as Measurement
+from meshwright.cost._measurement import StepRecord as StepRecord
+from meshwright.cost._prediction import Collective as Collective
+from meshwright.cost._prediction import MemoryBreakdown as MemoryBreakdown
+from meshwright.cost._prediction import Prediction as Prediction
+from meshwright.cost._prediction import TimeBreakdown as TimeBreakdown
+from meshwright.cost._strategy import Allowance as Allowance
+from meshwright.cost._strategy import Batch as Batch
+from meshwright.cost._strategy import Exchange as Exchange
+from meshwright.cost._strategy import Kernels as Kernels
+from meshwright.cost._strategy import Mesh as Mesh
+from meshwright.cost._strategy import Precision as Precision
+from meshwright.cost._strategy import Sharding as Sharding
+from meshwright.cost._strategy import Strategy as Strategy
+from meshwright.cost._strategy import Worker as Worker

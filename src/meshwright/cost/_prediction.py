@@ -1,0 +1,108 @@
+"""What a plan is expected to cost, item by item."""
+
+from dataclasses import dataclass
+
+from meshwright.units import Bytes, Dollars, Joules, Seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TimeBreakdown:
+    """Where one step's time goes on the slowest worker (s); the items add up to the step.
+
+    Args:
+        forward: forward and loss.
+        backward: backward.
+        recompute: forward operations done again.
+        optimizer: update.
+        communication: collectives that nothing hides.
+        waiting: bubbles and stragglers.
+        overhead: framework and splitting of the batch.
+    """
+
+    forward: Seconds = 0.0
+    backward: Seconds = 0.0
+    recompute: Seconds = 0.0
+    optimizer: Seconds = 0.0
+    communication: Seconds = 0.0
+    waiting: Seconds = 0.0
+    overhead: Seconds = 0.0
+
+    @property
+    def step(self) -> Seconds:
+        """The whole step."""
+        return (
+            self.forward + self.backward + self.recompute + self.optimizer
+            + self.communication + self.waiting + self.overhead
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryBreakdown:
+    """Peak memory of the fullest worker (B); the items add up to the peak."""
+
+    context: Bytes = 0
+    parameters: Bytes = 0
+    gradients: Bytes = 0
+    optimizer: Bytes = 0
+    activations: Bytes = 0
+    transient: Bytes = 0
+    buffers: Bytes = 0
+    batch: Bytes = 0
+    communication: Bytes = 0
+    allocator: Bytes = 0
+
+    @property
+    def peak(self) -> Bytes:
+        """The whole worker."""
+        return (
+            self.context + self.parameters + self.gradients + self.optimizer + self.activations
+            + self.transient + self.buffers + self.batch + self.communication + self.allocator
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Collective:
+    """One kind of exchange in a step.
+
+    Args:
+        name: which collective.
+        axis: mesh axis it runs along.
+        count: calls per step.
+        size: payload per step of one worker (B).
+        duration: time per step, hidden or not (s).
+    """
+
+    name: str
+    axis: str
+    count: int
+    size: Bytes
+    duration: Seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """A plan's expected time, memory, energy and money per step.
+
+    Args:
+        basis: `model` (computed from the machine's rates) or `trial` (its step was timed before).
+        time: where the step's time goes.
+        low: the step is faster than this in 5 % of cases (s).
+        high: the step is slower than this in 5 % of cases (s).
+        memory: of the fullest worker.
+        collectives: per step.
+        flops: FLOP of one step over all workers.
+        energy: per step (J); 0 where unknown.
+        money: per step ($); 0 where unknown.
+        start: time once, before the first step: compiling, applying (s).
+    """
+
+    basis: str = "model"
+    time: TimeBreakdown
+    low: Seconds
+    high: Seconds
+    memory: MemoryBreakdown
+    collectives: tuple[Collective, ...] = ()
+    flops: float = 0.0
+    energy: Joules = 0.0
+    money: Dollars = 0.0
+    start: Seconds = 0.0

@@ -1,0 +1,171 @@
+"""A strategy: every decision about how a training step runs, without its price."""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+from meshwright.hardware._device import MatrixLibrary
+from meshwright.units import Bytes
+
+Sharding = Literal["none", "optimizer", "gradients", "parameters"]
+Allowance = Literal["precision", "compression", "staleness", "quantization", "sparsity"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Worker:
+    """One process.
+
+    Args:
+        rank: its number.
+        host: where it runs.
+        device: torch's device (`cpu`, `cuda:0`).
+        threads: threads it computes with.
+        cores: processor cores it is pinned to; empty: not pinned.
+    """
+
+    rank: int
+    host: str
+    device: str
+    threads: int
+    cores: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mesh:
+    """Degree of each mesh axis; the product is the number of workers."""
+
+    pp: int = 1
+    dp_replicate: int = 1
+    dp_shard: int = 1
+    cp: int = 1
+    ep: int = 1
+    tp: int = 1
+
+    @property
+    def num_workers(self) -> int:
+        """Workers in the grid; `ep` lies inside the data axes."""
+        return prod((self.pp, self.dp_replicate, self.dp_shard, self.cp, self.tp))
+
+    @property
+    def num_shares(self) -> int:
+        """Into how many shares the global batch is split."""
+        return self.dp_replicate * self.dp_shard
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """How the global batch is shared out.
+
+    Args:
+        size: examples per optimizer step, over all workers; what the user's loader yields.
+        shares: relative share of each data rank (equal devices: equal numbers).
+        accumulation: micro-batches that a worker runs one after another in a step.
+    """
+
+    size: int
+    shares: tuple[int, ...]
+    accumulation: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kernels:
+    """Which implementation of the same mathematics runs.
+
+    Args:
+        matrix_library: what multiplies float32 matrices on a CPU.
+        optimizer: the optimizer's form; `as_written` leaves the user's.
+        allocator: `retained` keeps freed memory in the process instead of giving it back at every step.
+        memory_format: layout of images.
+        compiled: whether `torch.compile` compiles the repeated blocks, or the model where there are none.
+    """
+
+    matrix_library: MatrixLibrary = "default"
+    optimizer: Literal["as_written", "fused"] = "as_written"
+    allocator: Literal["default", "retained"] = "default"
+    memory_format: Literal["as_written", "channels_last"] = "as_written"
+    compiled: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Precision:
+    """Data types, as torch names them; `as_written` leaves the user's."""
+
+    parameters: str = "as_written"
+    compute: str = "as_written"
+    reduction: str = "as_written"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exchange:
+    """How gradients are summed.
+
+    Args:
+        transport: what carries them.
+        bucket_size: gradients are sent in pieces of this size (B).
+        overlap: whether pieces are sent while the backward goes on.
+    """
+
+    transport: Literal["gloo", "nccl", "shared_memory"] = "gloo"
+    bucket_size: Bytes = 25 * 2**20
+    overlap: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Strategy:
+    """Every decision about how a training step runs.
+
+    Args:
+        workers: one entry per process.
+        mesh: degrees of the axes.
+        batch: how the global batch is shared out.
+        sharding: what is kept in shards: optimizer state, gradients too, parameters too.
+        recompute: paths of the blocks whose activations are computed again in the backward.
+    """
+
+    workers: tuple[Worker, ...]
+    mesh: Mesh = Mesh()
+    batch: Batch
+    sharding: Sharding = "none"
+    recompute: tuple[str, ...] = ()
+    kernels: Kernels = Kernels()
+    precision: Precision = Precision()
+    exchange: Exchange = Exchange()
+
+    @property
+    def num_workers(self) -> int:
+        """Processes."""
+        return len(self.workers)
+
+    @property
+    def summary(self) -> str:
+        """The choices in a line."""
+        threads = self.workers[0].threads
+        parts = [
+            f"{self.num_workers} worker{'s' if self.num_workers > 1 else ''} × "
+            f"{threads} thread{'s' if threads > 1 else ''}"
+            if self.workers[0].device == "cpu"
+            else f"{self.num_workers} × {self.workers[0].device.split(':')[0]}"
+        ]
+        if self.mesh.dp_replicate > 1:
+            parts.append(f"data parallel {self.mesh.dp_replicate}")
+        if self.mesh.dp_shard > 1:
+            parts.append(f"{self.sharding} sharded {self.mesh.dp_shard}")
+        if self.batch.accumulation > 1:
+            parts.append(f"accumulation {self.batch.accumulation}")
+        if self.recompute:
+            parts.append(f"recompute {len(self.recompute)} blocks")
+        kernels = self.kernels
+        parts += [
+            text
+            for text, on in (
+                ("oneDNN matrices", kernels.matrix_library == "onednn"),
+                ("fused optimizer", kernels.optimizer == "fused"),
+                ("retained memory", kernels.allocator == "retained"),
+                ("channels last", kernels.memory_format == "channels_last"),
+                ("compiled", kernels.compiled),
+                (f"{self.precision.compute} compute", self.precision.compute != "as_written"),
+                (f"{self.exchange.transport} exchange", self.num_workers > 1),
+            )
+            if on
+        ]
+        return ", ".join(parts)

@@ -1,0 +1,113 @@
+"""Everything that can go wrong in a user's hands, drawn as one tree.
+
+    MeshwrightError            exit code 1
+    ├── UsageError             2   a wrong path, option, key or value
+    │   └── DocumentError      2   a TOML or JSON file that does not say what it should
+    ├── DoesNotFitError        3   no plan fits the memory there is
+    ├── NotEqualError          4   the parallel program computed something else than the one-device program
+    ├── HardwareError          5   hardware that cannot be measured, found or used
+    ├── CaptureError           6   a model or step that cannot be captured
+    ├── PlanError              7   a plan that is not legal for this model, batch or hardware
+    ├── BatchError             8   a batch that cannot be shared out
+    ├── LossError              9   a loss that is not a finite scalar
+    └── WorkerError            10  a worker that died, a port in use, a rendezvous that failed
+
+Every error says the fact with its numbers, the cause, the legal alternatives, and the command to run next.
+"""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import ClassVar
+
+
+class MeshwrightError(Exception):
+    """A failure that a user can act on.
+
+    Args:
+        fact: what happened, with its numbers.
+        cause: why.
+        alternatives: what would be legal or would work instead.
+        command: what to run next.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, fact: str, *, cause: str = "", alternatives: Sequence[str] = (), command: str = "") -> None:
+        super().__init__(fact)
+        self.fact = fact
+        self.cause = cause
+        self.alternatives = tuple(alternatives)
+        self.command = command
+
+    def __str__(self) -> str:
+        lines = [self.fact]
+        if self.cause:
+            lines.append(f"  because: {self.cause}")
+        lines.extend(f"  instead: {alternative}" for alternative in self.alternatives)
+        if self.command:
+            lines.append(f"  next:    {self.command}")
+        return "\n".join(lines)
+
+
+class UsageError(MeshwrightError):
+    """A wrong path, option, key or value."""
+
+    exit_code = 2
+
+
+class DocumentError(UsageError):
+    """A TOML or JSON file that does not say what it should."""
+
+
+class DoesNotFitError(MeshwrightError):
+    """No plan fits the memory there is; carries the itemised memory and the nearest changes that would fit."""
+
+    exit_code = 3
+
+
+class NotEqualError(MeshwrightError):
+    """The parallel program computed something else than the one-device program."""
+
+    exit_code = 4
+
+
+class HardwareError(MeshwrightError):
+    """Hardware that cannot be measured, found or used."""
+
+    exit_code = 5
+
+
+class CaptureError(MeshwrightError):
+    """A model or a step that cannot be captured; names the construct that forced it."""
+
+    exit_code = 6
+
+
+class PlanError(MeshwrightError):
+    """A plan that is not legal for this model, batch or hardware."""
+
+    exit_code = 7
+
+
+class BatchError(MeshwrightError):
+    """A batch that cannot be shared out between the workers."""
+
+    exit_code = 8
+
+
+class LossError(MeshwrightError):
+    """A loss that is not a finite scalar."""
+
+    exit_code = 9
+
+
+class WorkerError(MeshwrightError):
+    """A worker that died, a port in use, a rendezvous that failed."""
+
+    exit_code = 10
+
+
+def suggestion(wrong: str, legal: Sequence[str]) -> str:
+    """The legal name nearest to a misspelt one, as a phrase to end a sentence with; empty where none is near."""
+    near = get_close_matches(wrong, legal, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,1 @@
+"""How do workers agree? Gradients summed in buckets while the backward goes on."""

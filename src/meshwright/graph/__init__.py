@@ -1,0 +1,16 @@
+"""What does a step do? Operations, parameters, saved activations and their lifetimes, for any batch size.
+
+In: model, optimizer, loss, one batch. Out: a `Graph`.
+Reading order: `_graph` (the data), `capture` (the only part that loads torch).
+"""
+
+from meshwright.graph._graph import Activation as Activation
+from meshwright.graph._graph import Block as Block
+from meshwright.graph._graph import Graph as Graph
+from meshwright.graph._graph import Linear as Linear
+from meshwright.graph._graph import MatrixShape as MatrixShape
+from meshwright.graph._graph import Operation as Operation
+from meshwright.graph._graph import OperationKind as OperationKind
+from meshwright.graph._graph import OptimizerState as OptimizerState
+from meshwright.graph._graph import Parameter as Parameter
+from meshwright.graph._graph import Phase as Phase

@@ -1,0 +1,84 @@
+"""What there is to train on: hosts, their devices, and the links between them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from meshwright.hardware._device import Device
+from meshwright.units import BytesPerSecond, Seconds
+
+CollectiveName = Literal["all_reduce", "all_gather", "reduce_scatter", "broadcast", "all_to_all", "send"]
+Tier = Literal["process", "host", "rack", "network"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CollectiveRate:
+    """How fast a collective runs: time = latency + bytes / bandwidth.
+
+    Args:
+        collective: which.
+        transport: `gloo`, `nccl`, `shared_memory`, …
+        group: number of workers.
+        latency: time of an empty message (s).
+        bandwidth: payload bytes of one worker over time (B/s), the algorithm's bandwidth.
+    """
+
+    collective: CollectiveName
+    transport: str
+    group: int
+    latency: Seconds
+    bandwidth: BytesPerSecond
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Link:
+    """What workers of one tier exchange data over."""
+
+    tier: Tier
+    latency: Seconds
+    bandwidth: BytesPerSecond
+    collectives: tuple[CollectiveRate, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Host:
+    """A machine, or `count` equal machines.
+
+    Args:
+        name: its name in the network; a prefix where `count` is more than 1.
+        count: how many equal hosts.
+        device: the kind of device in it.
+        devices: how many of them; 1 for a CPU host (its cores are shared out among workers).
+    """
+
+    name: str
+    count: int = 1
+    device: Device
+    devices: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cluster:
+    """Hosts and links; measured, or read from a file.
+
+    Args:
+        identity: tells one machine from another (processor, cores, memory, torch version).
+        measured_at: ISO 8601 date and time; empty when nothing was measured.
+        load: processor load per core by other processes while measuring (0 to 1).
+    """
+
+    name: str
+    identity: str = ""
+    measured_at: str = ""
+    load: float = 0.0
+    hosts: tuple[Host, ...]
+    links: tuple[Link, ...] = ()
+
+    @property
+    def num_cores(self) -> int:
+        """Processor cores over all hosts."""
+        return sum(host.count * host.devices * host.device.cores for host in self.hosts)
+
+    @property
+    def num_devices(self) -> int:
+        """Devices over all hosts."""
+        return sum(host.count * host.devices for host in self.hosts)

@@ -1,0 +1,75 @@
+"""One kind of device and how fast it was found to be."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from meshwright.units import Bytes, BytesPerSecond, Dollars, FLOPPerSecond, Seconds, Watts
+
+MatrixLibrary = Literal["default", "onednn"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatrixRate:
+    """How fast matrices are multiplied.
+
+    Args:
+        dtype: name of the data type, as torch writes it without the prefix (`float32`).
+        threads: threads of the worker; 1 for an accelerator.
+        library: `default` is what torch calls by itself.
+        size: edge of the square matrices (elements).
+        rate: FLOP/s.
+        exact: whether results agree with float64 as closely as the data type allows.
+    """
+
+    dtype: str
+    threads: int = 1
+    library: MatrixLibrary = "default"
+    size: int
+    rate: FLOPPerSecond
+    exact: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OperationRate:
+    """How fast a kind of operation other than a matrix product runs.
+
+    Args:
+        kind: an `OperationKind` of `graph`, or `overhead`, `optimizer`, `optimizer_fused`, `allocation`.
+        threads: threads of the worker.
+        bandwidth: bytes read and written (B/s); for `random`, bytes written.
+        overhead: fixed time of one operation (s).
+        variant: how it was run: `default`, `channels_last`, `retained`.
+    """
+
+    kind: str
+    threads: int = 1
+    variant: str = "default"
+    bandwidth: BytesPerSecond
+    overhead: Seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Device:
+    """A processor or an accelerator.
+
+    Args:
+        kind: torch's device type (`cpu`, `cuda`, `tpu`, …).
+        name: the maker's name.
+        cores: processor cores a worker may use; 1 for an accelerator.
+        memory: what may be allocated (B).
+        context: memory that a worker process takes before any tensor (B).
+        power: thermal design power (W); 0 where unknown.
+        price: per device and hour ($); 0 where unknown.
+        source: where the figures come from: `measured`, or a document.
+    """
+
+    kind: str
+    name: str
+    cores: int = 1
+    memory: Bytes
+    context: Bytes = 0
+    power: Watts = 0.0
+    price: Dollars = 0.0
+    source: str
+    matrix_rates: tuple[MatrixRate, ...] = ()
+    operation_rates: tuple[OperationRate, ...] = ()

@@ -1,0 +1,44 @@
+"""What the user asks of a plan."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from meshwright.cost import Allowance, Sharding
+from meshwright.units import Bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pins:
+    """Choices that the user made; None leaves one to the solver. The keys of `plan={…}` and of `--set`."""
+
+    workers: int | None = None
+    threads: int | None = None
+    data: int | None = None
+    shard: int | None = None
+    sharding: Sharding | None = None
+    accumulation: int | None = None
+    recompute: Literal["none", "all"] | None = None
+    matrix_library: Literal["default", "onednn"] | None = None
+    optimizer: Literal["as_written", "fused"] | None = None
+    allocator: Literal["default", "retained"] | None = None
+    memory_format: Literal["as_written", "channels_last"] | None = None
+    compiled: bool | None = None
+    transport: Literal["gloo", "nccl", "shared_memory"] | None = None
+    bucket_size: Bytes | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Goal:
+    """What is asked: the fastest step within the memory, with the pinned choices and allowances.
+
+    Args:
+        pins: choices made by the user.
+        allow: departures from the user's mathematics that are permitted.
+        memory_limit: per worker process, or per host where several share it (B); 0: what the device has.
+        steps: how many steps the run will take, where known; decides whether compiling pays.
+    """
+
+    pins: Pins = Pins()
+    allow: tuple[Allowance, ...] = ()
+    memory_limit: Bytes = 0
+    steps: int = 0

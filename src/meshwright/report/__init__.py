@@ -1,0 +1,1 @@
+"""What happened? Tables for the terminal and one self-contained page."""

@@ -1,0 +1,71 @@
+"""Units of every quantity inside Meshwright, and how they are printed.
+
+Inside: seconds, bytes, FLOP, B/s, FLOP/s, watts, joules, dollars; never a scaled unit. A value is scaled only when
+it is printed, here.
+"""
+
+import re
+
+Seconds = float
+Bytes = int
+FLOP = float
+BytesPerSecond = float
+FLOPPerSecond = float
+Watts = float
+Joules = float
+Dollars = float
+
+KIB: Bytes = 2**10
+MIB: Bytes = 2**20
+GIB: Bytes = 2**30
+TIB: Bytes = 2**40
+
+_BINARY = (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB))
+_DECIMAL = (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
+_SIZE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(B|KiB|MiB|GiB|TiB|kB|MB|GB|TB)?\s*")
+_SIZE_FACTORS = {
+    None: 1, "B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": TIB,
+    "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+}  # fmt: skip
+
+
+def format_bytes(size: float) -> str:
+    """Bytes in the largest binary unit that leaves at least one unit: `1610612736` → `1.50 GiB`."""
+    for name, factor in _BINARY:
+        if abs(size) >= factor:
+            return f"{size / factor:.2f} {name}"
+    return f"{size:.0f} B"
+
+
+def format_seconds(duration: Seconds) -> str:
+    """Seconds with three digits in the unit a person would choose: `0.0123` → `12.3 ms`, `7261` → `2 h 01 min`."""
+    if abs(duration) < 1e-3:
+        return f"{duration * 1e6:.3g} µs"
+    if abs(duration) < 1:
+        return f"{duration * 1e3:.3g} ms"
+    if abs(duration) < 120:
+        return f"{duration:.3g} s"
+    if abs(duration) < 7200:
+        return f"{duration // 60:.0f} min {duration % 60:02.0f} s"
+    return f"{duration // 3600:.0f} h {duration % 3600 // 60:02.0f} min"
+
+
+def format_scaled(value: float, unit: str) -> str:
+    """A value with a decimal prefix before its unit: `(1.2e11, "FLOP/s")` → `120 GFLOP/s`."""
+    for prefix, factor in _DECIMAL:
+        if abs(value) >= factor:
+            return f"{value / factor:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
+
+
+def parse_bytes(text: str) -> Bytes:
+    """The number of bytes a person wrote: `"4GiB"`, `"512 MB"`, `"1048576"`.
+
+    Raises:
+        ValueError: the text is not a size; names the units that are understood.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        units = ", ".join(unit for unit in _SIZE_FACTORS if unit)
+        raise ValueError(f"{text!r} is not a size; write a number and one of {units}, for example 4GiB")
+    return int(float(match[1]) * _SIZE_FACTORS[match[2]])
