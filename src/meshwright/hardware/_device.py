@@ -17,12 +17,14 @@ class MatrixRate:
         threads: threads of the worker; 1 for an accelerator.
         library: `default` is what torch calls by itself.
         size: edge of the square matrices (elements).
-        rate: FLOP/s.
+        rate: FLOP/s of one process.
         exact: whether results agree with float64 as closely as the data type allows.
+        processes: how many processes of the host computed at the same time while this was measured.
     """
 
     dtype: str
     threads: int = 1
+    processes: int = 1
     library: MatrixLibrary = "default"
     size: int
     rate: FLOPPerSecond
@@ -39,10 +41,15 @@ class OperationRate:
         bandwidth: bytes read and written (B/s); for `random`, bytes written.
         overhead: fixed time of one operation (s).
         variant: how it was run: `default`, `channels_last`, `retained`.
+        processes: how many processes of the host computed at the same time while this was measured.
+        size: bytes that one measured operation read and wrote (B); 0 where the rate holds for any size. Small ones
+            stay in the caches, so that several sizes are measured.
     """
 
     kind: str
     threads: int = 1
+    processes: int = 1
+    size: Bytes = 0
     variant: str = "default"
     bandwidth: BytesPerSecond
     overhead: Seconds
