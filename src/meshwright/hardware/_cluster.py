@@ -19,7 +19,8 @@ class CollectiveRate:
         transport: `gloo`, `nccl`, `shared_memory`, …
         group: number of workers.
         latency: time of an empty message (s).
-        bandwidth: payload bytes of one worker over time (B/s), the algorithm's bandwidth.
+        bandwidth: bytes of the whole tensor over time (B/s), the algorithm's bandwidth as nccl-tests defines it:
+            for `all_gather` the gathered result, for `reduce_scatter` the tensor before it is scattered.
     """
 
     collective: CollectiveName
@@ -59,6 +60,8 @@ class Host:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cluster:
     """Hosts and links; measured, or read from a file.
+
+    A machine with accelerators has two entries of the same name: its accelerators first, then its processor.
 
     Args:
         identity: tells one machine from another (processor, cores, memory, torch version).

@@ -29,21 +29,35 @@ class MatrixRate:
     size: int
     rate: FLOPPerSecond
     exact: bool = True
+    processes: int = 1
+    variant: str = "default"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OperationRate:
-    """How fast a kind of operation other than a matrix product runs.
+    """How fast a kind of operation other than a matrix product runs: time = overhead + work / bandwidth.
+
+    The same kind is listed at several sizes, because what fits a cache is faster than what does not; take the row
+    nearest in `size`. Work and overhead mean, by kind:
+
+    - `pointwise`, `transcendental`, `normalization`, `reduction`, `indexing`, `copy`: bytes read and written.
+    - `random`: bytes written.
+    - `convolution`, `attention`, `recurrent`: FLOP, forward and backward together; `bandwidth` is FLOP/s.
+    - `optimizer` (AdamW as torch runs it by default) and `optimizer_fused`: bytes of parameter, gradient and state
+      read and written (28 per float32 element); `overhead` is per parameter tensor.
+    - `allocation`: bytes of fresh memory touched for the first time.
+    - `overhead`: one operation on a tiny tensor; `bandwidth` is 0. Variants: `default` (without autograd),
+      `forward` (recorded by autograd), `backward` (one node of the backward).
 
     Args:
         kind: an `OperationKind` of `graph`, or `overhead`, `optimizer`, `optimizer_fused`, `allocation`.
         threads: threads of the worker.
-        bandwidth: bytes read and written (B/s); for `random`, bytes written.
+        bandwidth: work over time of one process (B/s, or FLOP/s as above).
         overhead: fixed time of one operation (s).
-        variant: how it was run: `default`, `channels_last`, `retained`.
-        processes: how many processes of the host computed at the same time while this was measured.
-        size: bytes that one measured operation read and wrote (B); 0 where the rate holds for any size. Small ones
-            stay in the caches, so that several sizes are measured.
+        variant: how it was run: `default`, `channels_last` (convolution), `strided` (copy of a transposed tensor),
+            `concurrent` where `processes` is more than 1 (joined to another by a dash: `channels_last-concurrent`).
+        size: bytes read and written by one operation as measured; 0: does not matter.
+        processes: how many processes, each with `threads` threads on its own cores, did this at the same time.
     """
 
     kind: str
@@ -53,6 +67,8 @@ class OperationRate:
     variant: str = "default"
     bandwidth: BytesPerSecond
     overhead: Seconds
+    size: Bytes = 0
+    processes: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
