@@ -29,8 +29,6 @@ class MatrixRate:
     size: int
     rate: FLOPPerSecond
     exact: bool = True
-    processes: int = 1
-    variant: str = "default"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,9 +53,9 @@ class OperationRate:
         bandwidth: work over time of one process (B/s, or FLOP/s as above).
         overhead: fixed time of one operation (s).
         variant: how it was run: `default`, `channels_last` (convolution), `strided` (copy of a transposed tensor),
-            `concurrent` where `processes` is more than 1 (joined to another by a dash: `channels_last-concurrent`).
-        size: bytes read and written by one operation as measured; 0: does not matter.
-        processes: how many processes, each with `threads` threads on its own cores, did this at the same time.
+            `to_device` and `from_device` (copy between a host and its accelerator).
+        processes: how many processes of the host computed at the same time while this was measured.
+        size: bytes that one measured operation read and wrote (B); 0 where the rate holds for any size.
     """
 
     kind: str
@@ -67,8 +65,6 @@ class OperationRate:
     variant: str = "default"
     bandwidth: BytesPerSecond
     overhead: Seconds
-    size: Bytes = 0
-    processes: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
