@@ -1,7 +1,7 @@
 """Every shell and Python snippet of the README and the docs does what it says.
 
-`make` targets are looked up, not run: they would run these tests. `meshwright` commands run in one copy of the examples,
-one after another, as a reader would type them.
+`make` targets are looked up, not run: they would run these tests. `meshwright` commands run in one copy of the
+examples, one after another, as a reader would type them.
 """
 
 import re
