@@ -15,6 +15,7 @@
 Every error says the fact with its numbers, the cause, the legal alternatives, and the command to run next.
 """
 
+import json
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import ClassVar
@@ -105,6 +106,34 @@ class WorkerError(MeshwrightError):
     """A worker that died, a port in use, a rendezvous that failed."""
 
     exit_code = 10
+
+
+def to_json(error: MeshwrightError) -> str:
+    """An error as one JSON object: how a worker hands its own to the process that started it."""
+    return json.dumps(
+        {
+            "kind": type(error).__name__,
+            "fact": error.fact,
+            "cause": error.cause,
+            "alternatives": error.alternatives,
+            "command": error.command,
+            "exit_code": error.exit_code,
+        },
+        ensure_ascii=False,
+    )
+
+
+def from_json(text: str) -> MeshwrightError:
+    """The error that `to_json` wrote, of the class it had; of the tree's root where that class is not of the tree."""
+    record = json.loads(text)
+    kinds = {kind.__name__: kind for kind in (MeshwrightError, *_descendants(MeshwrightError))}
+    return kinds.get(record["kind"], MeshwrightError)(
+        record["fact"], cause=record["cause"], alternatives=record["alternatives"], command=record["command"]
+    )
+
+
+def _descendants(kind: type[MeshwrightError]) -> list[type[MeshwrightError]]:
+    return [found for child in kind.__subclasses__() for found in (child, *_descendants(child))]
 
 
 def suggestion(wrong: str, legal: Sequence[str]) -> str:
