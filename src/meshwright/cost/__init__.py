@@ -1,7 +1,7 @@
 """What would a strategy cost? Time, memory, energy and money of one step, item by item.
 
 In: a `Graph`, a `Cluster`, a `Strategy`. Out: a `Prediction`; a run's `Measurement` has the same items.
-Reading order: `_strategy`, `_prediction`, `_measurement`.
+Reading order: `_strategy`, `_prediction`, `_measurement`, `_verification`.
 """
 
 from meshwright.cost._measurement import Measurement as Measurement
@@ -19,3 +19,4 @@ from meshwright.cost._strategy import Precision as Precision
 from meshwright.cost._strategy import Sharding as Sharding
 from meshwright.cost._strategy import Strategy as Strategy
 from meshwright.cost._strategy import Worker as Worker
+from meshwright.cost._verification import Verification as Verification
