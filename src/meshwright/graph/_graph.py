@@ -17,7 +17,7 @@ class Linear:
     fixed: float = 0.0
     per_example: float = 0.0
 
-    def at(self, examples: int) -> float:
+    def at(self, examples: float) -> float:
         """The quantity for a batch of `examples`."""
         return self.fixed + self.per_example * examples
 
