@@ -1,0 +1,135 @@
+"""Two runs side by side: what was measured, and what was decided differently."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from meshwright.documents import to_mapping
+from meshwright.report._outcome import format_error
+from meshwright.report._provenance import settings
+from meshwright.report._run_data import Run
+from meshwright.units import format_bytes, format_seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """One quantity or decision of two runs, as texts; `change` is the second over the first, in percent."""
+
+    name: str
+    first: str
+    second: str
+    change: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Two runs compared.
+
+    Args:
+        headline: which one was faster, by how much.
+        sentences: whether the losses agree, and memory.
+        banner: which of them did not finish.
+        measured: quantities of both.
+        decided: decisions and settings that are not the same in both.
+    """
+
+    headline: str
+    sentences: tuple[str, ...]
+    banner: tuple[str, ...]
+    measured: tuple[Difference, ...]
+    decided: tuple[Difference, ...]
+
+
+def labels(first: Run, second: Run) -> tuple[str, str]:
+    """Names that tell the runs apart: the folders' own, with their parents where those are the same."""
+    if first.name != second.name:
+        return first.name, second.name
+    return str(first.folder), str(second.folder)
+
+
+def compare(first: Run, second: Run) -> Comparison:
+    """What two runs have not in common."""
+    names = labels(first, second)
+    return Comparison(
+        headline=_headline(first, second, names),
+        sentences=tuple(_sentences(first, second)),
+        banner=tuple(
+            f"{name}: {run.measurement.status} after {run.measurement.steps} steps. {run.measurement.reason}".strip()
+            for name, run in zip(names, (first, second), strict=True)
+            if run.measurement.status != "finished"
+        ),
+        measured=tuple(_measured(first, second)),
+        decided=tuple(_decided(first, second)),
+    )
+
+
+def _headline(first: Run, second: Run, names: tuple[str, str]) -> str:
+    steps = first.measurement.step, second.measurement.step
+    if min(steps) <= 0:
+        idle = names[0] if steps[0] <= 0 else names[1]
+        return f"{idle} has no step to compare"
+    ratio = steps[0] / steps[1]
+    times = f"{format_seconds(steps[0])} and {format_seconds(steps[1])} per step"
+    if abs(ratio - 1) < 0.02:
+        return f"{names[0]} and {names[1]} are equally fast: {times}"
+    faster, factor = (names[1], ratio) if ratio > 1 else (names[0], 1 / ratio)
+    return f"{faster} is {factor:.2f} × faster: {times}"
+
+
+def _sentences(first: Run, second: Run) -> Iterator[str]:
+    left = {record.step: record.loss for record in first.records if isfinite(record.loss)}
+    shared = [
+        (record.step, abs(record.loss - left[record.step]))
+        for record in second.records
+        if record.step in left and isfinite(record.loss)
+    ]
+    if shared:
+        step, distance = max(shared, key=lambda pair: pair[1])
+        yield f"Over the {len(shared)} steps that both did, the losses are at most {distance:.2g} apart (step {step})."
+    if first.plan is not None and second.plan is not None and first.plan.model != second.plan.model:
+        yield f"They trained different models: {first.plan.model} and {second.plan.model}."
+
+
+def _measured(first: Run, second: Run) -> Iterator[Difference]:
+    rows: tuple[tuple[str, Callable[[Run], float], Callable[[float], str]], ...] = (
+        ("step time", lambda run: run.measurement.step, format_seconds),
+        ("samples per second", lambda run: run.samples_per_second, "{:,.4g}".format),
+        ("peak memory", lambda run: run.measurement.memory, format_bytes),
+        ("steps done", lambda run: run.measurement.steps, "{:.0f}".format),
+        ("last loss", lambda run: run.records[-1].loss if run.records else 0.0, "{:.5g}".format),
+        ("step time, predicted", lambda run: run.plan.prediction.time.step if run.plan else 0.0, format_seconds),
+        ("peak memory, predicted", lambda run: run.plan.prediction.memory.peak if run.plan else 0, format_bytes),
+    )
+    for name, value, write in rows:
+        pair = value(first), value(second)
+        change = format_error(pair[1] / pair[0] - 1) if pair[0] and pair[1] else "–"
+        texts = [write(one) if one else "–" for one in pair]
+        yield Difference(name=name, first=texts[0], second=texts[1], change=change)
+
+
+def _decided(first: Run, second: Run) -> Iterator[Difference]:
+    left, right = _decisions(first), _decisions(second)
+    for name in dict.fromkeys((*left, *right)):
+        pair = left.get(name, "–"), right.get(name, "–")
+        if pair[0] != pair[1]:
+            yield Difference(name=name, first=pair[0], second=pair[1])
+
+
+def _decisions(run: Run) -> dict[str, str]:
+    """Every decision of a run's plan and every setting of its `run.toml`, by name."""
+    plan = dict(_leaves(to_mapping(run.plan.strategy), "")) if run.plan is not None else {}
+    return {**plan, **{row.name: row.value for row in settings(run.settings)}}
+
+
+def _leaves(mapping: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        elif key == "workers":
+            yield "workers", str(len(value))
+            yield "threads per worker", ", ".join(sorted({str(worker["threads"]) for worker in value}))
+        elif isinstance(value, list | tuple):
+            yield f"{prefix}{key}", ", ".join(str(item) for item in value) or "none"
+        else:
+            yield f"{prefix}{key}", str(value)

@@ -1,0 +1,134 @@
+"""What is there, measured, as a table."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from meshwright.hardware import Cluster, CollectiveRate, Device, Host, Link, MatrixRate, OperationRate
+from meshwright.units import format_bytes, format_scaled, format_seconds
+
+
+def hardware_table(cluster: Cluster) -> RenderableType:
+    """A cluster's devices, matrix rates, memory bandwidth and collectives, with when and under what load."""
+    parts: list[RenderableType] = [Text(_title(cluster), style="bold"), _facts(hardware_rows(cluster))]
+    for host in cluster.hosts:
+        if host.device.matrix_rates:
+            parts.append(_matrices(host.device))
+        if host.device.operation_rates:
+            parts.append(_operations(host.device))
+    collectives = [(link.tier, rate) for link in cluster.links for rate in link.collectives]
+    if collectives:
+        parts.append(_collectives(collectives))
+    return Group(*parts)
+
+
+def hardware_rows(cluster: Cluster) -> list[tuple[str, str]]:
+    """The facts about a cluster that fit in a line each, by name."""
+    rows = [("name", cluster.name)]
+    if cluster.measured_at:
+        rows.append(("measured", f"{cluster.measured_at}, others kept {cluster.load:.0%} of the cores busy"))
+    for host in cluster.hosts:
+        rows.extend(_host_rows(host))
+    for link in cluster.links:
+        rows.append((f"link within a {link.tier}" if link.tier != "network" else "network", _speed(link)))
+    return rows
+
+
+def _title(cluster: Cluster) -> str:
+    devices = cluster.num_devices
+    return f"{cluster.name}: {devices} device{'s' if devices != 1 else ''}, {cluster.num_cores} cores"
+
+
+def _host_rows(host: Host) -> Iterator[tuple[str, str]]:
+    device = host.device
+    times = f"{host.count} × " if host.count > 1 else ""
+    inside = f"{host.devices} × " if host.devices > 1 else ""
+    cores = f", {device.cores} cores" if device.kind == "cpu" else ""
+    yield f"host {host.name}", f"{times}{inside}{device.name}{cores}"
+    context = f", a worker takes {format_bytes(device.context)} before any tensor" if device.context else ""
+    yield "memory", f"{format_bytes(device.memory)}{context}"
+    for dtype, rate in _best_rates(device.matrix_rates):
+        how = f"{rate.threads} thread{'s' if rate.threads > 1 else ''}, {rate.library} library"
+        yield f"matrices, {dtype}", f"{format_scaled(rate.rate, 'FLOP/s')} ({how}, edge {rate.size})"
+    copies = [rate for rate in device.operation_rates if rate.kind == "copy" and rate.variant == "default"]
+    if copies:
+        best = max(copies, key=lambda rate: rate.bandwidth)
+        yield "memory bandwidth", f"{format_scaled(best.bandwidth, 'B/s')} ({best.threads} threads)"
+    yield "source", device.source
+
+
+def _best_rates(rates: Sequence[MatrixRate]) -> Iterator[tuple[str, MatrixRate]]:
+    """The fastest exact rate of each data type."""
+    exact = sorted((rate for rate in rates if rate.exact), key=lambda rate: rate.dtype)
+    for dtype, group in groupby(exact, key=lambda rate: rate.dtype):
+        yield dtype, max(group, key=lambda rate: rate.rate)
+
+
+def _facts(rows: Sequence[tuple[str, str]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        table.add_row(Text(name, style="dim"), Text(value))
+    return table
+
+
+def _matrices(device: Device) -> Table:
+    table = Table(title=f"Matrix products on {device.name}", title_justify="left")
+    for column in ("data type", "library"):
+        table.add_column(column)
+    for column in ("threads", "processes", "best rate", "at edge"):
+        table.add_column(column, justify="right")
+    table.add_column("exact")
+    key = _matrix_key
+    for _, group in groupby(sorted(device.matrix_rates, key=key), key=key):
+        best = max(group, key=lambda rate: rate.rate)
+        table.add_row(
+            best.dtype, best.library, str(best.threads), str(best.processes),
+            format_scaled(best.rate, "FLOP/s"), str(best.size), "✓" if best.exact else "no",
+        )  # fmt: skip
+    return table
+
+
+def _matrix_key(rate: MatrixRate) -> tuple[str, str, int, int]:
+    return rate.dtype, rate.library, rate.processes, rate.threads
+
+
+def _operations(device: Device) -> Table:
+    table = Table(title=f"Other operations on {device.name}", title_justify="left")
+    for column in ("kind", "variant"):
+        table.add_column(column)
+    for column in ("threads", "processes", "best rate", "each call"):
+        table.add_column(column, justify="right")
+    key = _operation_key
+    for _, group in groupby(sorted(device.operation_rates, key=key), key=key):
+        best = max(group, key=lambda rate: rate.bandwidth)
+        unit = "FLOP/s" if best.kind in {"convolution", "attention", "recurrent"} else "B/s"
+        rate = format_scaled(best.bandwidth, unit) if best.bandwidth else "–"
+        table.add_row(
+            best.kind, best.variant, str(best.threads), str(best.processes), rate, format_seconds(best.overhead)
+        )
+    return table
+
+
+def _operation_key(rate: OperationRate) -> tuple[str, str, int, int]:
+    return rate.kind, rate.variant, rate.processes, rate.threads
+
+
+def _collectives(rates: Sequence[tuple[str, CollectiveRate]]) -> Table:
+    table = Table(title="Collectives", title_justify="left")
+    for column in ("collective", "within", "transport"):
+        table.add_column(column)
+    for column in ("workers", "latency", "bandwidth"):
+        table.add_column(column, justify="right")
+    for tier, rate in rates:
+        table.add_row(
+            rate.collective, tier, rate.transport, str(rate.group),
+            format_seconds(rate.latency), format_scaled(rate.bandwidth, "B/s"),
+        )  # fmt: skip
+    return table
+
+
+def _speed(link: Link) -> str:
+    return f"{format_scaled(link.bandwidth, 'B/s')} after {format_seconds(link.latency)}"
