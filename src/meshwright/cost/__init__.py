@@ -1,15 +1,21 @@
 """What would a strategy cost? Time, memory, energy and money of one step, item by item.
 
 In: a `Graph`, a `Cluster`, a `Strategy`. Out: a `Prediction`; a run's `Measurement` has the same items.
-Reading order: `_strategy`, `_prediction`, `_measurement`, `_verification`.
+Reading order: `_strategy`, `_prediction`, `_measurement`, `_verification` (the data); `_pricing`, which puts together
+`_compute` (with `_workload` and `_rates`), `_exchange_cost` (with `_communication` and `_timeline`) and `_memory`.
 """
 
+from meshwright.cost._communication import measured_transports as measured_transports
 from meshwright.cost._measurement import Measurement as Measurement
 from meshwright.cost._measurement import StepRecord as StepRecord
 from meshwright.cost._prediction import Collective as Collective
 from meshwright.cost._prediction import MemoryBreakdown as MemoryBreakdown
 from meshwright.cost._prediction import Prediction as Prediction
 from meshwright.cost._prediction import TimeBreakdown as TimeBreakdown
+from meshwright.cost._pricing import Pricer as Pricer
+from meshwright.cost._pricing import find_host as find_host
+from meshwright.cost._pricing import host_names as host_names
+from meshwright.cost._pricing import predict as predict
 from meshwright.cost._strategy import Allowance as Allowance
 from meshwright.cost._strategy import Batch as Batch
 from meshwright.cost._strategy import Exchange as Exchange

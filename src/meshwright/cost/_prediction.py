@@ -1,6 +1,6 @@
 """What a plan is expected to cost, item by item."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from meshwright.units import Bytes, Dollars, Joules, Seconds
 
@@ -58,6 +58,10 @@ class MemoryBreakdown:
             self.context + self.parameters + self.gradients + self.optimizer + self.activations
             + self.transient + self.buffers + self.batch + self.communication + self.allocator
         )  # fmt: skip
+
+    def scaled(self, factor: float) -> "MemoryBreakdown":
+        """Every item times a factor."""
+        return MemoryBreakdown(**{item.name: round(getattr(self, item.name) * factor) for item in fields(self)})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,3 +8,4 @@ from meshwright.plan._goal import Goal as Goal
 from meshwright.plan._goal import Pins as Pins
 from meshwright.plan._plan import Candidate as Candidate
 from meshwright.plan._plan import Plan as Plan
+from meshwright.plan._trial_result import TrialResult as TrialResult

@@ -1,6 +1,6 @@
 """What the user asks of a plan."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from meshwright.cost import Allowance, Sharding
@@ -36,9 +36,12 @@ class Goal:
         allow: departures from the user's mathematics that are permitted.
         memory_limit: per worker process, or per host where several share it (B); 0: what the device has.
         steps: how many steps the run will take, where known; decides whether compiling pays.
+        origins: where a pin comes from, by its name: `file` or `command line`; a pin without one was written in the
+            script, `plan={…}`, and counts as `file`.
     """
 
     pins: Pins = Pins()
     allow: tuple[Allowance, ...] = ()
     memory_limit: Bytes = 0
     steps: int = 0
+    origins: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,99 @@
+r"""How long collectives take, by transport, group and size.
+
+Measured rows win: $t = \text{latency} + \text{bytes} / \text{bandwidth}$. A group or a collective that was not
+measured is derived from the nearest one that was, by what a ring of $n$ workers moves:
+
+    all_reduce                  2 (n-1)/n of the tensor in 2 (n-1) hops
+    all_gather, reduce_scatter    (n-1)/n of it           in n-1 hops
+    broadcast                   all of it                 in log2 n hops
+
+and where nothing was measured from the link's own latency per hop and bandwidth.
+"""
+
+from dataclasses import dataclass
+from math import log2
+
+from meshwright.cost._strategy import Strategy
+from meshwright.errors import HardwareError
+from meshwright.hardware import Cluster, CollectiveName, CollectiveRate, Link, Tier
+from meshwright.units import BytesPerSecond, Seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CollectiveCost:
+    """A collective's price: time = latency + bytes / bandwidth, bytes being of the whole tensor."""
+
+    latency: Seconds
+    bandwidth: BytesPerSecond
+
+    def time(self, size: float) -> Seconds:
+        """Time for a tensor of `size` bytes."""
+        return self.latency + size / self.bandwidth
+
+
+def collective_cost(cluster: Cluster, strategy: Strategy, collective: CollectiveName, group: int) -> CollectiveCost:
+    """The price of one collective over `group` of a strategy's workers.
+
+    Raises:
+        HardwareError: the cluster has no link that these workers share.
+    """
+    link = _shared_link(cluster, strategy)
+    transport = strategy.exchange.transport
+    rows = [row for row in link.collectives if row.transport == transport]
+    same = [row for row in rows if row.collective == collective]
+    if not rows:
+        return _of_link(link, collective, group)
+    row = min(same or rows, key=lambda row: (abs(log2(row.group / group)), row.group))
+    return _derived(row, collective, group)
+
+
+def measured_transports(cluster: Cluster, tier: Tier) -> tuple[str, ...]:
+    """Transports that were measured on a tier's link."""
+    return tuple(
+        dict.fromkeys(row.transport for link in cluster.links if link.tier == tier for row in link.collectives)
+    )
+
+
+def hops(collective: CollectiveName, group: int) -> float:
+    """Messages that follow one another in a ring (a tree for broadcast)."""
+    if group == 1:
+        return 0.0
+    if collective == "all_reduce":
+        return 2.0 * (group - 1)
+    return log2(group) if collective in ("broadcast", "send") else float(group - 1)
+
+
+def moved_share(collective: CollectiveName, group: int) -> float:
+    """How much of the tensor goes through one worker's link."""
+    if collective == "all_reduce":
+        return 2 * (group - 1) / group
+    return 1.0 if collective in ("broadcast", "send") else (group - 1) / group
+
+
+def _derived(row: CollectiveRate, collective: CollectiveName, group: int) -> CollectiveCost:
+    return CollectiveCost(
+        latency=row.latency * hops(collective, group) / hops(row.collective, row.group),
+        bandwidth=row.bandwidth * moved_share(row.collective, row.group) / moved_share(collective, group),
+    )
+
+
+def _of_link(link: Link, collective: CollectiveName, group: int) -> CollectiveCost:
+    return CollectiveCost(
+        latency=link.latency * hops(collective, group), bandwidth=link.bandwidth / moved_share(collective, group)
+    )
+
+
+def _shared_link(cluster: Cluster, strategy: Strategy) -> Link:
+    hosts = {worker.host for worker in strategy.workers}
+    on_cpu = strategy.workers[0].device == "cpu"
+    wanted: tuple[Tier, ...] = ("network", "rack") if len(hosts) > 1 else ("process", "host") if on_cpu else ("host",)
+    for tier in wanted:
+        for link in cluster.links:
+            if link.tier == tier:
+                return link
+    raise HardwareError(
+        f"cluster {cluster.name!r} has no link between {strategy.num_workers} workers on {len(hosts)} hosts",
+        cause=f"its links are: {', '.join(link.tier for link in cluster.links) or 'none'}",
+        alternatives=[f"add a link of tier {wanted[0]!r} to the cluster file"],
+        command="meshwright hardware --fresh --save cluster.toml",
+    )

@@ -1,0 +1,123 @@
+"""What the workers of one step exchange, and how much of that the backward hides."""
+
+from dataclasses import dataclass
+
+from meshwright.cost._communication import CollectiveCost, collective_cost
+from meshwright.cost._compute import ComputeTime
+from meshwright.cost._prediction import Collective
+from meshwright.cost._strategy import Strategy
+from meshwright.cost._timeline import Bucket, buckets, exchange_time
+from meshwright.cost._workload import Workload
+from meshwright.hardware import Cluster, CollectiveName
+from meshwright.units import Seconds
+
+# Bytes of the loss and its weight, summed over the workers once a step.
+_LOSS_SIZE = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepExchange:
+    """All exchange of a step on one worker.
+
+    Args:
+        exposed: time it adds to the step (s).
+        collectives: what is exchanged, hidden or not.
+    """
+
+    exposed: Seconds = 0.0
+    collectives: tuple[Collective, ...] = ()
+
+
+def step_exchange(
+    workload: Workload, cluster: Cluster, strategy: Strategy, computed: ComputeTime, *, busy: float
+) -> StepExchange:
+    """Prices the exchange of a data-parallel step.
+
+    Gradients go in buckets beside the last micro-batch's backward; parameters that are kept in shards are gathered
+    before each forward and again before each backward; where only the optimizer's state (or the gradients too) is in
+    shards, each worker hands out the parameters it has updated.
+
+    Args:
+        computed: one micro-batch.
+        busy: share of a hidden exchange that takes time from the cores that compute (0 to 1).
+    """
+    if strategy.num_workers == 1:
+        return StepExchange()
+    parts = [_gradients(workload, cluster, strategy, computed, busy=busy), _loss(cluster, strategy)]
+    if strategy.sharding == "parameters":
+        parts.append(_gathered_parameters(workload, cluster, strategy, computed, busy=busy))
+    elif strategy.sharding != "none":
+        parts.append(_updated_parameters(workload, cluster, strategy))
+    return StepExchange(
+        exposed=sum(part.exposed for part in parts),
+        collectives=tuple(collective for part in parts for collective in part.collectives),
+    )
+
+
+def _gradients(
+    workload: Workload, cluster: Cluster, strategy: Strategy, computed: ComputeTime, *, busy: float
+) -> StepExchange:
+    backward = computed.backward + computed.recompute
+    name, cost = _gradient_cost(cluster, strategy)
+    sent: tuple[Bucket, ...] = buckets(
+        workload, computed.operations, backward=backward, bucket_size=strategy.exchange.bucket_size
+    )
+    time = exchange_time(sent, cost, backward=backward, overlap=strategy.exchange.overlap, busy=busy)
+    axis = "dp_replicate" if strategy.sharding in ("none", "optimizer") else "dp_shard"
+    return StepExchange(
+        exposed=time.exposed + time.slowdown,
+        collectives=(
+            Collective(name=name, axis=axis, count=time.count, size=workload.gradient_size, duration=time.total),
+        ),
+    )
+
+
+def _gradient_cost(cluster: Cluster, strategy: Strategy) -> tuple[CollectiveName, CollectiveCost]:
+    """All-reduce over everyone; with gradients in shards, reduce-scatter, then all-reduce of a shard over replicas."""
+    mesh = strategy.mesh
+    if strategy.sharding in ("none", "optimizer"):
+        return "all_reduce", collective_cost(cluster, strategy, "all_reduce", mesh.num_shares)
+    scatter = collective_cost(cluster, strategy, "reduce_scatter", mesh.dp_shard)
+    if mesh.dp_replicate == 1:
+        return "reduce_scatter", scatter
+    reduce = collective_cost(cluster, strategy, "all_reduce", mesh.dp_replicate)
+    return "reduce_scatter", CollectiveCost(
+        latency=scatter.latency + reduce.latency,
+        bandwidth=1 / (1 / scatter.bandwidth + 1 / (reduce.bandwidth * mesh.dp_shard)),
+    )
+
+
+def _loss(cluster: Cluster, strategy: Strategy) -> StepExchange:
+    duration = collective_cost(cluster, strategy, "all_reduce", strategy.num_workers).time(_LOSS_SIZE)
+    return StepExchange(
+        exposed=duration,
+        collectives=(Collective(name="all_reduce", axis="loss", count=1, size=_LOSS_SIZE, duration=duration),),
+    )
+
+
+def _updated_parameters(workload: Workload, cluster: Cluster, strategy: Strategy) -> StepExchange:
+    shard = strategy.mesh.dp_shard
+    cost = collective_cost(cluster, strategy, "broadcast", shard)
+    duration = shard * cost.latency + workload.gradient_size / cost.bandwidth
+    return StepExchange(
+        exposed=duration,
+        collectives=(
+            Collective(name="broadcast", axis="dp_shard", count=shard, size=workload.gradient_size, duration=duration),
+        ),
+    )
+
+
+def _gathered_parameters(
+    workload: Workload, cluster: Cluster, strategy: Strategy, computed: ComputeTime, *, busy: float
+) -> StepExchange:
+    units = len(workload.blocks) + 1
+    count = 2 * units * strategy.batch.accumulation
+    cost = collective_cost(cluster, strategy, "all_gather", strategy.mesh.dp_shard)
+    size = 2 * strategy.batch.accumulation * workload.parameter_size
+    total = count * cost.latency + size / cost.bandwidth
+    beside = (computed.forward + computed.backward + computed.recompute) * strategy.batch.accumulation
+    hidden = min(total, beside) if strategy.exchange.overlap else 0.0
+    return StepExchange(
+        exposed=total - hidden + busy * hidden,
+        collectives=(Collective(name="all_gather", axis="dp_shard", count=count, size=size, duration=total),),
+    )

@@ -1,0 +1,167 @@
+"""Peak memory of one worker, item by item, from the lifetimes that the capture saw.
+
+The peak lies in the backward, where saved activations shrink while gradients grow, or in the update, where gradients
+are whole and the optimizer has its temporaries. The items are those of the higher of the two, so that they add up.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from meshwright.cost._prediction import MemoryBreakdown
+from meshwright.cost._strategy import Strategy
+from meshwright.cost._timeline import spans
+from meshwright.cost._workload import Workload, within
+from meshwright.graph import Activation
+from meshwright.hardware import Device
+
+# Temporaries of AdamW's default form on one parameter: the square root of the second moment, the denominator, and
+# the update (torch/optim/adam.py, _single_tensor_adam).
+_UPDATE_TEMPORARIES = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saved:
+    """What a micro-batch holds at the worst moment of its backward.
+
+    Args:
+        activations: saved by the forward and not yet used up (B).
+        gradients: complete at that moment (B).
+    """
+
+    activations: float
+    gradients: float
+
+
+def peak_memory(workload: Workload, device: Device, strategy: Strategy, *, examples: float) -> MemoryBreakdown:
+    """Peak of a worker that is given `examples` of the global batch.
+
+    Args:
+        device: what it runs on.
+        examples: of all its micro-batches together.
+    """
+    graph, shard = workload.graph, strategy.mesh.dp_shard
+    sharded = {"none": 0, "optimizer": 1, "gradients": 2, "parameters": 3}[strategy.sharding]
+    micro = examples / strategy.batch.accumulation
+    gradients = workload.gradient_size / (shard if sharded >= 2 and strategy.batch.accumulation == 1 else 1)
+    saved = saved_peak(workload, micro, strategy, gradients=gradients)
+    state = graph.optimizer.bytes_per_element * workload.trainable_elements / (shard if sharded >= 1 else 1)
+    constant = MemoryBreakdown(
+        context=device.context,
+        parameters=round(workload.parameter_size / (shard if sharded >= 3 else 1)),
+        optimizer=round(state),
+        buffers=graph.buffer_size,
+        batch=round(graph.batch_bytes.at(strategy.batch.size if device.kind == "cpu" else examples)),
+        communication=round(_communication_size(workload, strategy)),
+    )
+    in_backward = replace(
+        constant,
+        gradients=round(saved.gradients),
+        activations=round(saved.activations),
+        transient=round(graph.transient.at(micro) + _recomputed_size(workload, micro, strategy.recompute)),
+    )
+    in_update = replace(constant, gradients=round(gradients), transient=round(_update_size(workload, device, strategy)))
+    return max(in_backward, in_update, key=lambda items: items.peak)
+
+
+def saved_peak(workload: Workload, micro: float, strategy: Strategy, *, gradients: float) -> Saved:
+    """The moment of the backward when activations and gradients together are largest.
+
+    With accumulation the gradients of earlier micro-batches are whole from the start.
+
+    Args:
+        micro: examples of a micro-batch.
+        gradients: all that the worker keeps of them (B).
+    """
+    kept = _kept_activations(workload, strategy.recompute)
+    total = sum(item.size.at(micro) * item.repeats for item in kept)
+    if strategy.batch.accumulation > 1:
+        return Saved(activations=total, gradients=gradients)
+    times, freed, grown = _events(workload, kept, micro, gradients)
+    order = np.argsort(times, kind="stable")
+    gone = np.concatenate(([0.0], np.cumsum(freed[order])))[:-1]
+    held = np.cumsum(grown[order])
+    worst = int(np.argmax(held - gone)) if len(order) else -1
+    if worst < 0 or held[worst] - gone[worst] <= 0:
+        return Saved(activations=total, gradients=0.0)
+    return Saved(activations=max(0.0, total - float(gone[worst])), gradients=float(held[worst]))
+
+
+def _events(
+    workload: Workload, kept: tuple[Activation, ...], micro: float, gradients: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Moments of the backward (counted in operations), with the bytes freed and the gradients completed at each."""
+    ends = spans(workload, np.ones(len(workload.backward)))
+    position = {int(index): place for place, index in enumerate(workload.backward)}
+    scale = gradients / workload.gradient_size if workload.gradient_size else 0.0
+    events: list[tuple[float, float, float]] = []
+    for item in kept:
+        place = position.get(item.freed)
+        offset, period, _ = ends[place] if place is not None else (0.0, 0.0, 0.0)
+        size = item.size.at(micro)
+        events.extend((offset + period * instance, size, 0.0) for instance in range(item.repeats))
+    for slot in workload.gradient_slots:
+        offset, period, _ = ends[slot.position] if slot.position >= 0 else (float("inf"), 0.0, 0.0)
+        events.extend((offset + period * instance, 0.0, slot.size * scale) for instance in range(slot.repeats))
+    columns = np.array(events, dtype=np.float64).reshape(-1, 3).T
+    return columns[0], columns[1], columns[2]
+
+
+def _kept_activations(workload: Workload, recompute: tuple[str, ...]) -> tuple[Activation, ...]:
+    """Activations that are still saved when the blocks of these paths keep only their input."""
+    activations = workload.graph.activations
+    if not recompute:
+        return activations
+    first = _block_inputs(workload, recompute)
+    share = 1 - len(recompute) / max(1, len(workload.blocks))
+    kept = []
+    for index, item in enumerate(activations):
+        if index in first or not within(item.module, recompute):
+            kept.append(item)
+        elif round(item.repeats * share):
+            kept.append(replace(item, repeats=round(item.repeats * share)))
+    return tuple(kept)
+
+
+def _block_inputs(workload: Workload, recompute: tuple[str, ...]) -> set[int]:
+    """The earliest activation saved inside each block that grows with the batch: its input."""
+    first: dict[str, int] = {}
+    for index, item in enumerate(workload.graph.activations):
+        if item.size.per_example <= 0:
+            continue
+        for path in recompute:
+            if within(item.module, (path,)):
+                known = first.get(path)
+                if known is None or item.created < workload.graph.activations[known].created:
+                    first[path] = index
+    return set(first.values())
+
+
+def _recomputed_size(workload: Workload, micro: float, recompute: tuple[str, ...]) -> float:
+    """Activations of the largest block, which are alive while that block's backward runs (B)."""
+    sizes = dict.fromkeys(recompute, 0.0)
+    for item in workload.graph.activations:
+        for path in recompute:
+            if within(item.module, (path,)):
+                sizes[path] += item.size.at(micro)
+    return max(sizes.values(), default=0.0)
+
+
+def _communication_size(workload: Workload, strategy: Strategy) -> float:
+    """Buckets on their way, and the parameters gathered for the block at work and the next one (B)."""
+    if strategy.num_workers == 1:
+        return 0.0
+    buckets = min(float(workload.gradient_size), 2.0 * strategy.exchange.bucket_size)
+    if strategy.sharding != "parameters":
+        return buckets
+    return buckets + 2 * workload.largest_unit
+
+
+def _update_size(workload: Workload, device: Device, strategy: Strategy) -> float:
+    """Temporaries of the update: of one parameter, or of all where torch updates them together (foreach)."""
+    if strategy.kernels.optimizer == "fused" and workload.graph.optimizer.fused:
+        return 0.0
+    if device.kind == "cpu":
+        return float(_UPDATE_TEMPORARIES * workload.largest_parameter)
+    shard = strategy.mesh.dp_shard if strategy.sharding != "none" else 1
+    return workload.gradient_size / shard

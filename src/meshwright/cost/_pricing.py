@@ -1,0 +1,175 @@
+"""The price of strategies on a cluster: computing, exchange, memory, energy and money put together."""
+
+from collections import Counter
+from math import ceil, exp
+
+import numpy as np
+
+from meshwright.cost._compute import ComputeTime, compute_time, optimizer_time
+from meshwright.cost._exchange_cost import step_exchange
+from meshwright.cost._memory import peak_memory
+from meshwright.cost._prediction import Collective, MemoryBreakdown, Prediction, TimeBreakdown
+from meshwright.cost._rates import Rates
+from meshwright.cost._strategy import Strategy, Worker
+from meshwright.cost._workload import Workload
+from meshwright.errors import PlanError
+from meshwright.graph import Graph
+from meshwright.hardware import Cluster, Correction, Host
+from meshwright.units import Dollars, Joules, Seconds
+
+# The quantile of the normal distribution that leaves 5 % above it.
+_FIVE_PERCENT = 1.645
+# Share of an exchange hidden behind the backward that takes time from it, where every core computes: shared memory
+# is all copying and adding; gloo also waits for its peer. On an accelerator the link's own engine moves the bytes.
+_BUSY_SHARE = {"shared_memory": 1.0, "gloo": 0.6, "nccl": 0.0}
+# Compiling, seen on this project's six example models (4 to 24 s): once, and per operation of the graph.
+_COMPILE_START: Seconds = 2.0
+_COMPILE_PER_OPERATION: Seconds = 0.02
+
+_UNCORRECTED = Correction()
+
+
+def predict(graph: Graph, cluster: Cluster, strategy: Strategy, *, correction: Correction = _UNCORRECTED) -> Prediction:
+    """What one step of a strategy costs.
+
+    Args:
+        correction: how far earlier predictions on this machine were off.
+
+    Raises:
+        HardwareError: the cluster lacks a rate or a link that the strategy needs.
+        PlanError: the strategy names a host that the cluster does not have.
+    """
+    return Pricer(graph, cluster, correction=correction).predict(strategy)
+
+
+def find_host(cluster: Cluster, worker: Worker) -> Host:
+    """The cluster's entry for the host and kind of device that a worker uses.
+
+    Raises:
+        PlanError: the cluster has no such host.
+    """
+    kind = worker.device.split(":")[0]
+    for host in cluster.hosts:
+        if host.device.kind == kind and worker.host in host_names(host):
+            return host
+    known = [name for host in cluster.hosts for name in host_names(host)]
+    raise PlanError(
+        f"worker {worker.rank} runs on {kind} of host {worker.host!r}, which cluster {cluster.name!r} does not have",
+        alternatives=[f"hosts there: {', '.join(dict.fromkeys(known))}"],
+        command="meshwright hardware",
+    )
+
+
+def host_names(host: Host) -> tuple[str, ...]:
+    """Names of a host entry's machines: its own, or `name-0`, `name-1`, … where it stands for several."""
+    return (host.name,) if host.count == 1 else tuple(f"{host.name}-{index}" for index in range(host.count))
+
+
+def rank_examples(strategy: Strategy) -> tuple[int, ...]:
+    """Examples of the global batch that each data rank gets, rounded up."""
+    total = sum(strategy.batch.shares)
+    return tuple(ceil(strategy.batch.size * share / total) for share in strategy.batch.shares)
+
+
+class Pricer:
+    """Prices many strategies of one graph on one cluster; what they have in common is computed once.
+
+    Args:
+        graph: the step.
+        cluster: hosts, links and their rates.
+        correction: how far earlier predictions on this machine were off.
+    """
+
+    def __init__(self, graph: Graph, cluster: Cluster, *, correction: Correction = _UNCORRECTED) -> None:
+        self.workload = Workload(graph)
+        self.cluster = cluster
+        self.correction = correction
+        self._computed: dict[tuple[object, ...], ComputeTime] = {}
+        self._held: dict[tuple[object, ...], MemoryBreakdown] = {}
+
+    def predict(self, strategy: Strategy) -> Prediction:
+        """What one step of a strategy costs: the slowest worker's time, the fullest worker's memory."""
+        ranks = self._distinct_ranks(strategy)
+        priced = [self._time(strategy, worker, processes, examples) for worker, processes, examples in ranks]
+        time, collectives = max(priced, key=lambda pair: pair[0].step)
+        memory = max(
+            (self._memory(strategy, worker, examples) for worker, _, examples in ranks), key=lambda items: items.peak
+        )
+        factor = exp(_FIVE_PERCENT * self.correction.spread)
+        energy, money = self._energy_and_money(strategy, time.step)
+        compiled = strategy.kernels.compiled
+        return Prediction(
+            time=time,
+            low=time.step / factor,
+            high=time.step * factor,
+            memory=memory,
+            collectives=collectives,
+            flops=float((self.workload.flops.at(strategy.batch.size) * self.workload.repeats).sum()),
+            energy=energy,
+            money=money,
+            start=_COMPILE_START + _COMPILE_PER_OPERATION * len(self.workload.repeats) if compiled else 0.0,
+        )
+
+    def _distinct_ranks(self, strategy: Strategy) -> list[tuple[Worker, int, int]]:
+        """One worker of each sort, with the number of workers on its host and its examples."""
+        on_host = Counter(worker.host for worker in strategy.workers)
+        examples = rank_examples(strategy)
+        sorts: dict[tuple[object, ...], tuple[Worker, int, int]] = {}
+        for rank, worker in enumerate(strategy.workers):
+            share = examples[rank % len(examples)]
+            device = find_host(self.cluster, worker).device.name
+            sorts.setdefault(
+                (device, worker.threads, on_host[worker.host], share), (worker, on_host[worker.host], share)
+            )
+        return list(sorts.values())
+
+    def _time(
+        self, strategy: Strategy, worker: Worker, processes: int, examples: int
+    ) -> tuple[TimeBreakdown, tuple[Collective, ...]]:
+        device = find_host(self.cluster, worker).device
+        rates = Rates(device, threads=worker.threads, processes=processes)
+        computed = self._compute(strategy, rates, examples)
+        full = device.kind == "cpu" and processes * worker.threads >= device.cores
+        busy = _BUSY_SHARE[strategy.exchange.transport] if full else 0.0
+        exchange = step_exchange(self.workload, self.cluster, strategy, computed, busy=busy)
+        micro_batches, factor = strategy.batch.accumulation, self.correction.time
+        shards = strategy.mesh.dp_shard if strategy.sharding != "none" else 1
+        batch = np.array([max(1.0, self.workload.graph.batch_bytes.at(examples))])
+        variant = "default" if device.kind == "cpu" else "to_device"
+        time = TimeBreakdown(
+            forward=factor * micro_batches * computed.forward,
+            backward=factor * micro_batches * computed.backward,
+            recompute=factor * micro_batches * computed.recompute,
+            optimizer=factor * optimizer_time(self.workload, rates, kernels=strategy.kernels, shards=shards),
+            communication=factor * exchange.exposed,
+            overhead=factor * float((batch / rates.bandwidth("copy", batch, variant=variant))[0]),
+        )
+        return time, exchange.collectives
+
+    def _compute(self, strategy: Strategy, rates: Rates, examples: int) -> ComputeTime:
+        kernels = strategy.kernels
+        micro = examples / strategy.batch.accumulation
+        key = (rates.device.name, rates.threads, rates.processes, kernels.matrix_library, kernels.allocator,
+               kernels.memory_format, kernels.compiled, strategy.precision, micro, strategy.recompute)  # fmt: skip
+        if key not in self._computed:
+            self._computed[key] = compute_time(
+                self.workload, rates, kernels=kernels, precision=strategy.precision, examples=micro,
+                recompute=strategy.recompute,
+            )  # fmt: skip
+        return self._computed[key]
+
+    def _memory(self, strategy: Strategy, worker: Worker, examples: int) -> MemoryBreakdown:
+        device = find_host(self.cluster, worker).device
+        key = (device.name, strategy.mesh, strategy.sharding, strategy.batch.accumulation, strategy.recompute,
+               strategy.kernels.optimizer, strategy.exchange, strategy.precision, examples)  # fmt: skip
+        if key not in self._held:
+            items = peak_memory(self.workload, device, strategy, examples=examples)
+            self._held[key] = items.scaled(self.correction.memory)
+        return self._held[key]
+
+    def _energy_and_money(self, strategy: Strategy, step: Seconds) -> tuple[Joules, Dollars]:
+        """Every device in use draws its design power for the whole step; a CPU host counts once."""
+        used = {(worker.host, worker.device): find_host(self.cluster, worker).device for worker in strategy.workers}
+        power = sum(device.power for device in used.values())
+        price = sum(device.price for device in used.values())
+        return power * step, price * step / 3600
