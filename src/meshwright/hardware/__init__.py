@@ -1,9 +1,11 @@
 """What is there? Devices, hosts and links, measured here or read from a file.
 
 In: this machine, or a cluster file. Out: a `Cluster`.
-Reading order: `_device`, `_cluster`, `probe` (the only file that loads torch).
+Reading order: `_device`, `_cluster`, `_identity`, `_cache`, `_here`, `_correction`; then `probe` (what measures, in a
+process of its own; it and `probe_*` are the only files that load torch).
 """
 
+from meshwright.hardware._cache import cache_folder as cache_folder
 from meshwright.hardware._cluster import Cluster as Cluster
 from meshwright.hardware._cluster import CollectiveName as CollectiveName
 from meshwright.hardware._cluster import CollectiveRate as CollectiveRate
@@ -15,3 +17,11 @@ from meshwright.hardware._device import Device as Device
 from meshwright.hardware._device import MatrixLibrary as MatrixLibrary
 from meshwright.hardware._device import MatrixRate as MatrixRate
 from meshwright.hardware._device import OperationRate as OperationRate
+from meshwright.hardware._here import here as here
+from meshwright.hardware._here import load_warning as load_warning
+from meshwright.hardware._here import read_cluster as read_cluster
+from meshwright.hardware._here import write_cluster as write_cluster
+from meshwright.hardware._identity import identity as identity
+from meshwright.hardware._identity import load_now as load_now
+from meshwright.hardware._identity import memory_available as memory_available
+from meshwright.hardware._identity import usable_cores as usable_cores

@@ -1,0 +1,126 @@
+"""This machine as a cluster: from the cache where it has been measured, else measured now in a process of its own."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from meshwright.documents import read_toml, write_toml
+from meshwright.errors import DocumentError, HardwareError
+from meshwright.hardware._cache import calibration_path
+from meshwright.hardware._cluster import Cluster
+from meshwright.hardware._identity import identity, load_now, memory_available
+
+# Loads differ by some percent from second to second; a fifth of the processor is more than that, and is felt.
+NOTABLE_LOAD_CHANGE = 0.2
+
+
+def here(*, fresh: bool = False, progress: Callable[[str], object] | None = None) -> Cluster:
+    """This machine, measured; its devices' memory is what is available now.
+
+    Args:
+        fresh: measure even where there is a measurement of a machine like this.
+        progress: told in lines what is being measured, and where the load is no longer what it was.
+
+    Raises:
+        HardwareError: the measurement failed; says how.
+    """
+    tell = progress or _say_nothing
+    known = identity()
+    path = calibration_path(known)
+    cluster = None if fresh else _cached(path, known)
+    if cluster is None:
+        cluster = _measure(path, tell)
+    elif warning := load_warning(cluster, load_now()):
+        tell(warning)
+    return with_memory_available(cluster)
+
+
+def load_warning(cluster: Cluster, load: float) -> str:
+    """What to tell the user when the machine is busier or idler than when it was measured; empty where it is not.
+
+    Args:
+        cluster: a measured one.
+        load: share of the processor's time that other processes use now (0 to 1).
+    """
+    if abs(load - cluster.load) < NOTABLE_LOAD_CHANGE:
+        return ""
+    return (
+        f"other processes use {load:.0%} of the processor now, {cluster.load:.0%} when this machine was measured "
+        f"({_age(cluster.measured_at)}); predictions may be off: meshwright hardware --fresh"
+    )
+
+
+def with_memory_available(cluster: Cluster) -> Cluster:
+    """The cluster with its processors' memory limited to what is available now on this machine (B)."""
+    available = memory_available()
+    hosts = tuple(
+        replace(host, device=replace(host.device, memory=min(host.device.memory, available)))
+        if host.device.kind == "cpu"
+        else host
+        for host in cluster.hosts
+    )
+    return replace(cluster, hosts=hosts)
+
+
+def read_cluster(path: Path) -> Cluster:
+    """The cluster stored in a TOML file.
+
+    Raises:
+        DocumentError: no such file, or not a cluster.
+    """
+    return read_toml(Cluster, path)
+
+
+def write_cluster(cluster: Cluster, path: Path) -> None:
+    """Stores a cluster as TOML, whole or not at all."""
+    write_toml(cluster, path)
+
+
+def _cached(path: Path, known: str) -> Cluster | None:
+    """The measurement of this machine, or None where there is none that can be read."""
+    try:
+        cluster = read_cluster(path)
+    except DocumentError:
+        return None
+    return cluster if cluster.identity == known else None
+
+
+def _measure(path: Path, tell: Callable[[str], object]) -> Cluster:
+    """Runs the probe in a process of its own, so that torch is never loaded here, and passes its lines on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-W", "ignore", "-m", "meshwright.hardware.probe", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stdout:
+            tell(line.rstrip())
+        complaint = process.stderr.read().strip()
+    if process.returncode != 0:
+        raise HardwareError(
+            f"measuring this machine failed with exit code {process.returncode}",
+            cause=complaint.splitlines()[-1] if complaint else "the probe said nothing",
+            command=f"{sys.executable} -m meshwright.hardware.probe {path}",
+        )
+    return read_cluster(path)
+
+
+def _say_nothing(_line: str) -> None:
+    pass
+
+
+def _age(measured_at: str) -> str:
+    """How long ago, in words."""
+    if not measured_at:
+        return "at an unknown time"
+    elapsed = datetime.now(UTC) - datetime.fromisoformat(measured_at)
+    hours = elapsed.total_seconds() / 3600
+    return (
+        f"{hours * 60:.0f} min ago"
+        if hours < 2
+        else f"{hours:.0f} h ago"
+        if hours < 48
+        else f"{hours / 24:.0f} days ago"
+    )

@@ -1,0 +1,150 @@
+"""Measures this machine: `python -m meshwright.hardware.probe OUT.toml` prints what it is doing and writes a cluster.
+
+The order matters: followers are forked while torch has no threads yet; the processor is timed before accelerators
+have made theirs.
+"""
+
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+import torch
+
+from meshwright.documents import write_toml
+from meshwright.hardware._cluster import Cluster, CollectiveRate, Host, Link
+from meshwright.hardware._device import Device
+from meshwright.hardware._identity import identity, load_now, memory_limit, processor_name, usable_cores
+from meshwright.hardware.probe_accelerator import accelerator, accelerator_backend, num_accelerators
+from meshwright.hardware.probe_collectives import collective_rates, process_group
+from meshwright.hardware.probe_processor import processor_rates, thread_counts
+from meshwright.hardware.probe_shared_memory import shared_memory_folder, shared_memory_rates
+from meshwright.hardware.probe_training import load_optimizer, tiny_step
+from meshwright.hardware.probe_workers import Crew, Member, SpawnContext, crew, fastest_context
+from meshwright.units import Bytes, Seconds
+
+PROCESSOR_TIME: Seconds = 10.0  # all timed pieces of work together, whatever the number of cores
+ACCELERATOR_PIECE: Seconds = 0.05
+PIECES = 75  # timed pieces of work in one setting
+LARGEST_GROUP = 8  # processes that exchange tensors while that is measured
+
+Progress = Callable[[str], object]
+
+
+def measure(progress: Progress) -> Cluster:
+    """This machine as a cluster of one host, measured under the load there is.
+
+    Args:
+        progress: told what is being measured, in a line.
+    """
+    load = load_now(interval=0.5)
+    progress(f"other processes use {load:.0%} of the processor")
+    processor, collectives = measure_processor(progress)
+    name = platform.node() or "localhost"
+    hosts = [Host(name=name, device=processor)]
+    if count := num_accelerators():
+        progress(f"{count} accelerator{'s' if count > 1 else ''}")
+        hosts.insert(0, Host(name=name, device=accelerator(ACCELERATOR_PIECE), devices=count))
+        collectives += accelerator_collectives(count, progress)
+    return Cluster(
+        name=name,
+        identity=identity(),
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        load=round((load + load_now()) / 2, 3),
+        hosts=tuple(hosts),
+        links=links(collectives),
+    )
+
+
+def measure_processor(progress: Progress) -> tuple[Device, list[CollectiveRate]]:
+    """The processor with its rates, and what its processes reach exchanging tensors."""
+    cores = usable_cores()
+    counts = thread_counts(len(cores))
+    torch.set_num_threads(1)
+    load_optimizer()
+    with crew(len(cores), groups=counts, context=fastest_context()) as members:
+        context = context_memory()
+        budget = PROCESSOR_TIME / (PIECES * (2 * len(counts) - 1))
+        rates = processor_rates(members, cores=cores, budget=budget, progress=progress)
+        collectives = [
+            rate
+            for group in counts
+            if 1 < group <= LARGEST_GROUP
+            for rate in processor_collectives(members, group, progress)
+        ]
+    processor = Device(
+        kind="cpu",
+        name=processor_name(),
+        cores=len(cores),
+        memory=memory_limit(),
+        context=context,
+        source="measured",
+        matrix_rates=tuple(rates.matrices),
+        operation_rates=tuple(rates.operations),
+    )
+    return processor, collectives
+
+
+def context_memory() -> Bytes:
+    """Resident memory of a process that has trained a tiny model and joined a process group (B)."""
+    tiny_step()
+    with rendezvous() as path, process_group(Member(rank=0, group=1, together=int), "gloo", path):
+        return psutil.Process().memory_info().rss
+
+
+def processor_collectives(members: Crew, group: int, progress: Progress) -> list[CollectiveRate]:
+    """Collectives between `group` processes, through gloo and through shared memory; the slowest member's rates."""
+    progress(f"collectives between {group} processes")
+    with rendezvous() as path:
+        gloo = members.run(group, collective_rates, "gloo", path, "cpu")
+    with rendezvous(shared_memory_folder(group)) as path:
+        shared = members.run(group, shared_memory_rates, path)
+    return [*slowest(gloo), *slowest(shared)]
+
+
+def accelerator_collectives(count: int, progress: Progress) -> list[CollectiveRate]:
+    """Collectives between all accelerators of this host; none where there is only one."""
+    if count == 1:
+        return []
+    progress(f"collectives between {count} accelerators")
+    backend, device = accelerator_backend()
+    with crew(count, groups=[count], context=SpawnContext()) as members, rendezvous() as path:
+        return slowest(members.run(count, collective_rates, backend, path, device))
+
+
+def slowest(results: list[list[CollectiveRate]]) -> list[CollectiveRate]:
+    """Of each collective the rate of the member that waited longest: a step goes on when all have finished."""
+    return [max(rates, key=lambda rate: rate.latency + 2**20 / rate.bandwidth) for rates in zip(*results, strict=True)]
+
+
+def links(collectives: list[CollectiveRate]) -> tuple[Link, ...]:
+    """The link between workers of one host; its own figures are those of the fastest all-reduce."""
+    reductions = [rate for rate in collectives if rate.collective == "all_reduce"]
+    if not reductions:
+        return ()
+    best = max(reductions, key=lambda rate: rate.bandwidth)
+    return (Link(tier="host", latency=best.latency, bandwidth=best.bandwidth, collectives=tuple(collectives)),)
+
+
+@contextmanager
+def rendezvous(folder: Path | None = None) -> Iterator[str]:
+    """Path of a file that does not exist yet, in a folder of its own that is removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="meshwright-probe-", dir=folder) as place:
+        yield str(Path(place) / "meeting")
+
+
+def main(arguments: list[str]) -> int:
+    """Measures and writes; one line of progress per thing measured."""
+    if len(arguments) != 1:
+        print("usage: python -m meshwright.hardware.probe OUT.toml", file=sys.stderr)
+        return 2
+    write_toml(measure(lambda line: print(line, flush=True)), Path(arguments[0]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,94 @@
+"""How fast matrices are multiplied, by data type, size and library, and whether the products are right."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from meshwright.hardware._device import MatrixLibrary, MatrixRate
+from meshwright.hardware.probe_timer import Timer
+from meshwright.units import Seconds
+
+SIZES = (64, 128, 256, 512, 1024)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatrixCase:
+    """One product to time."""
+
+    dtype: torch.dtype
+    library: MatrixLibrary
+    size: int
+
+
+def matrix_rates(
+    timer: Timer, cases: Iterator[MatrixCase], *, device: torch.device, threads: int, processes: int, most: Seconds
+) -> list[MatrixRate]:
+    """Rates of the cases that work here.
+
+    Args:
+        timer: measures.
+        cases: smallest sizes of a data type first.
+        device: where the matrices are.
+        threads: what the rows say.
+        processes: what the rows say.
+        most: a size is left out when the rate of the size before says it would take longer (s).
+    """
+    rates: list[MatrixRate] = []
+    for case in cases:
+        before = [rate for rate in rates if (rate.dtype, rate.library) == (_name(case.dtype), case.library)]
+        if before and 2 * case.size**3 / before[-1].rate > most:
+            continue
+        multiply = _product(case.library)
+        left, right = (torch.randn(case.size, case.size, device=device).to(case.dtype) for _ in range(2))
+        try:
+            exact = is_exact(multiply(left, right), left, right)
+        except (RuntimeError, NotImplementedError, AttributeError):
+            continue  # no such kernel for this device: there is nothing to rate
+        duration = timer(lambda multiply=multiply, left=left, right=right: multiply(left, right))
+        rates.append(
+            MatrixRate(
+                dtype=_name(case.dtype), threads=threads, processes=processes, library=case.library,
+                size=case.size, rate=2 * case.size**3 / duration, exact=exact,
+            )
+        )  # fmt: skip
+    return rates
+
+
+def processor_cases() -> Iterator[MatrixCase]:
+    """What is timed on a processor: every data type, and the other library for float32."""
+    for dtype in DTYPES:
+        for size in SIZES:
+            yield MatrixCase(dtype=dtype, library="default", size=size)
+    for size in SIZES:
+        yield MatrixCase(dtype=torch.float32, library="onednn", size=size)
+
+
+def same_cases(rates: list[MatrixRate]) -> Iterator[MatrixCase]:
+    """The cases that gave these rates, so that several processes time the same ones at the same time."""
+    for rate in rates:
+        yield MatrixCase(dtype=getattr(torch, rate.dtype), library=rate.library, size=rate.size)
+
+
+def is_exact(product: Tensor, left: Tensor, right: Tensor) -> bool:
+    r"""Whether a product is as close to float64's as its data type allows.
+
+    Rounding errors of a sum of n products grow like $\sqrt{n}\,\epsilon$ when they are independent; four times that
+    lets every honest kernel pass, and none that rounds its inputs to a shorter type.
+    """
+    reference = left.double() @ right.double()
+    error = (product.double() - reference).norm() / reference.norm()
+    return bool(error <= 4 * torch.finfo(product.dtype).eps * left.shape[1] ** 0.5)
+
+
+def _product(library: MatrixLibrary) -> Callable[[Tensor, Tensor], Tensor]:
+    if library == "default":
+        return torch.mm
+    linear = torch.ops.mkldnn._linear_pointwise
+    return lambda left, right: linear(left, right.t(), None, "none", [], "")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,51 @@
+"""How long a piece of work takes: the median of as many repeats as a small budget of time allows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+
+from meshwright.units import Seconds
+
+SHORTEST_SAMPLE: Seconds = 200e-6  # a thousand times what reading the clock costs
+FEWEST_SAMPLES = 3
+MOST_SAMPLES = 40
+
+
+def nothing() -> None:
+    """Waits for nobody."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timer:
+    """Times work; the median, because it is what a step meets under the load there is.
+
+    Args:
+        budget: time to spend on one piece of work (s).
+        together: returns when all processes that measure at the same time are ready to begin.
+        finished: returns when the device has done all work given to it.
+    """
+
+    budget: Seconds
+    together: Callable[[], object] = nothing
+    finished: Callable[[], object] = nothing
+
+    def __call__(self, work: Callable[[], object]) -> Seconds:
+        """Median duration of one call of `work` (s)."""
+        work()
+        self.finished()
+        self.together()
+        repeats = max(1, int(SHORTEST_SAMPLE / max(self.sample(work, 1), 1e-9)))
+        samples = []
+        end = perf_counter() + self.budget
+        while len(samples) < FEWEST_SAMPLES or (perf_counter() < end and len(samples) < MOST_SAMPLES):
+            samples.append(self.sample(work, repeats))
+        return median(samples)
+
+    def sample(self, work: Callable[[], object], repeats: int) -> Seconds:
+        """Mean duration of one of `repeats` calls (s)."""
+        start = perf_counter()
+        for _ in range(repeats):
+            work()
+        self.finished()
+        return (perf_counter() - start) / repeats
