@@ -1,1 +1,11 @@
-"""How do workers agree? Gradients summed in buckets while the backward goes on."""
+"""How do workers agree? Gradients summed in buckets while the backward goes on.
+
+In: gradients of every worker. Out: their sum on every worker, or on the one that owns the parameter.
+Reading order: `_transport` (what a transport does), `_process_group`, `_shared_memory` (with `_segment` and
+`_signals` under it), `measure` (a program: how fast they are here).
+"""
+
+from meshwright.exchange._process_group import ProcessGroupTransport as ProcessGroupTransport
+from meshwright.exchange._shared_memory import SharedMemoryTransport as SharedMemoryTransport
+from meshwright.exchange._transport import Transfer as Transfer
+from meshwright.exchange._transport import Transport as Transport
