@@ -21,11 +21,11 @@ from meshwright.hardware._device import Device
 from meshwright.hardware._identity import identity, load_now, memory_limit, processor_name, usable_cores
 from meshwright.hardware.probe_accelerator import accelerator, accelerator_backend, num_accelerators
 from meshwright.hardware.probe_collectives import collective_rates, process_group
-from meshwright.hardware.probe_processor import processor_rates, thread_counts
+from meshwright.hardware.probe_processor import ROUNDS, processor_rates, thread_counts
 from meshwright.hardware.probe_shared_memory import shared_memory_folder, shared_memory_rates
 from meshwright.hardware.probe_training import load_optimizer, tiny_step
 from meshwright.hardware.probe_workers import Crew, Member, SpawnContext, crew, fastest_context
-from meshwright.units import Bytes, Seconds
+from meshwright.units import MIB, Bytes, Seconds
 
 PROCESSOR_TIME: Seconds = 10.0  # all timed pieces of work together, whatever the number of cores
 ACCELERATOR_PIECE: Seconds = 0.05
@@ -99,11 +99,14 @@ def context_memory() -> Bytes:
 def processor_collectives(members: Crew, group: int, progress: Progress) -> list[CollectiveRate]:
     """Collectives between `group` processes, through gloo and through shared memory; the slowest member's rates."""
     progress(f"collectives between {group} processes")
-    with rendezvous() as path:
-        gloo = members.run(group, collective_rates, "gloo", path, "cpu")
-    with rendezvous(shared_memory_folder(group)) as path:
-        shared = members.run(group, shared_memory_rates, path)
-    return [*slowest(gloo), *slowest(shared)]
+    rounds = []
+    for _ in range(ROUNDS):
+        with rendezvous() as path:
+            gloo = members.run(group, collective_rates, "gloo", path, "cpu")
+        with rendezvous(shared_memory_folder(group)) as path:
+            shared = members.run(group, shared_memory_rates, path)
+        rounds.append([*slowest(gloo), *slowest(shared)])
+    return [min(rates, key=megabyte_time) for rates in zip(*rounds, strict=True)]
 
 
 def accelerator_collectives(count: int, progress: Progress) -> list[CollectiveRate]:
@@ -118,7 +121,12 @@ def accelerator_collectives(count: int, progress: Progress) -> list[CollectiveRa
 
 def slowest(results: list[list[CollectiveRate]]) -> list[CollectiveRate]:
     """Of each collective the rate of the member that waited longest: a step goes on when all have finished."""
-    return [max(rates, key=lambda rate: rate.latency + 2**20 / rate.bandwidth) for rates in zip(*results, strict=True)]
+    return [max(rates, key=megabyte_time) for rates in zip(*results, strict=True)]
+
+
+def megabyte_time(rate: CollectiveRate) -> Seconds:
+    """Time of a message that both latency and bandwidth matter to; what rates are compared by (s)."""
+    return rate.latency + MIB / rate.bandwidth
 
 
 def links(collectives: list[CollectiveRate]) -> tuple[Link, ...]:

@@ -1,6 +1,6 @@
 """How fast matrices are multiplied, by data type, size and library, and whether the products are right."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,7 @@ class MatrixCase:
 
 
 def matrix_rates(
-    timer: Timer, cases: Iterator[MatrixCase], *, device: torch.device, threads: int, processes: int, most: Seconds
+    timer: Timer, cases: Iterable[MatrixCase], *, device: torch.device, threads: int, processes: int, most: Seconds
 ) -> list[MatrixRate]:
     """Rates of the cases that work here.
 
@@ -34,12 +34,12 @@ def matrix_rates(
         device: where the matrices are.
         threads: what the rows say.
         processes: what the rows say.
-        most: a size is left out when the rate of the size before says it would take longer (s).
+        most: a size is left out when the rates of smaller ones say it would take longer (s).
     """
     rates: list[MatrixRate] = []
     for case in cases:
-        before = [rate for rate in rates if (rate.dtype, rate.library) == (_name(case.dtype), case.library)]
-        if before and 2 * case.size**3 / before[-1].rate > most:
+        smaller = [rate.rate for rate in rates if (rate.dtype, rate.library) == (_name(case.dtype), case.library)]
+        if smaller and 2 * case.size**3 / max(smaller) > most:
             continue
         multiply = _product(case.library)
         left, right = (torch.randn(case.size, case.size, device=device).to(case.dtype) for _ in range(2))
@@ -66,10 +66,9 @@ def processor_cases() -> Iterator[MatrixCase]:
         yield MatrixCase(dtype=torch.float32, library="onednn", size=size)
 
 
-def same_cases(rates: list[MatrixRate]) -> Iterator[MatrixCase]:
+def cases_of(rates: Iterable[MatrixRate]) -> list[MatrixCase]:
     """The cases that gave these rates, so that several processes time the same ones at the same time."""
-    for rate in rates:
-        yield MatrixCase(dtype=getattr(torch, rate.dtype), library=rate.library, size=rate.size)
+    return [MatrixCase(dtype=getattr(torch, rate.dtype), library=rate.library, size=rate.size) for rate in rates]
 
 
 def is_exact(product: Tensor, left: Tensor, right: Tensor) -> bool:

@@ -10,7 +10,7 @@ import torch
 
 from meshwright.hardware._device import MatrixRate, OperationRate
 from meshwright.hardware.probe_layers import layer_rates
-from meshwright.hardware.probe_matrices import MatrixCase, matrix_rates, processor_cases, same_cases
+from meshwright.hardware.probe_matrices import MatrixCase, cases_of, matrix_rates, processor_cases
 from meshwright.hardware.probe_operations import operation_rates
 from meshwright.hardware.probe_timer import Timer
 from meshwright.hardware.probe_training import allocation_rate, optimizer_rates, overhead_rates
@@ -18,8 +18,11 @@ from meshwright.hardware.probe_workers import Crew, Member, pinned
 from meshwright.units import GIB, Seconds
 
 CPU = torch.device("cpu")
-LONGEST_IN_BUDGETS = 2  # a product that takes longer than so many budgets is left out
+LONGEST: Seconds = 0.06  # a product that takes longer, in a data type that is slow here, is left out
+ROUNDS = 2
 _MALLOPT_TRIM_THRESHOLD, _MALLOPT_MMAP_THRESHOLD = -1, -3
+
+Statistic = Callable[[Sequence[float]], float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,28 +44,38 @@ def processor_rates(
 ) -> ProcessorRates:
     """Rates for one process with every number of threads, then for several processes of one thread each.
 
+    Everything is timed in two rounds some seconds apart and the better one kept: a passing burst of other processes
+    does not count, a lasting load does.
+
     Args:
         crew: processes to measure with; at least as many as cores.
         cores: their numbers.
-        budget: for one timed piece of work (s).
+        budget: for one timed piece of work in all rounds (s).
         progress: told what is being measured.
     """
-    counts = thread_counts(len(cores))
-    matrices, operations = [], []
-    cases = list(processor_cases())
-    for threads in counts:
-        progress(f"one process with {threads} thread{'s' if threads > 1 else ''}")
-        rates = setting_rates(Member(rank=0, group=1, together=int), cases, threads, (), budget)
-        matrices += rates.matrices
-        operations += rates.operations
-        if threads == 1:
-            cases = list(same_cases(rates.matrices))
-    for processes in counts[1:]:
-        progress(f"{processes} processes with 1 thread each")
-        results = crew.run(processes, setting_rates, cases, 1, tuple(cores), budget)
-        matrices += _mean_matrices([result.matrices for result in results])
-        operations += _mean_operations([result.operations for result in results])
-    return ProcessorRates(matrices=matrices, operations=operations)
+    settings = [(threads, 1) for threads in thread_counts(len(cores))]
+    settings += [(1, processes) for processes in thread_counts(len(cores))[1:]]
+    cases = feasible_cases()
+    rounds = []
+    for number in range(1, ROUNDS + 1):
+        rounds.append(ProcessorRates(matrices=[], operations=[]))
+        for threads, processes in settings:
+            progress(f"round {number} of {ROUNDS}: {_counted(processes, 'process')} with {_counted(threads, 'thread')}")
+            pinned_to = tuple(cores) if processes > 1 else ()
+            results = crew.run(processes, setting_rates, cases, threads, pinned_to, budget / ROUNDS)
+            rounds[-1].matrices.extend(_combined_matrices([result.matrices for result in results], fmean))
+            rounds[-1].operations.extend(_combined_operations([result.operations for result in results], fmean, fmean))
+    return ProcessorRates(
+        matrices=_combined_matrices([rates.matrices for rates in rounds], max),
+        operations=_combined_operations([rates.operations for rates in rounds], max, min),
+    )
+
+
+def feasible_cases() -> list[MatrixCase]:
+    """The matrix products that this processor has a kernel for and does in a reasonable time."""
+    timer = Timer(budget=0.0)
+    rates = matrix_rates(timer, processor_cases(), device=CPU, threads=1, processes=1, most=LONGEST)
+    return cases_of(rates)
 
 
 def setting_rates(
@@ -83,8 +96,7 @@ def setting_rates(
     torch.manual_seed(0)
     setting = {"device": CPU, "threads": threads, "processes": member.group}
     with pinned(cores[member.rank] if cores else None):
-        most = LONGEST_IN_BUDGETS * budget if member.group == 1 else float("inf")
-        matrices = matrix_rates(timer, iter(cases), most=most, **setting)
+        matrices = matrix_rates(timer, cases, most=float("inf"), **setting)
         overheads = overhead_rates(timer, **setting)
         operations = [
             *overheads,
@@ -107,17 +119,28 @@ def retain_memory() -> None:
             mallopt.mallopt(option, GIB)
 
 
-def _mean_matrices(results: Sequence[Sequence[MatrixRate]]) -> list[MatrixRate]:
-    """Rows with the mean rate over the processes, which timed the same cases in the same order."""
+def _combined_matrices(results: Sequence[Sequence[MatrixRate]], rate: Statistic) -> list[MatrixRate]:
+    """One row for each case from several of the same cases in the same order."""
     return [
-        replace(rows[0], rate=fmean(row.rate for row in rows), exact=all(row.exact for row in rows))
+        replace(rows[0], rate=rate([row.rate for row in rows]), exact=all(row.exact for row in rows))
         for rows in zip(*results, strict=True)
     ]
 
 
-def _mean_operations(results: Sequence[Sequence[OperationRate]]) -> list[OperationRate]:
-    """Rows with the mean bandwidth and overhead over the processes."""
+def _combined_operations(
+    results: Sequence[Sequence[OperationRate]], bandwidth: Statistic, overhead: Statistic
+) -> list[OperationRate]:
+    """One row for each case from several of the same cases in the same order."""
     return [
-        replace(rows[0], bandwidth=fmean(row.bandwidth for row in rows), overhead=fmean(row.overhead for row in rows))
+        replace(
+            rows[0],
+            bandwidth=bandwidth([row.bandwidth for row in rows]),
+            overhead=overhead([row.overhead for row in rows]),
+        )
         for rows in zip(*results, strict=True)
     ]
+
+
+def _counted(number: int, noun: str) -> str:
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"

@@ -60,7 +60,7 @@ def allocation_rate(timer: Timer, *, threads: int, processes: int) -> OperationR
     again = timer(lambda: kept.fill_(1))
 
     def touch() -> None:
-        with mmap.mmap(-1, FRESH) as memory:
+        with mmap.mmap(-1, FRESH, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
             view = torch.frombuffer(memory, dtype=torch.uint8)
             view.fill_(1)
             del view
