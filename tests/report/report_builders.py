@@ -48,9 +48,7 @@ def strategy(*, workers: int = 2, **changes: Any) -> Strategy:
 
 def prediction() -> Prediction:
     """A step of 73 ms and 375 MiB."""
-    return Prediction(
-        basis="trial", time=PREDICTED_TIME, low=0.068, high=0.080, memory=PREDICTED_MEMORY, flops=2.1e10
-    )
+    return Prediction(basis="trial", time=PREDICTED_TIME, low=0.068, high=0.080, memory=PREDICTED_MEMORY, flops=2.1e10)
 
 
 def plan(**changes: Any) -> Plan:
@@ -130,9 +128,14 @@ def records(steps: int = 400, *, speed: float = 1.0, seed: int = 0) -> list[Step
         elapsed += duration
         found.append(
             StepRecord(
-                step=step, loss=1.4 + 2.8 * exp(-step / 90) + noise.uniform(-0.05, 0.05), duration=duration,
-                samples_per_second=32 / duration, memory=391 * MIB, elapsed=elapsed, time=MEASURED_TIME,
-            )  # fmt: skip
+                step=step,
+                loss=1.4 + 2.8 * exp(-step / 90) + noise.uniform(-0.05, 0.05),
+                duration=duration,
+                samples_per_second=32 / duration,
+                memory=391 * MIB,
+                elapsed=elapsed,
+                time=MEASURED_TIME,
+            )
         )
     return found
 
@@ -140,7 +143,8 @@ def records(steps: int = 400, *, speed: float = 1.0, seed: int = 0) -> list[Step
 def run_settings(**values: Any) -> str:
     """A `run.toml` as the launcher writes it."""
     lines = [
-        'script = "examples/character_gpt.py"', 'arguments = ["--steps", "400"]', 'started = "2026-11-22T13:05:00+00:00"',
+        'script = "examples/character_gpt.py"',
+        'arguments = ["--steps", "400"]', 'started = "2026-11-22T13:05:00+00:00"',
         'host = "laptop"', "[versions]", 'python = "3.12.3"', 'torch = "2.13.0"',
         "[values.workers]", "value = 2", 'origin = "measured"',
         "[values.memory]", 'value = "512MiB"', 'origin = "command line"',

@@ -24,6 +24,7 @@ def time_figure(bars: Sequence[tuple[str, TimeBreakdown]], *, caption: str) -> F
             "marker": {"color": f"--{item}", "line": {"width": 1, "color": "--card"}},
             "text": [format_seconds(getattr(time, item)) for _, time in bars],
             "textposition": "inside",
+            "textangle": 0,
             "insidetextanchor": "middle",
             "textfont": {"color": "--on-fill"},
             "hovertemplate": f"{item}: %{{text}}<extra></extra>",
@@ -97,7 +98,7 @@ def memory_figure(predicted: MemoryBreakdown, *, measured: Bytes, limit: Bytes, 
         },
         columns=("item", "size"),
         rows=tuple((name, format_bytes(size)) for name, size in rows if size > 0),
-        height=110 + 32 * len(rows),
+        height=110 + 40 * len(rows),
     )
 
 

@@ -11,6 +11,8 @@ from meshwright.report._provenance import settings
 from meshwright.report._run_data import Run
 from meshwright.units import format_bytes, format_seconds
 
+NEVER_EQUAL = ("started", "command")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
@@ -70,11 +72,12 @@ def _headline(first: Run, second: Run, names: tuple[str, str]) -> str:
         idle = names[0] if steps[0] <= 0 else names[1]
         return f"{idle} has no step to compare"
     ratio = steps[0] / steps[1]
-    times = f"{format_seconds(steps[0])} and {format_seconds(steps[1])} per step"
+    times = format_seconds(steps[0]), format_seconds(steps[1])
     if abs(ratio - 1) < 0.02:
-        return f"{names[0]} and {names[1]} are equally fast: {times}"
-    faster, factor = (names[1], ratio) if ratio > 1 else (names[0], 1 / ratio)
-    return f"{faster} is {factor:.2f} × faster: {times}"
+        return f"{names[0]} and {names[1]} are equally fast: {times[0]} and {times[1]} per step"
+    if ratio > 1:
+        return f"{names[1]} is {ratio:.2f} × as fast as {names[0]}: {times[1]} instead of {times[0]} per step"
+    return f"{names[0]} is {1 / ratio:.2f} × as fast as {names[1]}: {times[0]} instead of {times[1]} per step"
 
 
 def _sentences(first: Run, second: Run) -> Iterator[str]:
@@ -119,7 +122,8 @@ def _decided(first: Run, second: Run) -> Iterator[Difference]:
 def _decisions(run: Run) -> dict[str, str]:
     """Every decision of a run's plan and every setting of its `run.toml`, by name."""
     plan = dict(_leaves(to_mapping(run.plan.strategy), "")) if run.plan is not None else {}
-    return {**plan, **{row.name: row.value for row in settings(run.settings)}}
+    asked = {row.name: row.value for row in settings(run.settings) if row.name not in NEVER_EQUAL}
+    return {**plan, **{name: value for name, value in asked.items() if name not in plan}}
 
 
 def _leaves(mapping: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:

@@ -20,13 +20,13 @@ class Series:
         name: as the legend shows it.
         points: step and value.
         color: CSS variable.
-        dash: plotly's line style.
+        width: of the line (px).
     """
 
     name: str
     points: tuple[tuple[int, float], ...]
     color: str
-    dash: str = "solid"
+    width: float = 2
 
 
 def loss_figure(series: Sequence[Series], *, caption: str) -> Figure:
@@ -100,7 +100,7 @@ def _line(series: Series) -> dict[str, Any]:
         "name": escape(series.name),
         "x": [step for step, _ in points],
         "y": [value if isfinite(value) else None for _, value in points],
-        "line": {"color": series.color, "width": 2, "dash": series.dash} if series.color else {},
+        "line": {"color": series.color, "width": series.width} if series.color else {},
         "hovertemplate": f"step %{{x}}: %{{y:.5g}}<extra>{escape(series.name)}</extra>",
     }
 

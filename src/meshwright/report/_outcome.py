@@ -57,7 +57,18 @@ def format_error(error: float | None) -> str:
     if error is None:
         return "–"
     percent = error * 100
-    return f"{percent:+.0f} %" if abs(percent) >= 100 else f"{percent:+.1f} %"
+    text = f"{percent:+.0f} %" if abs(percent) >= 100 else f"{percent:+.1f} %"
+    return text.replace("-", "−")
+
+
+def describe_error(error: float | None) -> str:
+    """A prediction's error in words: `-0.031` → `3.1 % too low`."""
+    if error is None:
+        return "not comparable"
+    percent = abs(error) * 100
+    if percent < 0.05:
+        return "exact"
+    return f"{percent:.{0 if percent >= 100 else 1}f} % too {'high' if error > 0 else 'low'}"
 
 
 def _items(predicted: TimeBreakdown, measured: TimeBreakdown) -> Iterator[Outcome]:

@@ -26,11 +26,12 @@ from meshwright.report._verdict import judge
 from meshwright.units import format_bytes, format_seconds
 
 LEADING_CANDIDATES = 12
+WIDEST_BAR = 90
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CandidateRow:
-    """A candidate as the page shows it; widths are percent of the slowest step."""
+    """A candidate as the page shows it; widths are of bars, in proportion to the step (px)."""
 
     summary: str
     chosen: bool
@@ -145,9 +146,9 @@ def _candidate_row(candidate: Candidate, *, chosen: bool, slowest: float) -> Can
         summary=candidate.summary,
         chosen=chosen,
         step=format_seconds(candidate.step) if candidate.step else "–",
-        step_width=round(100 * candidate.step / slowest),
+        step_width=round(WIDEST_BAR * candidate.step / slowest),
         trial=format_seconds(candidate.trial) if candidate.trial else "–",
-        trial_width=round(100 * candidate.trial / slowest),
+        trial_width=round(WIDEST_BAR * candidate.trial / slowest),
         memory=format_bytes(candidate.memory) if candidate.memory else "–",
         reason="chosen" if chosen else candidate.reason,
     )

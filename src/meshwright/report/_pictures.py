@@ -7,7 +7,7 @@ from meshwright.report._breakdowns import memory_bars, memory_figure, time_figur
 from meshwright.report._comparison import labels
 from meshwright.report._curves import Series, loss_figure, step_figure
 from meshwright.report._figure import Figure
-from meshwright.report._outcome import Outcome
+from meshwright.report._outcome import Outcome, describe_error
 from meshwright.report._run_data import Run
 from meshwright.report._verdict import verify_command
 from meshwright.units import format_bytes, format_seconds
@@ -51,13 +51,15 @@ def _breakdowns(run: Run) -> Iterator[Figure]:
         bars.append(("measured", measurement.time))
         step = Outcome(name="step", predicted=prediction.time.step, measured=measurement.time.step)
         caption = (
-            f"{step.texts[0]} predicted, {step.texts[1]} measured on the slowest worker ({step.texts[2]}). "
-            "Exchange that the backward hides is not counted."
+            f"{step.texts[0]} predicted, {step.texts[1]} measured on the slowest worker: "
+            f"{describe_error(step.error)}. Exchange that the backward hides is not counted."
         )
     yield time_figure(bars, caption=caption)
     peak = Outcome(name="memory", predicted=prediction.memory.peak, measured=measurement.memory, unit="B")
     limit = f", {format_bytes(run.plan.memory_limit)} allowed" if run.plan.memory_limit else ""
-    caption = f"{peak.texts[0]} predicted, item upon item; {peak.texts[1]} measured ({peak.texts[2]}){limit}."
+    caption = (
+        f"{peak.texts[0]} predicted, item upon item; {peak.texts[1]} measured ({describe_error(peak.error)}){limit}."
+    )
     yield memory_figure(prediction.memory, measured=measurement.memory, limit=run.plan.memory_limit, caption=caption)
 
 
@@ -67,7 +69,7 @@ def _curves(run: Run) -> Iterator[Figure]:
     lines = [Series(name="this run", points=_losses(run), color="--predicted")]
     reference = _reference(run)
     if reference:
-        lines.append(Series(name="one device", points=reference, color="--reference", dash="dash"))
+        lines.insert(0, Series(name="one device", points=reference, color="--reference-wash", width=7))
     yield loss_figure(lines, caption=_loss_caption(run, reference))
     prediction = run.plan.prediction if run.plan is not None else None
     durations = _durations(run)
@@ -102,6 +104,8 @@ def _loss_caption(run: Run, reference: tuple[tuple[int, float], ...]) -> str:
     ]
     if not apart:
         return "The one-device program was run, over other steps than these."
+    if max(apart) == 0:
+        return f"The very loss of the one-device program in each of the {len(apart)} steps that both did."
     return f"At most {max(apart):.2g} from the one-device program over the {len(apart)} steps that both did."
 
 

@@ -85,7 +85,8 @@ def read_run(folder: Path) -> Run:
         missing.append("There is no step in metrics.jsonl: the run ended before its first step was done.")
     measurement = _read(Measurement, folder / "measurement.toml")
     if measurement is None:
-        missing.append("There is no measurement.toml: the sums below are worked out from the steps that were recorded.")
+        if records:
+            missing.append("There is no measurement.toml: the sums below are worked out from the recorded steps.")
         measurement = summarise(records)
     return Run(
         folder=folder,
@@ -109,14 +110,14 @@ def summarise(records: Sequence[StepRecord]) -> Measurement:
         for name in TimeBreakdown.__dataclass_fields__
     }
     return Measurement(
-        status="failed",
+        status="unfinished",
         steps=records[-1].step if records else 0,
         step=median(durations) if durations else 0.0,
         low=_quantile(durations, 0.05),
         high=_quantile(durations, 0.95),
         time=TimeBreakdown(**items),
         memory=max((record.memory for record in records), default=0),
-        reason="it wrote no summary: it was killed, or it is still going on",
+        reason="it was killed, or it is still going on",
     )
 
 

@@ -7,7 +7,7 @@ from math import isfinite
 from typing import Literal
 
 from meshwright.plan import Candidate, Plan
-from meshwright.report._outcome import Outcome, format_error
+from meshwright.report._outcome import Outcome, describe_error
 from meshwright.report._run_data import Run
 
 Tone = Literal["good", "warn", "bad", "plain"]
@@ -31,7 +31,7 @@ class Verdict:
     """A run judged.
 
     Args:
-        status: `finished`, `interrupted` or `failed`.
+        status: `finished`, `interrupted`, `failed`, or `unfinished` where the folder does not say how it ended.
         banner: what ended it early and what is missing; empty for a whole run.
         headline: plan and speed.
         sentences: accuracy of the prediction, memory, and whether the run is proved equal to one device.
@@ -100,13 +100,15 @@ def equality(run: Run) -> tuple[str, Tone, str]:
 def _banner(run: Run) -> Iterator[str]:
     measurement = run.measurement
     if measurement.status != "finished":
-        reason = f": {measurement.reason}" if measurement.reason else ""
-        yield f"This run {_ended(measurement.status)} after {measurement.steps} steps{reason}."
+        reason = f": {measurement.reason.rstrip('.')}" if measurement.reason else ""
+        steps = f"{measurement.steps} step{'' if measurement.steps == 1 else 's'}"
+        yield f"This run {_ended(measurement.status)} after {steps}{reason}."
     yield from run.missing
 
 
 def _ended(status: str) -> str:
-    return {"interrupted": "was interrupted", "failed": "failed"}.get(status, f"ended as {status!r}")
+    known = {"interrupted": "was interrupted", "failed": "failed", "unfinished": "has no end on record"}
+    return known.get(status, f"ended as {status!r}")
 
 
 def _headline(run: Run) -> str:
@@ -128,15 +130,19 @@ def _sentences(run: Run) -> Iterator[str]:
         prediction = run.plan.prediction
         step = Outcome(name="step", predicted=prediction.time.step, measured=run.measurement.step)
         yield (
-            f"A step took {step.texts[1]} where {step.texts[0]} was predicted ({step.texts[2]}, "
+            f"A step took {step.texts[1]} where {step.texts[0]} was predicted ({describe_error(step.error)}, "
             f"from {'a trial' if prediction.basis == 'trial' else 'the machine’s measured rates'})."
         )
     if run.plan is not None and run.measurement.memory > 0:
         memory = Outcome(
             name="memory", predicted=run.plan.prediction.memory.peak, measured=run.measurement.memory, unit="B"
         )
-        yield f"The fullest worker held {memory.texts[1]} where {memory.texts[0]} was predicted ({memory.texts[2]})."
-    yield equality(run)[2]
+        yield (
+            f"The fullest worker held {memory.texts[1]} where {memory.texts[0]} was predicted "
+            f"({describe_error(memory.error)})."
+        )
+    if run.records:
+        yield equality(run)[2]
 
 
 def _tiles(run: Run) -> Iterator[Tile]:
@@ -156,6 +162,8 @@ def _tiles(run: Run) -> Iterator[Tile]:
     losses = [record.loss for record in run.records if isfinite(record.loss)]
     if losses:
         yield Tile(label="Loss", value=f"{losses[-1]:.4g}", note=f"from {losses[0]:.4g} in {measurement.steps} steps")
+    if not run.records:
+        return
     word, tone, _ = equality(run)
     yield Tile(
         label="One device", value=word, note="same loss, gradients, parameters" if tone == "good" else "", tone=tone
@@ -169,7 +177,7 @@ def _compared(outcome: Outcome) -> Tile:
     return Tile(
         label=outcome.name,
         value=outcome.texts[1],
-        note=f"{outcome.texts[0]} predicted, {format_error(outcome.error)}",
+        note=f"{outcome.texts[0]} predicted, {describe_error(outcome.error)}",
         tone="good" if within else "warn",
     )
 

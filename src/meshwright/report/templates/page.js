@@ -33,7 +33,7 @@
         ...own, xaxis: axis(css, own.xaxis), yaxis: axis(css, own.yaxis),
       };
       Plotly.react(place, coloured(figure.data, css, ""), layout, {
-        responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
+        responsive: true, displayModeBar: false,
       });
     }
   };

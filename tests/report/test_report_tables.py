@@ -1,0 +1,108 @@
+"""The tables of the terminal, as text."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import report_builders as build
+from rich.console import Console, RenderableType
+
+from meshwright.cost import TimeBreakdown
+from meshwright.plan import Candidate
+from meshwright.report import examples_table, hardware_table, outcome_table, outcomes, plan_table, verification_table
+from meshwright.report._outcome import describe_error, format_error
+from meshwright.units import GIB
+
+
+def _text(table: RenderableType, width: int = 160) -> str:
+    console = Console(width=width, record=True, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: SIM115
+    console.print(table)
+    console.file.close()
+    return console.export_text()
+
+
+def _rows(table: RenderableType) -> list[list[str]]:
+    """The cells of a drawn table's lines, without its borders."""
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in _text(table).splitlines() if "│" in line]
+
+
+def test_the_chosen_plan_is_marked_and_every_other_has_its_reason() -> None:
+    rows = _rows(plan_table(build.plan()))
+    assert [row[0] for row in rows].count("✓") == 1
+    assert rows[0][0] == "✓"
+    assert rows[0][2:5] == ["73.1 ms", "73 ms", "375.00 MiB"]
+    assert "15 % slower when tried: two threads reach 1.7 × one" in _text(plan_table(build.plan()))
+    assert rows[-1][2:5] == ["–", "–", "–"]
+
+
+def test_square_brackets_in_a_users_text_are_not_markup() -> None:
+    plan = build.plan(candidates=(Candidate(summary="[red]odd[/red]", reason="[bold]"),))
+    assert "[red]odd[/red]" in _text(plan_table(plan))
+    assert "[bold]" in _text(plan_table(plan))
+
+
+def test_predicted_beside_measured_with_the_error_in_percent() -> None:
+    """73 ms over 77 ms is 5.2 % too low; 20 over 21 4.8 %; 375 MiB over 391 MiB 4.1 %."""
+    rows = _rows(outcome_table(build.prediction(), build.measurement()))
+    assert rows[0] == ["step time", "73 ms", "77 ms", "−5.2 %"]
+    assert rows[1] == ["forward", "20 ms", "21 ms", "−4.8 %"]
+    assert rows[-1] == ["peak memory", "375.00 MiB", "391.00 MiB", "−4.1 %"]
+    assert "recompute" not in [row[0] for row in rows], "what is nothing on both sides is left out"
+
+
+def test_an_unmeasured_quantity_has_no_error() -> None:
+    nothing = replace(build.measurement(), memory=0, time=TimeBreakdown())
+    by_name = {row.name: row for row in outcomes(build.prediction(), nothing)}
+    assert by_name["peak memory"].texts == ("375.00 MiB", "–", "–")
+    assert by_name["forward"].error is None
+
+
+@pytest.mark.parametrize(
+    ("error", "short", "long"),
+    [
+        (0.031, "+3.1 %", "3.1 % too high"),
+        (-0.052, "−5.2 %", "5.2 % too low"),
+        (2.5, "+250 %", "250 % too high"),
+        (0.0001, "+0.0 %", "exact"),
+        (None, "–", "not comparable"),
+    ],
+)
+def test_an_error_in_percent_and_in_words(error: float | None, short: str, long: str) -> None:
+    assert (format_error(error), describe_error(error)) == (short, long)
+
+
+def test_hardware_names_rates_load_and_collectives() -> None:
+    text = _text(hardware_table(build.cluster()))
+    assert "laptop: 1 device, 2 cores" in text
+    assert "others kept 3% of the cores busy" in text
+    assert "97 GFLOP/s" in text
+    assert "430 GFLOP/s" in text
+    assert "shared_memory" in text
+    assert "8 GB/s" in text
+
+
+def test_hardware_without_measurements_is_still_shown() -> None:
+    cluster = build.cluster()
+    device = replace(cluster.hosts[0].device, matrix_rates=(), operation_rates=(), memory=80 * GIB, kind="cuda")
+    bare = replace(cluster, measured_at="", hosts=(replace(cluster.hosts[0], device=device, devices=8),), links=())
+    text = _text(hardware_table(bare))
+    assert "8 × Zen 5" in text
+    assert "80.00 GiB" in text
+
+
+def test_the_proof_shows_distances_beside_what_counts_as_rounding() -> None:
+    rows = _rows(verification_table(build.verification()))
+    assert rows[1] == ["gradients", "3.1e-07", "1e-05", "head.weight (2.0e-07)"]
+    assert rows[2][:3] == ["parameters", "4.0e-06", "1e-03"]
+    assert "equal to one device" in _text(verification_table(build.verification()))
+    assert "not equal to one device" in _text(verification_table(build.verification(equal=False)))
+
+
+def test_examples_are_listed_by_name() -> None:
+    assert _rows(examples_table({"lstm": "An LSTM."})) == [["lstm", "An LSTM."]]
+
+
+def test_reports_never_load_torch() -> None:
+    program = "import sys, meshwright.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
