@@ -32,7 +32,14 @@ class CollectiveRate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Link:
-    """What workers of one tier exchange data over."""
+    """What workers of one tier exchange data over.
+
+    Args:
+        tier: `process`: workers on one host's processor; `host`: accelerators of one host; `rack`, `network`: hosts.
+        latency: of an empty message between neighbours (s).
+        bandwidth: between neighbours, each way (B/s).
+        collectives: measured.
+    """
 
     tier: Tier
     latency: Seconds

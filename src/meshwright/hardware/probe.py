@@ -16,14 +16,14 @@ import psutil
 import torch
 
 from meshwright.documents import write_toml
-from meshwright.hardware._cluster import Cluster, CollectiveRate, Host, Link
+from meshwright.hardware._cluster import Cluster, CollectiveRate, Host, Link, Tier
 from meshwright.hardware._device import Device
 from meshwright.hardware._identity import identity, load_now, memory_limit, processor_name, usable_cores
 from meshwright.hardware.probe_accelerator import accelerator, accelerator_backend, num_accelerators
 from meshwright.hardware.probe_collectives import collective_rates, process_group
 from meshwright.hardware.probe_processor import ROUNDS, processor_rates, thread_counts
-from meshwright.hardware.probe_shared_memory import shared_memory_folder, shared_memory_rates
 from meshwright.hardware.probe_training import load_optimizer, tiny_step
+from meshwright.hardware.probe_transports import transport_rates
 from meshwright.hardware.probe_workers import Crew, Member, SpawnContext, crew, fastest_context
 from meshwright.units import MIB, Bytes, Seconds
 
@@ -44,19 +44,20 @@ def measure(progress: Progress) -> Cluster:
     load = load_now(interval=0.5)
     progress(f"other processes use {load:.0%} of the processor")
     processor, collectives = measure_processor(progress)
+    connections = links("process", collectives)
     name = platform.node() or "localhost"
     hosts = [Host(name=name, device=processor)]
     if count := num_accelerators():
         progress(f"{count} accelerator{'s' if count > 1 else ''}")
         hosts.insert(0, Host(name=name, device=accelerator(ACCELERATOR_PIECE), devices=count))
-        collectives += accelerator_collectives(count, progress)
+        connections += links("host", accelerator_collectives(count, progress))
     return Cluster(
         name=name,
         identity=identity(),
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         load=round((load + load_now()) / 2, 3),
         hosts=tuple(hosts),
-        links=links(collectives),
+        links=connections,
     )
 
 
@@ -102,11 +103,26 @@ def processor_collectives(members: Crew, group: int, progress: Progress) -> list
     rounds = []
     for _ in range(ROUNDS):
         with rendezvous() as path:
-            gloo = members.run(group, collective_rates, "gloo", path, "cpu")
-        with rendezvous(shared_memory_folder(group)) as path:
-            shared = members.run(group, shared_memory_rates, path)
-        rounds.append([*slowest(gloo), *slowest(shared)])
+            rounds.append(slowest(members.run(group, processor_exchange, path)))
     return [min(rates, key=megabyte_time) for rates in zip(*rounds, strict=True)]
+
+
+def processor_exchange(member: Member, path: str) -> list[CollectiveRate]:
+    """Rates of gloo and of the package's own transports in a group of processes; run by each of them.
+
+    Args:
+        member: this process.
+        path: where they meet.
+    """
+    torch.set_num_threads(1)
+    with process_group(member, "gloo", path):
+        return [*collective_rates(member, "gloo", torch.device("cpu")), *transport_rates(member)]
+
+
+def accelerator_exchange(member: Member, path: str, backend: str, kind: str) -> list[CollectiveRate]:
+    """Rates of the accelerators' own collectives; run by a process for each of them."""
+    with process_group(member, backend, path):
+        return collective_rates(member, backend, torch.device(kind, member.rank))
 
 
 def accelerator_collectives(count: int, progress: Progress) -> list[CollectiveRate]:
@@ -114,9 +130,9 @@ def accelerator_collectives(count: int, progress: Progress) -> list[CollectiveRa
     if count == 1:
         return []
     progress(f"collectives between {count} accelerators")
-    backend, device = accelerator_backend()
+    backend, kind = accelerator_backend()
     with crew(count, groups=[count], context=SpawnContext()) as members, rendezvous() as path:
-        return slowest(members.run(count, collective_rates, backend, path, device))
+        return slowest(members.run(count, accelerator_exchange, path, backend, kind))
 
 
 def slowest(results: list[list[CollectiveRate]]) -> list[CollectiveRate]:
@@ -129,19 +145,19 @@ def megabyte_time(rate: CollectiveRate) -> Seconds:
     return rate.latency + MIB / rate.bandwidth
 
 
-def links(collectives: list[CollectiveRate]) -> tuple[Link, ...]:
-    """The link between workers of one host; its own figures are those of the fastest all-reduce."""
+def links(tier: Tier, collectives: list[CollectiveRate]) -> tuple[Link, ...]:
+    """The link that these collectives were measured over; its own figures are those of the fastest all-reduce."""
     reductions = [rate for rate in collectives if rate.collective == "all_reduce"]
     if not reductions:
         return ()
     best = max(reductions, key=lambda rate: rate.bandwidth)
-    return (Link(tier="host", latency=best.latency, bandwidth=best.bandwidth, collectives=tuple(collectives)),)
+    return (Link(tier=tier, latency=best.latency, bandwidth=best.bandwidth, collectives=tuple(collectives)),)
 
 
 @contextmanager
-def rendezvous(folder: Path | None = None) -> Iterator[str]:
+def rendezvous() -> Iterator[str]:
     """Path of a file that does not exist yet, in a folder of its own that is removed afterwards."""
-    with tempfile.TemporaryDirectory(prefix="meshwright-probe-", dir=folder) as place:
+    with tempfile.TemporaryDirectory(prefix="meshwright-probe-") as place:
         yield str(Path(place) / "meeting")
 
 

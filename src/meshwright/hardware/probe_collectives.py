@@ -22,19 +22,15 @@ FLOAT: Bytes = 4
 TIMEOUT = timedelta(seconds=60)
 
 
-def collective_rates(member: Member, transport: str, rendezvous: str, device: str) -> list[CollectiveRate]:
-    """Latency and bandwidth of every collective in the member's group; called by all members at the same time.
+def collective_rates(member: Member, transport: str, device: torch.device) -> list[CollectiveRate]:
+    """Latency and bandwidth of every collective in the process group; called by all members at the same time.
 
     Args:
         member: this process.
-        transport: torch's backend: `gloo`, `nccl`, …
-        rendezvous: path of a file that does not exist yet.
-        device: type of the device that holds the tensors; member n takes the n-th of an accelerator.
+        transport: the group's backend: `gloo`, `nccl`, …
+        device: that holds this member's tensors.
     """
-    place = torch.device(device) if device == "cpu" else torch.device(device, member.rank)
-    torch.set_num_threads(1)
-    with process_group(member, transport, rendezvous):
-        return [_rate(name, member, transport=transport, device=place) for name in COLLECTIVES]
+    return [_rate(name, member, transport=transport, device=device) for name in COLLECTIVES]
 
 
 def fitted_rate(small: Seconds, large: Seconds) -> tuple[Seconds, BytesPerSecond]:
