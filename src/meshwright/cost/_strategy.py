@@ -76,6 +76,7 @@ class Kernels:
         optimizer: the optimizer's form; `as_written` leaves the user's.
         allocator: `retained` keeps freed memory in the process instead of giving it back at every step.
         memory_format: layout of images.
+        random: who draws dropout's masks on a CPU; `sfc64` draws other masks of the same distribution, faster.
         compiled: whether `torch.compile` compiles the repeated blocks, or the model where there are none.
     """
 
@@ -83,6 +84,7 @@ class Kernels:
     optimizer: Literal["as_written", "fused"] = "as_written"
     allocator: Literal["default", "retained"] = "default"
     memory_format: Literal["as_written", "channels_last"] = "as_written"
+    random: Literal["default", "sfc64"] = "default"
     compiled: bool = False
 
 
@@ -162,6 +164,7 @@ class Strategy:
                 ("fused optimizer", kernels.optimizer == "fused"),
                 ("retained memory", kernels.allocator == "retained"),
                 ("channels last", kernels.memory_format == "channels_last"),
+                ("SFC64 masks", kernels.random == "sfc64"),
                 ("compiled", kernels.compiled),
                 (f"{self.precision.compute} compute", self.precision.compute != "as_written"),
                 (f"{self.exchange.transport} exchange", self.num_workers > 1),
