@@ -13,7 +13,7 @@ from meshwright.units import FLOP, Bytes
 
 FLOAT: Bytes = 4
 # Batch, channels, edge: the first layers of a digit classifier, a middle and a late stage of a ResNet.
-CONVOLUTIONS = ((64, 16, 16), (8, 64, 56), (8, 256, 14))
+CONVOLUTIONS = ((64, 16, 16), (4, 64, 56), (4, 256, 14))
 # Batch, heads, sequence, dimension of a head.
 ATTENTIONS = ((16, 4, 64, 32), (8, 8, 256, 64))
 # Batch, sequence and hidden size.

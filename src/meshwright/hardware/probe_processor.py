@@ -4,7 +4,9 @@ import ctypes
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from statistics import fmean
+from time import perf_counter
 
 import torch
 
@@ -17,9 +19,11 @@ from meshwright.hardware.probe_training import allocation_rate, optimizer_rates,
 from meshwright.hardware.probe_workers import Crew, Member, pinned
 from meshwright.units import GIB, Seconds
 
+FEW_CORES = 8
 CPU = torch.device("cpu")
-LONGEST: Seconds = 0.06  # a product that takes longer, in a data type that is slow here, is left out
+LONGEST: Seconds = 0.04  # a product that takes longer, in a data type that is slow here, is left out
 ROUNDS = 2
+LONGEST_ROUND: Seconds = 10.0  # after a longer one there is no other: the whole probe takes 30 s
 _MALLOPT_TRIM_THRESHOLD, _MALLOPT_MMAP_THRESHOLD = -1, -3
 
 Statistic = Callable[[Sequence[float]], float]
@@ -27,15 +31,16 @@ Statistic = Callable[[Sequence[float]], float]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProcessorRates:
-    """Everything timed in one setting."""
+    """What was timed."""
 
-    matrices: list[MatrixRate]
-    operations: list[OperationRate]
+    matrices: tuple[MatrixRate, ...]
+    operations: tuple[OperationRate, ...]
 
 
 def thread_counts(cores: int) -> list[int]:
-    """Powers of two up to the cores, and the cores: 6 → 1, 2, 4, 6."""
-    powers = [2**exponent for exponent in range(cores.bit_length()) if 2**exponent < cores]
+    """Powers of two up to the cores, and the cores: 6 → 1, 2, 4, 6; powers of four where there are more than 8."""
+    step = 1 if cores <= FEW_CORES else 2
+    powers = [2**exponent for exponent in range(0, cores.bit_length(), step) if 2**exponent < cores]
     return [*powers, cores]
 
 
@@ -53,22 +58,25 @@ def processor_rates(
         budget: for one timed piece of work in all rounds (s).
         progress: told what is being measured.
     """
-    settings = [(threads, 1) for threads in thread_counts(len(cores))]
-    settings += [(1, processes) for processes in thread_counts(len(cores))[1:]]
+    counts = thread_counts(len(cores))
+    settings = [*((threads, 1) for threads in counts), *((1, processes) for processes in counts[1:])]
     cases = feasible_cases()
-    rounds = []
-    for number in range(1, ROUNDS + 1):
-        rounds.append(ProcessorRates(matrices=[], operations=[]))
+    rounds: list[ProcessorRates] = []
+    start = perf_counter()
+    while len(rounds) < ROUNDS and perf_counter() - start < LONGEST_ROUND:
+        timed = []
         for threads, processes in settings:
-            progress(f"round {number} of {ROUNDS}: {_counted(processes, 'process')} with {_counted(threads, 'thread')}")
+            progress(f"round {len(rounds) + 1}: {_counted(processes, 'process')} with {_counted(threads, 'thread')}")
             pinned_to = tuple(cores) if processes > 1 else ()
             results = crew.run(processes, setting_rates, cases, threads, pinned_to, budget / ROUNDS)
-            rounds[-1].matrices.extend(_combined_matrices([result.matrices for result in results], fmean))
-            rounds[-1].operations.extend(_combined_operations([result.operations for result in results], fmean, fmean))
-    return ProcessorRates(
-        matrices=_combined_matrices([rates.matrices for rates in rounds], max),
-        operations=_combined_operations([rates.operations for rates in rounds], max, min),
-    )
+            timed.append(combined(results, rate=fmean, overhead=fmean))
+        rounds.append(
+            ProcessorRates(
+                matrices=tuple(chain.from_iterable(rates.matrices for rates in timed)),
+                operations=tuple(chain.from_iterable(rates.operations for rates in timed)),
+            )
+        )
+    return combined(rounds, rate=max, overhead=min)
 
 
 def feasible_cases() -> list[MatrixCase]:
@@ -98,14 +106,14 @@ def setting_rates(
     with pinned(cores[member.rank] if cores else None):
         matrices = matrix_rates(timer, cases, most=float("inf"), **setting)
         overheads = overhead_rates(timer, **setting)
-        operations = [
+        operations = (
             *overheads,
             *operation_rates(timer, overhead=overheads[0].overhead, **setting),
             *layer_rates(timer, **setting),
             *optimizer_rates(timer, **setting),
             allocation_rate(timer, threads=threads, processes=member.group),
-        ]
-    return ProcessorRates(matrices=matrices, operations=operations)
+        )
+    return ProcessorRates(matrices=tuple(matrices), operations=operations)
 
 
 def retain_memory() -> None:
@@ -119,26 +127,27 @@ def retain_memory() -> None:
             mallopt.mallopt(option, GIB)
 
 
-def _combined_matrices(results: Sequence[Sequence[MatrixRate]], rate: Statistic) -> list[MatrixRate]:
-    """One row for each case from several of the same cases in the same order."""
-    return [
+def combined(results: Sequence[ProcessorRates], *, rate: Statistic, overhead: Statistic) -> ProcessorRates:
+    """One row for each thing timed, from several results that timed the same things in the same order.
+
+    Args:
+        results: of several processes or rounds.
+        rate: makes one rate or bandwidth of theirs.
+        overhead: makes one overhead of theirs.
+    """
+    matrices = (
         replace(rows[0], rate=rate([row.rate for row in rows]), exact=all(row.exact for row in rows))
-        for rows in zip(*results, strict=True)
-    ]
-
-
-def _combined_operations(
-    results: Sequence[Sequence[OperationRate]], bandwidth: Statistic, overhead: Statistic
-) -> list[OperationRate]:
-    """One row for each case from several of the same cases in the same order."""
-    return [
+        for rows in zip(*(result.matrices for result in results), strict=True)
+    )
+    operations = (
         replace(
             rows[0],
-            bandwidth=bandwidth([row.bandwidth for row in rows]),
+            bandwidth=rate([row.bandwidth for row in rows]),
             overhead=overhead([row.overhead for row in rows]),
         )
-        for rows in zip(*results, strict=True)
-    ]
+        for rows in zip(*(result.operations for result in results), strict=True)
+    )
+    return ProcessorRates(matrices=tuple(matrices), operations=tuple(operations))
 
 
 def _counted(number: int, noun: str) -> str:

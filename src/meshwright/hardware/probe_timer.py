@@ -36,9 +36,10 @@ class Timer:
         work()
         self.finished()
         self.together()
-        repeats = max(1, int(SHORTEST_SAMPLE / max(self.sample(work, 1), 1e-9)))
-        samples = [self.sample(work, repeats)]
         start = perf_counter()
+        once = self.sample(work, 1)
+        repeats = max(1, int(SHORTEST_SAMPLE / max(once, 1e-9)))
+        samples = [once] if repeats == 1 else [self.sample(work, repeats)]
         while len(samples) < MOST_SAMPLES:
             spent = perf_counter() - start
             if spent > PATIENCE * self.budget or (spent > self.budget and len(samples) >= FEWEST_SAMPLES):
