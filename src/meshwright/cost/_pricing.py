@@ -10,7 +10,7 @@ from meshwright.cost._exchange_cost import step_exchange
 from meshwright.cost._memory import peak_memory
 from meshwright.cost._prediction import Collective, MemoryBreakdown, Prediction, TimeBreakdown
 from meshwright.cost._rates import Rates
-from meshwright.cost._strategy import Strategy, Worker
+from meshwright.cost._strategy import Batch, Strategy, Worker
 from meshwright.cost._workload import Workload
 from meshwright.errors import PlanError
 from meshwright.graph import Graph
@@ -173,3 +173,31 @@ class Pricer:
         power = sum(device.power for device in used.values())
         price = sum(device.price for device in used.values())
         return power * step, price * step / 3600
+
+    def shares(self, workers: tuple[Worker, ...]) -> tuple[int, ...]:
+        """Each worker's share of the batch: equal on equal devices, otherwise by the speed of each with an even share.
+
+        Unequal shares are whole examples, rounded by largest remainder so that they add up to the batch.
+        """
+        devices = [find_host(self.cluster, worker).device for worker in workers]
+        if len({device.name for device in devices}) == 1:
+            return (1,) * len(workers)
+        size = self.workload.graph.batch_size
+        on_host = Counter(worker.host for worker in workers)
+        speeds = []
+        for worker, device in zip(workers, devices, strict=True):
+            rates = Rates(device, threads=worker.threads, processes=on_host[worker.host])
+            even = Strategy(workers=(worker,), batch=Batch(size=size, shares=(1,)))
+            computed = self._compute(even, rates, max(1, size // len(workers)))
+            speeds.append(1 / (computed.forward + computed.backward))
+        return _apportioned(size, speeds)
+
+
+def _apportioned(size: int, weights: list[float]) -> tuple[int, ...]:
+    total = sum(weights)
+    exact = [size * weight / total for weight in weights]
+    shares = [int(value) for value in exact]
+    remainders = sorted(range(len(exact)), key=lambda index: shares[index] - exact[index])
+    for index in remainders[: size - sum(shares)]:
+        shares[index] += 1
+    return tuple(shares)

@@ -1,11 +1,24 @@
 """Which plan is best? The space of legal strategies, their prices, the choice and its reasons.
 
 In: a `Graph`, a `Cluster`, a `Goal`. Out: a `Plan`.
-Reading order: `_goal`, `_plan`.
+Reading order: `_goal`, `_plan` (the data); `_layouts`, `_space` (what is legal; `_legality` says why something is not),
+`_priced`, `_shortlist` (`_fit` says why nothing fits), `_choice` (with `_reasons` and `_flips`), `_explain`.
 """
 
+from meshwright.plan._choice import choose as choose
+from meshwright.plan._explain import Decision as Decision
+from meshwright.plan._explain import Explanation as Explanation
+from meshwright.plan._explain import PlanDifference as PlanDifference
+from meshwright.plan._explain import difference as difference
+from meshwright.plan._explain import explain as explain
 from meshwright.plan._goal import Goal as Goal
 from meshwright.plan._goal import Pins as Pins
 from meshwright.plan._plan import Candidate as Candidate
 from meshwright.plan._plan import Plan as Plan
+from meshwright.plan._plan_file import read_plan as read_plan
+from meshwright.plan._plan_file import write_plan as write_plan
+from meshwright.plan._priced import Priced as Priced
+from meshwright.plan._priced import choice as choice
+from meshwright.plan._shortlist import Shortlist as Shortlist
+from meshwright.plan._shortlist import shortlist as shortlist
 from meshwright.plan._trial_result import TrialResult as TrialResult

@@ -1,0 +1,141 @@
+"""The plan: the trial's times decide, or the predictions where nothing was tried; every loser gets its reason."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from statistics import median
+
+from meshwright.cost import Prediction, Pricer, TimeBreakdown
+from meshwright.graph import Graph
+from meshwright.hardware import Cluster, Correction
+from meshwright.plan._flips import Contender, binding, flips
+from meshwright.plan._goal import Goal, Pins
+from meshwright.plan._plan import Candidate, Plan
+from meshwright.plan._priced import Priced, num_departures
+from meshwright.plan._reasons import slower, too_large
+from meshwright.plan._shortlist import Shortlist
+from meshwright.plan._trial_result import TrialResult
+from meshwright.units import Seconds
+
+# Trials nearer to the best than this are a draw; of these the one nearest to the script as written is taken.
+_DRAW = 0.01
+
+
+def choose(
+    graph: Graph,
+    cluster: Cluster,
+    goal: Goal,
+    shortlist: Shortlist,
+    trials: Mapping[int, TrialResult] | None = None,
+    *,
+    correction: Correction | None = None,
+) -> Plan:
+    """Chooses, and says why.
+
+    Args:
+        shortlist: what was considered.
+        trials: measured steps, by index into `shortlist.candidates`; none where nothing was run.
+        correction: the one that the shortlist was priced with.
+    """
+    results = dict(trials or {})
+    index = _chosen(shortlist.candidates, results, goal)
+    chosen, trial = shortlist.candidates[index], results.get(index)
+    factor = _typical_factor(shortlist.candidates, results)
+    rest = [place for place in range(len(shortlist.candidates)) if place != index]
+    contenders = [_contender(shortlist.candidates[place], results.get(place), factor) for place in (index, *rest)]
+    contenders += [_contender(item, None, factor) for item in shortlist.others]
+    pricer = Pricer(graph, cluster, correction=correction or Correction())
+    return Plan(
+        model=graph.model,
+        strategy=chosen.strategy,
+        prediction=anchored(chosen.prediction, trial),
+        allow=goal.allow,
+        memory_limit=chosen.memory_limit,
+        binding=binding(contenders[0], shortlist.too_large),
+        flips=flips(pricer, contenders, shortlist.too_large),
+        candidates=_candidates(shortlist, results, index),
+        origins=_origins(goal, shortlist),
+        cluster=f"{cluster.name} {cluster.identity}".strip(),
+    )
+
+
+def anchored(prediction: Prediction, trial: TrialResult | None) -> Prediction:
+    """A prediction whose items are scaled so that they add up to the step that the trial measured."""
+    if trial is None:
+        return prediction
+    scale = trial.step / prediction.time.step
+    time = TimeBreakdown(**{item.name: getattr(prediction.time, item.name) * scale for item in fields(TimeBreakdown)})
+    return replace(
+        prediction,
+        basis="trial",
+        time=time,
+        low=min(trial.step, trial.low or prediction.low * scale),
+        high=max(trial.step, trial.high or prediction.high * scale),
+        energy=prediction.energy * scale,
+        money=prediction.money * scale,
+    )
+
+
+def _chosen(candidates: Sequence[Priced], results: Mapping[int, TrialResult], goal: Goal) -> int:
+    """Index of the best: by trial among those tried that stayed within memory, otherwise by prediction."""
+    tried = {
+        index: result for index, result in results.items() if result.memory <= candidates[index].memory_limit
+    } or dict(results)
+    if not tried:
+        return 0
+    steps = {index: result.step + _start_share(candidates[index], goal) for index, result in tried.items()}
+    best = min(steps.values())
+    draw = [index for index, step in steps.items() if step <= best * (1 + _DRAW)]
+    return min(draw, key=lambda index: (num_departures(candidates[index].strategy), steps[index]))
+
+
+def _start_share(item: Priced, goal: Goal) -> Seconds:
+    """What starting (compiling) costs each step of the run, where its length is known."""
+    return item.prediction.start / goal.steps if goal.steps else 0.0
+
+
+def _typical_factor(candidates: Sequence[Priced], results: Mapping[int, TrialResult]) -> float:
+    return median([result.step / candidates[index].prediction.time.step for index, result in results.items()] or [1.0])
+
+
+def _contender(item: Priced, trial: TrialResult | None, factor: float) -> Contender:
+    return Contender(priced=item, factor=trial.step / item.prediction.time.step if trial else factor)
+
+
+def _candidates(shortlist: Shortlist, results: Mapping[int, TrialResult], index: int) -> tuple[Candidate, ...]:
+    """Every candidate with its reason: the chosen one, the tried ones by time, the untried, those that do not fit."""
+    chosen = shortlist.candidates[index]
+    trial = results.get(index)
+    best = trial.step if trial else chosen.prediction.time.step
+    rows = [_candidate(chosen, trial, "")]
+    rest = [place for place in range(len(shortlist.candidates)) if place != index]
+    rest.sort(key=lambda place: (place not in results, results[place].step if place in results else place))
+    for place in rest:
+        item, result = shortlist.candidates[place], results.get(place)
+        against = best if result or not trial else chosen.prediction.time.step
+        rows.append(_candidate(item, result, slower(item, chosen, trial=result, best=against)))
+    for item in shortlist.others:
+        reason = slower(item, chosen, trial=None, best=chosen.prediction.time.step)
+        rows.append(_candidate(item, None, reason))
+    rows += [replace(_candidate(item, None, too_large(item)), fits=False) for item in shortlist.too_large]
+    return tuple(rows)
+
+
+def _candidate(item: Priced, trial: TrialResult | None, reason: str) -> Candidate:
+    return Candidate(
+        summary=item.strategy.summary,
+        step=item.prediction.time.step,
+        memory=item.prediction.memory.peak,
+        trial=trial.step if trial else 0.0,
+        reason=reason,
+    )
+
+
+def _origins(goal: Goal, shortlist: Shortlist) -> dict[str, str]:
+    """Where each choice comes from: a pin's own origin; what was priced from measured rates; else the default."""
+    origins = {}
+    for item in fields(Pins):
+        if getattr(goal.pins, item.name) is not None:
+            origins[item.name] = goal.origins.get(item.name, "file")
+        else:
+            origins[item.name] = "measured" if item.name in shortlist.open_choices else "default"
+    return origins

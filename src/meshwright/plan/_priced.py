@@ -1,0 +1,105 @@
+"""Strategies with their prices, and what a worker may use."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from meshwright.cost import Prediction, Pricer, Strategy, Worker, find_host
+from meshwright.hardware import Cluster
+from meshwright.plan._goal import Goal
+from meshwright.plan._space import strategies
+from meshwright.units import Bytes, Seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Priced:
+    """A strategy with its price.
+
+    Args:
+        strategy: every decision.
+        prediction: what a step of it costs.
+        memory_limit: what its fullest worker may use (B).
+    """
+
+    strategy: Strategy
+    prediction: Prediction
+    memory_limit: Bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether the fullest worker stays within its memory."""
+        return self.prediction.memory.peak <= self.memory_limit
+
+    @property
+    def rank(self) -> tuple[Seconds, int, int]:
+        """What it is ordered by: time, then fewer workers, then fewer departures from the script as written."""
+        return self.prediction.time.step, self.strategy.num_workers, num_departures(self.strategy)
+
+
+def price_all(pricer: Pricer, goal: Goal) -> list[Priced]:
+    """Every legal strategy with its price, in the order of the space."""
+    graph, cluster = pricer.workload.graph, pricer.cluster
+    return [
+        Priced(
+            strategy=strategy,
+            prediction=pricer.predict(strategy),
+            memory_limit=memory_limit(cluster, goal, strategy),
+        )
+        for strategy in strategies(graph, cluster, goal, shares=pricer.shares)
+    ]
+
+
+def memory_limit(cluster: Cluster, goal: Goal, strategy: Strategy) -> Bytes:
+    """What a worker may use: its device's memory, or the goal's limit; a CPU host's is shared by its workers."""
+    on_host = Counter(worker.host for worker in strategy.workers)
+    return min(_limit(cluster, goal, worker, on_host[worker.host]) for worker in strategy.workers)
+
+
+def num_departures(strategy: Strategy) -> int:
+    """How many choices differ from running the script as it is written."""
+    kernels = strategy.kernels
+    return sum(
+        (
+            strategy.num_workers > 1,
+            strategy.sharding != "none",
+            strategy.batch.accumulation > 1,
+            bool(strategy.recompute),
+            kernels.matrix_library != "default",
+            kernels.optimizer != "as_written",
+            kernels.allocator != "default",
+            kernels.memory_format != "as_written",
+            kernels.compiled,
+            strategy.precision.compute != "as_written",
+        )
+    )
+
+
+def family(strategy: Strategy) -> tuple[int, int]:
+    """What a trial must compare and a model may get wrong: workers × threads."""
+    return strategy.num_workers, strategy.workers[0].threads
+
+
+def choice(strategy: Strategy, name: str) -> object:
+    """The value that a strategy has for a pin's name."""
+    kernels, mesh = strategy.kernels, strategy.mesh
+    return {
+        "workers": strategy.num_workers,
+        "threads": strategy.workers[0].threads,
+        "data": mesh.dp_replicate,
+        "shard": mesh.dp_shard,
+        "sharding": strategy.sharding,
+        "accumulation": strategy.batch.accumulation,
+        "recompute": "all" if strategy.recompute else "none",
+        "matrix_library": kernels.matrix_library,
+        "optimizer": kernels.optimizer,
+        "allocator": kernels.allocator,
+        "memory_format": kernels.memory_format,
+        "compiled": kernels.compiled,
+        "transport": strategy.exchange.transport,
+        "bucket_size": strategy.exchange.bucket_size,
+    }[name]
+
+
+def _limit(cluster: Cluster, goal: Goal, worker: Worker, neighbours: int) -> Bytes:
+    device = find_host(cluster, worker).device
+    limit = min(goal.memory_limit or device.memory, device.memory)
+    return limit // neighbours if device.kind == "cpu" else limit

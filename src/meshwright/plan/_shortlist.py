@@ -1,0 +1,109 @@
+"""The few strategies worth trying: all are priced, those that do not fit are out, the rest are in order."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+from meshwright.cost import Pricer, Strategy
+from meshwright.graph import Graph
+from meshwright.hardware import Cluster, Correction
+from meshwright.plan._fit import does_not_fit
+from meshwright.plan._goal import Goal, Pins
+from meshwright.plan._legality import check_pins, no_strategy
+from meshwright.plan._priced import Priced, choice, family, num_departures, price_all
+
+# A strategy slower than this by prediction is not tried: the interval of a prediction is narrower.
+_WORTH_A_TRIAL = 1.6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shortlist:
+    """What the trial is given, and what it is not.
+
+    Args:
+        candidates: to be tried, fastest first by prediction.
+        others: the best of every family of layouts that is not worth a trial.
+        too_large: of every family the fastest strategy that does not fit, where it would beat what fits of it.
+        considered: how many strategies were priced.
+        open_choices: choices, by their names in `Pins`, of which more than one value was priced.
+    """
+
+    candidates: tuple[Priced, ...]
+    others: tuple[Priced, ...] = ()
+    too_large: tuple[Priced, ...] = ()
+    considered: int
+    open_choices: tuple[str, ...] = ()
+
+
+def shortlist(
+    graph: Graph, cluster: Cluster, goal: Goal, *, count: int = 6, correction: Correction | None = None
+) -> Shortlist:
+    """The best strategies that fit, from every family of layouts that comes near the best.
+
+    Args:
+        count: how many at most.
+        correction: how far earlier predictions on this machine were off.
+
+    Raises:
+        PlanError: the pins allow nothing.
+        DoesNotFitError: no strategy fits the memory; itemised, with the nearest changes that would fit.
+    """
+    check_pins(graph, cluster, goal)
+    pricer = Pricer(graph, cluster, correction=correction or Correction())
+    priced = price_all(pricer, goal)
+    if not priced:
+        raise no_strategy(graph, cluster, goal)
+    fitting = sorted((item for item in priced if item.fits), key=lambda item: item.rank)
+    if not fitting:
+        raise does_not_fit(pricer, goal, priced)
+    candidates = _diverse(fitting, count)
+    tried = {family(item.strategy) for item in candidates}
+    return Shortlist(
+        candidates=candidates,
+        others=_best_of_families(fitting, without=tried),
+        too_large=_barred(priced, fitting),
+        considered=len(priced),
+        open_choices=tuple(
+            item.name for item in fields(Pins) if len({choice(each.strategy, item.name) for each in priced}) > 1
+        ),
+    )
+
+
+def _diverse(fitting: list[Priced], count: int) -> tuple[Priced, ...]:
+    """The best of every family first, the script as it is written, then second bests that differ in what is run."""
+    limit = fitting[0].prediction.time.step * _WORTH_A_TRIAL
+    near = [item for item in fitting if item.prediction.time.step <= limit]
+    plain = next((item for item in near if num_departures(item.strategy) == 0), near[0])
+    chosen = list(_best_of_families(near, without=set()))[:count]
+    for item in (plain, *near):
+        if len(chosen) >= count:
+            break
+        if all(_differs(item.strategy, other.strategy) for other in chosen):
+            chosen.append(item)
+    return tuple(sorted(chosen, key=lambda item: item.rank))
+
+
+def _differs(first: Strategy, second: Strategy) -> bool:
+    """Whether two strategies run something different that a trial could tell apart."""
+    if family(first) != family(second):
+        return True
+    if first.kernels != second.kernels or first.precision != second.precision or first.sharding != second.sharding:
+        return True
+    return first.num_workers > 1 and first.exchange.transport != second.exchange.transport
+
+
+def _best_of_families(ordered: Iterable[Priced], *, without: set[tuple[int, int]]) -> tuple[Priced, ...]:
+    best: dict[tuple[int, int], Priced] = {}
+    for item in ordered:
+        if family(item.strategy) not in without:
+            best.setdefault(family(item.strategy), item)
+    return tuple(best.values())
+
+
+def _barred(priced: Iterable[Priced], fitting: list[Priced]) -> tuple[Priced, ...]:
+    """Of every family the fastest strategy that does not fit, where it is faster than the family's best that does."""
+    best = {family(item.strategy): item for item in _best_of_families(fitting, without=set())}
+    ordered = sorted((item for item in priced if not item.fits), key=lambda item: item.rank)
+    fastest = _best_of_families(ordered, without=set())
+    return tuple(
+        item for item in fastest if family(item.strategy) not in best or item.rank < best[family(item.strategy)].rank
+    )

@@ -1,0 +1,181 @@
+"""Every legal strategy of a graph on a cluster: layouts × grids × micro-batches × recomputation × kernels × exchange.
+
+The loops are nested from what changes a price most to what changes it least, one function per level, so that a bound
+on a level's price can skip everything inside it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Literal, get_args
+
+from meshwright.cost import (
+    Batch,
+    Exchange,
+    Kernels,
+    Mesh,
+    Precision,
+    Sharding,
+    Strategy,
+    Worker,
+    measured_transports,
+)
+from meshwright.graph import Graph
+from meshwright.hardware import Cluster, Device
+from meshwright.plan._goal import Goal
+from meshwright.plan._layouts import divisors, doublings, layouts, training_hosts
+from meshwright.units import MIB, Bytes
+
+# Buckets worth a comparison: small ones start the exchange earlier, large ones pay its latency less often.
+_BUCKET_SIZES: tuple[Bytes, ...] = (4 * MIB, 25 * MIB)
+
+TransportName = Literal["gloo", "nccl", "shared_memory"]
+Shares = Callable[[tuple[Worker, ...]], tuple[int, ...]]
+
+
+def strategies(graph: Graph, cluster: Cluster, goal: Goal, *, shares: Shares) -> Iterator[Strategy]:
+    """Every legal strategy that agrees with the goal's pins and allowances.
+
+    Args:
+        shares: gives each worker's share of the batch, by the speed of its device.
+    """
+    for workers in layouts(cluster, goal.pins):
+        if len(workers) <= graph.batch_size and not (len(workers) > 1 and "batch_statistics" in graph.traits):
+            yield from _strategies_of_layout(graph, cluster, goal, workers, shares(workers))
+
+
+def _strategies_of_layout(
+    graph: Graph, cluster: Cluster, goal: Goal, workers: tuple[Worker, ...], shares: tuple[int, ...]
+) -> Iterator[Strategy]:
+    device = _device(cluster, workers[0])
+    blocks = tuple(path for block in graph.blocks for path in block.paths)
+    for sharding, mesh in grids(len(workers), goal):
+        for accumulation in accumulations(graph, shares, goal):
+            for recomputed in _unless_pinned(goal.pins.recompute, recomputations(graph)):
+                shape = Strategy(
+                    workers=workers, mesh=mesh, sharding=sharding, recompute=blocks if recomputed == "all" else (),
+                    batch=Batch(size=graph.batch_size, shares=shares, accumulation=accumulation),
+                )  # fmt: skip
+                for kernels, precision, exchange in product(
+                    kernel_choices(graph, device, goal),
+                    precisions(device, goal),
+                    exchanges(cluster, shape, goal),
+                ):
+                    yield replace(shape, kernels=kernels, precision=precision, exchange=exchange)
+
+
+def grids(num_workers: int, goal: Goal) -> Iterator[tuple[Sharding, Mesh]]:
+    """Sharding levels and meshes of this many workers: replicated, sharded, or sharded within replicas."""
+    pins = goal.pins
+    levels: Sequence[Sharding] = get_args(Sharding) if pins.sharding is None else (pins.sharding,)
+    for sharding in levels:
+        degrees = [1] if sharding == "none" else [degree for degree in divisors(num_workers) if degree > 1]
+        for shard in degrees:
+            mesh = Mesh(dp_replicate=num_workers // shard, dp_shard=shard)
+            if pins.data in (None, mesh.dp_replicate) and pins.shard in (None, shard):
+                yield sharding, mesh
+
+
+def accumulations(graph: Graph, shares: tuple[int, ...], goal: Goal) -> tuple[int, ...]:
+    """Counts of micro-batches: 1 and its doublings, so long as every worker has an example for each."""
+    smallest = 1 if couples_examples(graph) else max(1, graph.batch_size * min(shares) // sum(shares))
+    pinned = goal.pins.accumulation
+    if pinned is None:
+        return doublings(smallest)
+    return (pinned,) if 1 <= pinned <= smallest else ()
+
+
+def recomputations(graph: Graph) -> tuple[str, ...]:
+    """Whether the blocks' activations are kept or computed again; BatchNorm would count a batch twice."""
+    return ("none", "all") if graph.blocks and "batch_norm" not in graph.traits else ("none",)
+
+
+def couples_examples(graph: Graph) -> bool:
+    """Whether the loss of one example depends on the others of its micro-batch, so that a batch cannot be cut up."""
+    return "batch_norm" in graph.traits or "batch_statistics" in graph.traits
+
+
+def kernel_choices(graph: Graph, device: Device, goal: Goal) -> tuple[Kernels, ...]:
+    """Implementations of the same mathematics that this device and this model have."""
+    pins, on_cpu = goal.pins, device.kind == "cpu"
+    options = (
+        _unless_pinned(pins.matrix_library, matrix_libraries(device)),
+        _unless_pinned(pins.optimizer, optimizer_forms(graph)),
+        _unless_pinned(pins.allocator, allocators(device)),
+        _unless_pinned(pins.memory_format, memory_formats(graph, device)),
+        _unless_pinned(pins.compiled, (False,) if on_cpu or not goal.steps else (False, True)),
+    )
+    return tuple(
+        Kernels(
+            matrix_library=library, optimizer=optimizer, allocator=allocator, memory_format=layout, compiled=compiled
+        )
+        for library, optimizer, allocator, layout, compiled in product(*options)
+    )
+
+
+def matrix_libraries(device: Device) -> tuple[str, ...]:
+    """torch's own choice, and oneDNN where its float32 matrices were measured here and found exact at every size."""
+    rows = [row for row in device.matrix_rates if row.library == "onednn" and row.dtype == "float32"]
+    exact = device.kind == "cpu" and bool(rows) and all(row.exact for row in rows)
+    return ("default", "onednn") if exact else ("default",)
+
+
+def optimizer_forms(graph: Graph) -> tuple[str, ...]:
+    """The optimizer as the user made it, and torch's fused form where it has one."""
+    return ("as_written", "fused") if graph.optimizer.fused else ("as_written",)
+
+
+def allocators(device: Device) -> tuple[str, ...]:
+    """Memory given back at every step or kept; an accelerator's allocator keeps it anyway."""
+    measured = any(row.kind == "allocation" for row in device.operation_rates)
+    return ("default", "retained") if device.kind == "cpu" and measured else ("default",)
+
+
+def memory_formats(graph: Graph, device: Device) -> tuple[str, ...]:
+    """Layouts of images, where the model has convolutions and the other layout's rate is known."""
+    measured = any(row.kind == "convolution" and row.variant == "channels_last" for row in device.operation_rates)
+    offered = "convolution" in graph.traits and (measured or device.kind != "cpu")
+    return ("as_written", "channels_last") if offered else ("as_written",)
+
+
+def precisions(device: Device, goal: Goal) -> tuple[Precision, ...]:
+    """The user's own data types, and bfloat16 compute where it is allowed and measured."""
+    measured = any(row.dtype == "bfloat16" for row in device.matrix_rates)
+    if "precision" in goal.allow and measured:
+        return (Precision(), Precision(compute="bfloat16"))
+    return (Precision(),)
+
+
+def exchanges(cluster: Cluster, shape: Strategy, goal: Goal) -> tuple[Exchange, ...]:
+    """Transports and bucket sizes; a single worker exchanges nothing."""
+    pins = goal.pins
+    if shape.num_workers == 1:
+        return (Exchange(),) if pins.transport in (None, "gloo") else ()
+    sizes = _unless_pinned(pins.bucket_size, _BUCKET_SIZES)
+    return tuple(
+        Exchange(transport=transport, bucket_size=size)
+        for transport in transports(cluster, shape)
+        if pins.transport in (None, transport)
+        for size in sizes
+    )
+
+
+def transports(cluster: Cluster, shape: Strategy) -> tuple[TransportName, ...]:
+    """What can carry gradients between these workers.
+
+    Shared memory only inside one host and where it was measured; `fully_shard` brings its own process group.
+    """
+    if shape.workers[0].device != "cpu":
+        return ("nccl",)
+    one_host = len({worker.host for worker in shape.workers}) == 1
+    shared = one_host and shape.sharding != "parameters" and "shared_memory" in measured_transports(cluster, "process")
+    return ("gloo", "shared_memory") if shared else ("gloo",)
+
+
+def _unless_pinned(pinned: object, options: Sequence) -> Sequence:
+    return options if pinned is None else (pinned,)
+
+
+def _device(cluster: Cluster, worker: Worker) -> Device:
+    kind = worker.device.split(":")[0]
+    return next(host.device for host in training_hosts(cluster) if host.device.kind == kind)
