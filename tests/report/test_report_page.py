@@ -209,13 +209,13 @@ def test_two_runs_are_compared_with_their_differences_first(tmp_path: Path) -> N
     first = build.write_run(tmp_path / "slow")
     second = build.write_run(tmp_path / "fast", speed=1.4)
     write_toml(build.plan(strategy=build.strategy(workers=4)), second / "plan.toml")
-    (second / "run.toml").write_text(build.run_settings(shard=2), encoding="utf-8")
+    (second / "run.toml").write_text(build.run_settings(title="wide"), encoding="utf-8")
     page = write_page(first, second, tmp_path / "both.html")
     assert page == tmp_path / "both.html"
     text = _text(page)
     assert "fast is 1.40 × as fast as slow: 55 ms instead of 77 ms per step" in text
     assert "workers 2 4" in text
-    assert "shard – 2" in text
+    assert "title – wide" in text
     assert text.index("What was decided differently") < text.index("Where a step’s time goes") < text.index("Settings")
 
 

@@ -6,6 +6,8 @@ figures: `_figure`, `_breakdowns`, `_curves`, `_pictures`; tables: `_plan_table`
 """
 
 from meshwright.report._examples_table import examples_table as examples_table
+from meshwright.report._explanation_view import difference_view as difference_view
+from meshwright.report._explanation_view import explanation_view as explanation_view
 from meshwright.report._hardware_table import hardware_table as hardware_table
 from meshwright.report._outcome import Outcome as Outcome
 from meshwright.report._outcome import outcomes as outcomes

@@ -1,11 +1,10 @@
 """Two runs side by side: what was measured, and what was decided differently."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from math import isfinite
-from typing import Any
 
-from meshwright.documents import to_mapping
+from meshwright.plan import Pins, difference
 from meshwright.report._outcome import format_error
 from meshwright.report._provenance import settings
 from meshwright.report._run_data import Run
@@ -112,28 +111,14 @@ def _measured(first: Run, second: Run) -> Iterator[Difference]:
 
 
 def _decided(first: Run, second: Run) -> Iterator[Difference]:
-    left, right = _decisions(first), _decisions(second)
-    for name in dict.fromkeys((*left, *right)):
-        pair = left.get(name, "–"), right.get(name, "–")
-        if pair[0] != pair[1]:
+    """What the plans choose differently, then what was asked differently."""
+    choices = {item.name for item in fields(Pins)}
+    if first.plan is not None and second.plan is not None:
+        for one in difference(first.plan, second.plan):
+            if one.name in choices:
+                yield Difference(name=one.name, first=one.first, second=one.second)
+    asked = [{row.name: row.value for row in settings(run.settings)} for run in (first, second)]
+    for name in dict.fromkeys((*asked[0], *asked[1])):
+        pair = asked[0].get(name, "–"), asked[1].get(name, "–")
+        if pair[0] != pair[1] and name not in choices and name not in NEVER_EQUAL:
             yield Difference(name=name, first=pair[0], second=pair[1])
-
-
-def _decisions(run: Run) -> dict[str, str]:
-    """Every decision of a run's plan and every setting of its `run.toml`, by name."""
-    plan = dict(_leaves(to_mapping(run.plan.strategy), "")) if run.plan is not None else {}
-    asked = {row.name: row.value for row in settings(run.settings) if row.name not in NEVER_EQUAL}
-    return {**plan, **{name: value for name, value in asked.items() if name not in plan}}
-
-
-def _leaves(mapping: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
-    for key, value in mapping.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        elif key == "workers":
-            yield "workers", str(len(value))
-            yield "threads per worker", ", ".join(sorted({str(worker["threads"]) for worker in value}))
-        elif isinstance(value, list | tuple):
-            yield f"{prefix}{key}", ", ".join(str(item) for item in value) or "none"
-        else:
-            yield f"{prefix}{key}", str(value)
