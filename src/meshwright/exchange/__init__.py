@@ -2,9 +2,14 @@
 
 In: gradients of every worker. Out: their sum on every worker, or on the one that owns the parameter.
 Reading order: `_transport` (what a transport does), `_process_group`, `_shared_memory` (with `_segment` and
-`_signals` under it), `measure` (a program: how fast they are here).
+`_signals` under it), `_choice` (which one, by name), `_buckets`, `_schedule`, `_gradients`, `_owned_gradients`,
+`_broadcast`, `measure` (a program: how fast transports are here).
 """
 
+from meshwright.exchange._broadcast import TensorBroadcast as TensorBroadcast
+from meshwright.exchange._choice import make_transport as make_transport
+from meshwright.exchange._gradients import GradientExchange as GradientExchange
+from meshwright.exchange._owned_gradients import OwnedGradientExchange as OwnedGradientExchange
 from meshwright.exchange._process_group import ProcessGroupTransport as ProcessGroupTransport
 from meshwright.exchange._shared_memory import SharedMemoryTransport as SharedMemoryTransport
 from meshwright.exchange._transport import Transfer as Transfer

@@ -1,6 +1,8 @@
-"""Collectives of torch's process groups: gloo between CPUs, NCCL between GPUs."""
+"""Collectives of torch's own libraries: gloo between CPUs, NCCL between GPUs."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -11,54 +13,79 @@ from meshwright.exchange._transport import Transfer, Transport
 
 
 class ProcessGroupTransport(Transport):
-    """Torch's own collectives, asynchronous.
+    """Torch's collectives, asynchronous, with connections of their own.
+
+    A process group does its collectives one after another; two users of one group would have to agree on whose turn
+    it is. `dist.new_group` would do, but must be called by workers outside of the group too; its way around that,
+    `use_local_synchronization`, takes names again that the store still holds addresses for.
 
     Args:
-        group: the workers; None: all of them.
+        group: the workers, which all make the transport at the same time; None: everybody.
+        backend: the library.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
-        self._group = dist.group.WORLD if group is None else group
+    def __init__(self, group: dist.ProcessGroup | None = None, *, backend: Literal["gloo", "nccl"] = "gloo") -> None:
+        group = dist.group.WORLD if group is None else group
+        self._rank, self._size = dist.get_rank(group), dist.get_world_size(group)
+        names: list[Any] = [None] * self._size
+        dist.all_gather_object(names, uuid4().hex, group=group)
+        store = dist.PrefixStore(f"meshwright/{names[0]}", dist.distributed_c10d._get_default_store())
+        # torch's own stubs leave out what these classes inherit
+        kind: Any = dist.ProcessGroupGloo if backend == "gloo" else dist.ProcessGroupNCCL
+        self._backend = kind(store, self._rank, self._size)
 
     @property
     def rank(self) -> int:
         """This worker's number in the group."""
-        return dist.get_rank(self._group)
+        return self._rank
 
     @property
     def size(self) -> int:
         """Workers in the group."""
-        return dist.get_world_size(self._group)
+        return self._size
 
     def allocate(self, numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Ordinary memory: these collectives send from anywhere."""
         return torch.zeros(numel, dtype=dtype, device=device)
 
+    def release(self, tensor: Tensor) -> None:
+        """Nothing to forget: the memory is freed with its tensors."""
+
     def all_reduce(self, tensor: Tensor) -> Transfer:
         """Sums a tensor over the workers, in place, on every worker."""
-        return self._started(dist.all_reduce, tensor)
+        return self._started(lambda: self._backend.allreduce(tensor))
 
     def reduce(self, tensor: Tensor, *, root: int) -> Transfer:
         """Sums a tensor over the workers, in place, on the root."""
-        return self._started(dist.reduce, tensor, group_dst=root)
+        return self._started(lambda: self._backend.reduce(tensor, root))
 
     def broadcast(self, tensor: Tensor, *, root: int) -> Transfer:
         """Gives every worker the root's tensor, in place."""
-        return self._started(dist.broadcast, tensor, group_src=root)
+        return self._started(lambda: self._backend.broadcast(tensor, root))
 
     def close(self) -> None:
-        """Nothing to give back: the process group belongs to whoever made it."""
+        """Closes the connections."""
+        self._backend.shutdown()
 
-    def _started(self, collective: Any, tensor: Tensor, **options: int) -> Transfer:
+    def _started(self, start: Callable[[], Any]) -> Transfer:
         try:
-            return _ProcessGroupTransfer(collective(tensor, group=self._group, async_op=True, **options))
+            return _ProcessGroupTransfer(start(), self)
         except RuntimeError as error:
-            raise _failure(error) from error
+            raise self.failure(error) from error
+
+    def failure(self, error: RuntimeError) -> WorkerError:
+        """What a failed collective means to the user."""
+        return WorkerError(
+            f"worker {self._rank} of {self._size} could not exchange tensors with the others",
+            cause=str(error).strip().splitlines()[0],
+            alternatives=["look for the first worker that failed: the others only notice that it is gone"],
+        )
 
 
 class _ProcessGroupTransfer(Transfer):
-    def __init__(self, work: Any) -> None:
+    def __init__(self, work: Any, transport: ProcessGroupTransport) -> None:
         self._work = work
+        self._transport = transport
 
     def advance(self) -> bool:
         return self._work.is_completed()
@@ -67,12 +94,4 @@ class _ProcessGroupTransfer(Transfer):
         try:
             self._work.wait()
         except RuntimeError as error:
-            raise _failure(error) from error
-
-
-def _failure(error: RuntimeError) -> WorkerError:
-    return WorkerError(
-        f"worker {dist.get_rank()} of {dist.get_world_size()} could not exchange tensors with the others",
-        cause=str(error).strip().splitlines()[0],
-        alternatives=["look for the first worker that failed: the others only notice that it is gone"],
-    )
+            raise self._transport.failure(error) from error

@@ -44,6 +44,10 @@ class Transport(ABC):
         """Memory that the transport sends from without a copy, set to zero. Every worker asks for the same."""
 
     @abstractmethod
+    def release(self, tensor: Tensor) -> None:
+        """Forgets memory that `allocate` gave; it is freed with the last tensor in it. No collective may use it."""
+
+    @abstractmethod
     def all_reduce(self, tensor: Tensor) -> Transfer:
         """Sums a contiguous tensor over the workers, in place, on every worker."""
 

@@ -93,7 +93,7 @@ def _measure(options: argparse.Namespace, *, rank: int) -> None:
     dist.init_process_group(backend, init_method=store, rank=rank, world_size=options.workers)
     try:
         for name in options.transport:
-            transport = SharedMemoryTransport() if name == "shared_memory" else ProcessGroupTransport()
+            transport = SharedMemoryTransport() if name == "shared_memory" else ProcessGroupTransport(backend=name)
             for collective, call in _calls(transport, name).items():
                 rate = _rate(call, collective, transport=name, device=device, size=options.size)
                 if rank == 0:

@@ -1,0 +1,36 @@
+"""The transport that a strategy names."""
+
+import sys
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+
+from meshwright.errors import PlanError
+from meshwright.exchange._process_group import ProcessGroupTransport
+from meshwright.exchange._shared_memory import SharedMemoryTransport
+from meshwright.exchange._transport import Transport
+
+
+def make_transport(
+    name: Literal["gloo", "nccl", "shared_memory"], group: dist.ProcessGroup | None, device: torch.device
+) -> Transport:
+    """A transport of its own between the workers of a group; they all make it at the same time.
+
+    Args:
+        name: a strategy's `exchange.transport`.
+        group: the workers; None: all of them.
+        device: where the tensors are.
+
+    Raises:
+        PlanError: the transport cannot reach such tensors.
+    """
+    if name == "shared_memory" and (device.type != "cpu" or sys.platform != "linux"):
+        raise PlanError(
+            f"shared_memory cannot carry tensors of {device.type} on {sys.platform}",
+            cause="it joins processes of one Linux host that compute on the CPU",
+            alternatives=["--set transport=nccl for NVIDIA GPUs", "--set transport=gloo"],
+        )
+    if name == "shared_memory":
+        return SharedMemoryTransport(group)
+    return ProcessGroupTransport(group, backend=name)

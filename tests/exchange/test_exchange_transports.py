@@ -1,0 +1,157 @@
+"""Collectives of every transport against sums computed by hand."""
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from meshwright.errors import PlanError, WorkerError
+from meshwright.exchange import SharedMemoryTransport, make_transport
+
+CPU = torch.device("cpu")
+TRANSPORTS = ("gloo", "shared_memory")
+
+
+def _values(rank: int, numel: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(numel, generator=torch.Generator().manual_seed(rank), dtype=torch.float64).to(dtype)
+
+
+def _all_reduced(name: str, numel: int, dtype: torch.dtype, allocated: bool) -> list[float]:
+    transport = make_transport(name, None, CPU)
+    buffer = transport.allocate(numel, dtype, CPU) if allocated else torch.empty(numel, dtype=dtype)
+    expected = sum(_values(rank, numel, dtype).double() for rank in range(transport.size))
+    distances = []
+    for _ in range(3):
+        buffer.copy_(_values(transport.rank, numel, dtype))
+        transport.all_reduce(buffer).wait()
+        distances.append((buffer.double() - expected).abs().max().item())
+    transport.close()
+    return distances
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
+@pytest.mark.parametrize(
+    ("size", "numel", "allocated"), [(2, 1, True), (2, 100_001, True), (3, 777, False), (3, 40, True)]
+)
+def test_all_reduce_sums(workers, name, size, numel, allocated):
+    for distances in workers(size).run(_all_reduced, name, numel, torch.float64, allocated):
+        assert max(distances) < 1e-14
+
+
+def test_more_than_the_staging_memory_travels_in_parts(workers):
+    for distances in workers(2).run(_all_reduced, "shared_memory", 3_000_001, torch.float32, False):
+        assert max(distances) < 1e-6
+
+
+def test_half_precision(workers):
+    for distances in workers(2).run(_all_reduced, "shared_memory", 1000, torch.bfloat16, True):
+        assert max(distances) < 0.04
+
+
+def _overlapping(name: str) -> bool:
+    """Twelve collectives of three kinds under way at once, and the roots' results only where they belong."""
+    transport = make_transport(name, None, CPU)
+    rank, size = transport.rank, transport.size
+    kinds = ["all_reduce", "reduce", "broadcast"] * 4
+    tensors = [transport.allocate(513 + number, torch.float64, CPU).fill_(rank + number) for number in range(12)]
+    transfers = []
+    for number, (kind, tensor) in enumerate(zip(kinds, tensors, strict=True)):
+        options = {} if kind == "all_reduce" else {"root": number % size}
+        transfers.append(getattr(transport, kind)(tensor, **options))
+        if rank == 0:
+            transfers[0].advance()
+    for transfer in transfers:
+        transfer.wait()
+    right = []
+    for number, (kind, tensor) in enumerate(zip(kinds, tensors, strict=True)):
+        total = sum(other + number for other in range(size))
+        expected = number % size + number if kind == "broadcast" else total
+        if kind != "reduce" or number % size == rank:
+            right.append(bool((tensor == expected).all()))
+    transport.close()
+    return all(right)
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
+@pytest.mark.parametrize("size", [2, 3])
+def test_many_collectives_under_way(workers, name, size):
+    assert workers(size).run(_overlapping, name) == [True] * size
+
+
+def _bits_of_sum() -> bytes:
+    transport = make_transport("shared_memory", None, CPU)
+    buffer = transport.allocate(10_000, torch.float32, CPU)
+    buffer.copy_(_values(transport.rank, 10_000, torch.float32))
+    transport.all_reduce(buffer).wait()
+    transport.close()
+    return buffer.numpy().tobytes()
+
+
+def test_every_worker_gets_the_same_bits_in_every_run(workers):
+    first, second = workers(3).run(_bits_of_sum), workers(3).run(_bits_of_sum)
+    assert len(set(first + second)) == 1
+
+
+def _killed(victim: int) -> tuple[str, float]:
+    transport = make_transport("shared_memory", None, CPU)
+    buffer = transport.allocate(100, torch.float32, CPU)
+    transport.all_reduce(buffer).wait()
+    if transport.rank == victim:
+        os.kill(os.getpid(), signal.SIGKILL)
+    started = time.monotonic()
+    with pytest.raises(WorkerError) as raised:
+        transport.all_reduce(buffer).wait()
+    assert time.monotonic() - started < 30
+    raise raised.value
+
+
+def test_a_killed_worker_is_named(workers):
+    with pytest.raises(AssertionError, match=r"worker 1 \(process \d+\) ended while worker 0 waited"):
+        workers(2).run(_killed, 1)
+
+
+def _late() -> str:
+    transport = SharedMemoryTransport(timeout=0.2)
+    buffer = transport.allocate(100, torch.float32, CPU)
+    message = ""
+    if transport.rank == 0:
+        with pytest.raises(WorkerError) as raised:
+            transport.all_reduce(buffer).wait()
+        message = str(raised.value)
+    dist.barrier()
+    transport.close()
+    return message
+
+
+def test_a_worker_that_does_not_answer_is_named(workers):
+    message = workers(2).run(_late)[0]
+    assert "did not answer worker 0 for 0 s" in message
+    assert message.startswith("worker 1 (process ")
+
+
+def _open_descriptors() -> tuple[int, int]:
+    def shared() -> int:
+        with open("/proc/self/maps", encoding="ascii") as maps:
+            return sum("memfd:meshwright" in line for line in maps) + len(os.listdir("/proc/self/fd"))
+
+    before = shared()
+    for _ in range(3):
+        transport = make_transport("shared_memory", None, CPU)
+        tensor = transport.allocate(1000, torch.float32, CPU)
+        transport.release(tensor)
+        transport.close()
+        del transport, tensor
+    return before, shared()
+
+
+def test_nothing_is_left_open(workers):
+    for before, after in workers(2).run(_open_descriptors):
+        assert after <= before
+
+
+def test_shared_memory_is_refused_for_accelerators():
+    with pytest.raises(PlanError, match="cannot carry tensors of cuda"):
+        make_transport("shared_memory", None, torch.device("cuda"))
