@@ -1,7 +1,7 @@
 """What is there? Devices, hosts and links, measured here or read from a file.
 
 In: this machine, or a cluster file. Out: a `Cluster`.
-Reading order: `_device`, `_cluster`, `_identity`, `_cache`, `_here`, `_correction`; then `probe` (what measures, in a
+Reading order: `_device`, `_cluster`, `_identity`, `_cache`, `_here`, `_correction`, `_outcome`; then `probe` (what measures, in a
 process of its own; it and `probe_*` are the only files that load torch).
 """
 
@@ -25,3 +25,7 @@ from meshwright.hardware._identity import identity as identity
 from meshwright.hardware._identity import load_now as load_now
 from meshwright.hardware._identity import memory_available as memory_available
 from meshwright.hardware._identity import usable_cores as usable_cores
+from meshwright.hardware._outcome import Outcome as Outcome
+from meshwright.hardware._outcome import correction as correction
+from meshwright.hardware._outcome import record_outcome as record_outcome
+from meshwright.hardware._outcome import recorded_outcomes as recorded_outcomes

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -90,8 +91,19 @@ def _cached(path: Path, known: str) -> Cluster | None:
 
 def _measure(path: Path, tell: Callable[[str], object]) -> Cluster:
     """Runs the probe in a process of its own, so that torch is never loaded here, and passes its lines on."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-W", "ignore", "-m", "meshwright.hardware.probe", str(path)]
+    with tempfile.TemporaryDirectory(prefix="meshwright-") as folder:
+        result = Path(folder) / "cluster.toml"
+        _run_probe(result, tell)
+        cluster = read_cluster(result)
+    try:
+        write_cluster(cluster, path)
+    except DocumentError as error:
+        tell(f"measured, but not kept for the next time: {error.fact}; name another folder: MESHWRIGHT_CACHE=FOLDER")
+    return cluster
+
+
+def _run_probe(result: Path, tell: Callable[[str], object]) -> None:
+    command = [sys.executable, "-W", "ignore", "-m", "meshwright.hardware.probe", str(result)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -102,9 +114,8 @@ def _measure(path: Path, tell: Callable[[str], object]) -> Cluster:
         raise HardwareError(
             f"measuring this machine failed with exit code {process.returncode}",
             cause=complaint.splitlines()[-1] if complaint else "the probe said nothing",
-            command=f"{sys.executable} -m meshwright.hardware.probe {path}",
+            command="python -m meshwright.hardware.probe cluster.toml",
         )
-    return read_cluster(path)
 
 
 def _say_nothing(_line: str) -> None:
