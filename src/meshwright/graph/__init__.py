@@ -4,6 +4,8 @@ In: model, optimizer, loss, one batch. Out: a `Graph`.
 Reading order: `_graph` (the data), `capture` (the only part that loads torch).
 """
 
+from meshwright.graph._document import read_graph as read_graph
+from meshwright.graph._document import write_graph as write_graph
 from meshwright.graph._graph import Activation as Activation
 from meshwright.graph._graph import Block as Block
 from meshwright.graph._graph import Graph as Graph

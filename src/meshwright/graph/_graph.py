@@ -106,10 +106,12 @@ class Block:
     Args:
         paths: of all instances, in order of execution.
         kind: class name.
+        input_size: tensors that one instance is given (B); what recomputation keeps instead of its activations.
     """
 
     paths: tuple[str, ...]
     kind: str
+    input_size: Linear = Linear()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,12 +142,16 @@ class Graph:
         parameters: every parameter; repeated blocks' stand once.
         activations: saved for the backward.
         transient: most that is alive besides parameters, gradients, state and activations (B).
+        peak: most that is alive at one time besides parameters, state, buffers and batch, in a step that starts without
+            gradients (B). At most activations + gradients + transient, whose maxima come at different times.
         buffer_size: buffers (B).
         batch_bytes: the batch itself (B).
         blocks: repeated blocks.
         optimizer: what the optimizer keeps.
-        traits: facts that decide which plans are legal: `batch_norm`, `batch_statistics`, `random`,
-            `weighted_loss`, `tied_parameters`, `data_dependent`, `recurrent`, `convolution`.
+        traits: facts that decide which plans are legal: `batch_norm` (modules that normalize over the batch while
+            training), `batch_statistics` (the same outside of such a module, where nothing can be put in its place),
+            `random`, `weighted_loss`, `tied_parameters`, `data_dependent` (what a step does depends on values in the
+            batch), `recurrent`, `convolution`.
         gaps: constructs that could not be captured whole, each with what was done instead.
     """
 
@@ -155,6 +161,7 @@ class Graph:
     parameters: tuple[Parameter, ...]
     activations: tuple[Activation, ...]
     transient: Linear
+    peak: Linear = Linear()
     buffer_size: int = 0
     batch_bytes: Linear
     blocks: tuple[Block, ...] = ()

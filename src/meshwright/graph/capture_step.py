@@ -1,0 +1,119 @@
+"""One training step of a copy of a model, watched: loss, backward, and what they leave."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from meshwright.errors import CaptureError, LossError
+from meshwright.graph.capture_batch import batch_bytes, batch_size, leaves
+from meshwright.graph.capture_lifetimes import Ledger
+from meshwright.graph.capture_recorder import Recorder, watched
+from meshwright.graph.capture_recording import Recording
+from meshwright.graph.capture_replay import BlockRunner
+
+LossFunction = Callable[[nn.Module, Any], Any]
+
+
+def record_step(
+    model: nn.Module,
+    loss: LossFunction,
+    batch: Any,
+    *,
+    groups: Sequence[Sequence[str]] = (),
+    mode: FakeTensorMode | None = None,
+) -> Recording:
+    """Runs forward and backward once and writes down what they did.
+
+    Args:
+        model: a copy that belongs to the capture; its gradients are lost.
+        loss: the user's.
+        batch: for this copy: fake where the model is.
+        groups: paths of equal modules, to be captured once.
+        mode: the mode that the copy was made in; None where it is real.
+
+    Raises:
+        LossError: the loss is no scalar, or does not depend on the model.
+    """
+    model.zero_grad(set_to_none=True)
+    inputs = [leaf for _, leaf in leaves(batch) if isinstance(leaf, Tensor)]
+    ledger = Ledger([*model.parameters(), *model.buffers(), *inputs])
+    recorder = Recorder(ledger)
+    runner = BlockRunner(model, groups, recorder)
+    with (
+        torch.enable_grad(),
+        nullcontext() if mode is None else mode,
+        watched(model, recorder, runner),
+        recorder,
+        torch.autograd.graph.saved_tensors_hooks(recorder.pack, lambda tensor: tensor),
+    ):
+        result = loss(model, batch)
+        weighted = isinstance(result, tuple)
+        total = checked_loss(result)
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        del result
+        ledger.begin_backward(total)
+        total.backward(inputs=parameters)
+    gradients = [ledger.of(parameter.grad) for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        raise _unused_model(model)
+    ledger.close()
+    model.zero_grad(set_to_none=True)
+    return Recording(
+        examples=batch_size(batch),
+        calls=tuple(recorder.calls),
+        allocations=tuple(ledger.allocations),
+        events=tuple(ledger.events),
+        gradients=tuple(entry for entry in gradients if entry is not None),
+        blocks=tuple(runner.first_instances),
+        weighted=weighted,
+        batch_bytes=batch_bytes(batch),
+        traits=frozenset(recorder.traits),
+    )
+
+
+def checked_loss(result: Any) -> Tensor:
+    """The scalar to differentiate: the loss, or the total of `(total, weight)`.
+
+    Raises:
+        LossError: it is no tensor, no scalar, or depends on no trainable parameter.
+    """
+    ways = ("return the mean over the examples, for example loss.mean()", "return (total, weight) when examples weigh")
+    value = result
+    if isinstance(result, tuple):
+        if len(result) != 2:
+            raise LossError(
+                f"the loss is a tuple of {len(result)}; a scalar or (total, weight) is needed", alternatives=ways
+            )
+        value = result[0]
+    if not isinstance(value, Tensor):
+        hint = ["return its .loss"] if hasattr(value, "loss") else list(ways)
+        raise LossError(f"the loss is of type {type(value).__name__}, not a tensor", alternatives=hint)
+    if value.numel() != 1:
+        raise LossError(
+            f"the loss has shape {list(value.shape)}, not that of a scalar",
+            cause="a step minimizes one number",
+            alternatives=ways,
+        )
+    if not value.requires_grad:
+        raise LossError(
+            "the loss has no gradient",
+            cause="it depends on no trainable parameter of the model that the loss function is given",
+            alternatives=[
+                "compute it from the function's first argument",
+                "leave out detach(), item() and torch.no_grad()",
+                "set requires_grad on what is to be trained",
+            ],
+        )
+    return value
+
+
+def _unused_model(model: nn.Module) -> CaptureError:
+    return CaptureError(
+        f"no parameter of {type(model).__name__} gets a gradient from the loss",
+        cause="the loss function uses another model than the one it is given",
+        alternatives=["write loss(model, batch) so that it calls its first argument"],
+    )
