@@ -18,6 +18,9 @@ from meshwright.errors import HardwareError
 from meshwright.hardware import Cluster, CollectiveName, CollectiveRate, Link, Tier
 from meshwright.units import BytesPerSecond, Seconds
 
+# Between processes on the cores of one host; a cluster file may tell sockets (`host`) from cores (`process`).
+_PROCESSOR_TIERS: tuple[Tier, ...] = ("process", "host")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CollectiveCost:
@@ -47,10 +50,12 @@ def collective_cost(cluster: Cluster, strategy: Strategy, collective: Collective
     return _derived(row, collective, group)
 
 
-def measured_transports(cluster: Cluster, tier: Tier) -> tuple[str, ...]:
-    """Transports that were measured on a tier's link."""
+def measured_transports(cluster: Cluster) -> tuple[str, ...]:
+    """Transports that were measured between processes of one host."""
     return tuple(
-        dict.fromkeys(row.transport for link in cluster.links if link.tier == tier for row in link.collectives)
+        dict.fromkeys(
+            row.transport for link in cluster.links if link.tier in _PROCESSOR_TIERS for row in link.collectives
+        )
     )
 
 
@@ -86,7 +91,7 @@ def _of_link(link: Link, collective: CollectiveName, group: int) -> CollectiveCo
 def _shared_link(cluster: Cluster, strategy: Strategy) -> Link:
     hosts = {worker.host for worker in strategy.workers}
     on_cpu = strategy.workers[0].device == "cpu"
-    wanted: tuple[Tier, ...] = ("network", "rack") if len(hosts) > 1 else ("process", "host") if on_cpu else ("host",)
+    wanted: tuple[Tier, ...] = ("network", "rack") if len(hosts) > 1 else _PROCESSOR_TIERS if on_cpu else ("host",)
     for tier in wanted:
         for link in cluster.links:
             if link.tier == tier:

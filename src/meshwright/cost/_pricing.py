@@ -1,6 +1,7 @@
 """The price of strategies on a cluster: computing, exchange, memory, energy and money put together."""
 
 from collections import Counter
+from dataclasses import replace
 from math import ceil, exp
 
 import numpy as np
@@ -149,8 +150,8 @@ class Pricer:
     def _compute(self, strategy: Strategy, rates: Rates, examples: int) -> ComputeTime:
         kernels = strategy.kernels
         micro = examples / strategy.batch.accumulation
-        key = (rates.device.name, rates.threads, rates.processes, kernels.matrix_library, kernels.allocator,
-               kernels.memory_format, kernels.compiled, strategy.precision, micro, strategy.recompute)  # fmt: skip
+        device = (rates.device.name, rates.threads, rates.processes)
+        key = (*device, replace(kernels, optimizer="as_written"), strategy.precision, micro, strategy.recompute)
         if key not in self._computed:
             self._computed[key] = compute_time(
                 self.workload, rates, kernels=kernels, precision=strategy.precision, examples=micro,

@@ -110,6 +110,7 @@ def _without_kernels(pins: Pins) -> Pins:
         matrix_library=pins.matrix_library or "default",
         allocator=pins.allocator or "default",
         memory_format=pins.memory_format or "as_written",
+        random=pins.random or "default",
         compiled=pins.compiled or False,
     )
 

@@ -22,6 +22,7 @@ class Pins:
     optimizer: Literal["as_written", "fused"] | None = None
     allocator: Literal["default", "retained"] | None = None
     memory_format: Literal["as_written", "channels_last"] | None = None
+    random: Literal["default", "sfc64"] | None = None
     compiled: bool | None = None
     transport: Literal["gloo", "nccl", "shared_memory"] | None = None
     bucket_size: Bytes | None = None

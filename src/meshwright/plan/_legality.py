@@ -1,20 +1,37 @@
 """Why a pinned choice is not legal for this model, batch and cluster, with the values that are."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from meshwright.errors import PlanError
 from meshwright.graph import Graph
-from meshwright.hardware import Cluster
-from meshwright.plan._goal import Goal
+from meshwright.hardware import Cluster, Device
+from meshwright.plan._goal import Goal, Pins
 from meshwright.plan._layouts import training_hosts
 from meshwright.plan._space import (
     allocators,
     couples_examples,
+    mask_sources,
     matrix_libraries,
     memory_formats,
     optimizer_forms,
     recomputations,
 )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """The legal values of one pin.
+
+    Args:
+        name: as in `Pins`.
+        legal: what it may be.
+        cause: what limits it.
+    """
+
+    name: str
+    legal: Sequence
+    cause: str
 
 
 def check_pins(graph: Graph, cluster: Cluster, goal: Goal) -> None:
@@ -23,73 +40,68 @@ def check_pins(graph: Graph, cluster: Cluster, goal: Goal) -> None:
     Raises:
         PlanError: a pin is outside what the model, the batch or the cluster allows; names the legal values.
     """
-    for name, value, legal, cause in _rules(graph, cluster, goal):
-        if value is not None and value not in legal:
+    device = training_hosts(cluster)[0].device
+    for rule in (*_layout_rules(graph, cluster, goal.pins), *_kernel_rules(graph, device)):
+        value = getattr(goal.pins, rule.name)
+        if value is not None and value not in rule.legal:
             raise PlanError(
-                f"{name} = {_shown(value)} is not possible here",
-                cause=cause,
-                alternatives=[f"legal values of {name}: {_listed(legal)}"],
-                command=f"meshwright plan SCRIPT, without {name}",
+                f"{rule.name} = {_shown(value)} is not possible here",
+                cause=rule.cause,
+                alternatives=[f"legal values of {rule.name}: {_listed(rule.legal)}"],
+                command=f"meshwright plan SCRIPT, without {rule.name}",
             )
     _check_products(cluster, goal)
 
 
-def _rules(graph: Graph, cluster: Cluster, goal: Goal) -> Iterator[tuple[str, object, Sequence, str]]:
-    """Each pin with its legal values and what limits them."""
-    pins, hosts = goal.pins, training_hosts(cluster)
-    device, places = hosts[0].device, _places(cluster)
-    unit = "cores" if device.kind == "cpu" else "accelerators"
+def _layout_rules(graph: Graph, cluster: Cluster, pins: Pins) -> Iterator[Rule]:
+    device, places = training_hosts(cluster)[0].device, _places(cluster)
+    on_cpu, workers = device.kind == "cpu", pins.workers or 1
+    unit = "cores" if on_cpu else "accelerators"
     coupled = "batch_statistics" in graph.traits
-    most = 1 if coupled else min(places, graph.batch_size)
-    limit = f"{cluster.name} has {places} {unit} and the batch has {graph.batch_size} examples"
-    yield (
-        "workers",
-        pins.workers,
-        range(1, most + 1),
-        ("the loss of an example depends on the others of its batch" if coupled else limit),
+    yield Rule(
+        name="workers",
+        legal=range(1, (1 if coupled else min(places, graph.batch_size)) + 1),
+        cause="the loss of an example depends on the others of its batch"
+        if coupled
+        else f"{cluster.name} has {places} {unit} and the batch has {graph.batch_size} examples",
     )
-    per_worker = (device.cores // (pins.workers or 1) if device.kind == "cpu" else 1) or 1
-    yield (
-        "threads",
-        pins.threads,
-        range(1, per_worker + 1),
-        (f"a host has {device.cores} cores for {pins.workers or 1} worker(s)"),
+    yield Rule(
+        name="threads",
+        legal=range(1, max(1, device.cores // workers if on_cpu else 1) + 1),
+        cause=f"a host has {device.cores} cores for {workers} worker{'s' if workers > 1 else ''}",
     )
-    share = graph.batch_size // (pins.workers or 1)
-    yield (
-        "accumulation",
-        pins.accumulation,
-        range(1, (1 if couples_examples(graph) else share) + 1),
-        (
-            "statistics are taken over the whole batch, which micro-batches would change"
-            if couples_examples(graph)
-            else f"a worker has {share} of the {graph.batch_size} examples"
-        ),
+    share = graph.batch_size // workers
+    yield Rule(
+        name="accumulation",
+        legal=range(1, (1 if couples_examples(graph) else share) + 1),
+        cause="statistics are taken over the whole batch, which micro-batches would change"
+        if couples_examples(graph)
+        else f"a worker has {share} of the {graph.batch_size} examples",
     )
-    yield (
-        "recompute",
-        pins.recompute,
-        recomputations(graph),
-        (
-            "BatchNorm would count each batch twice in its running statistics"
-            if graph.blocks
-            else "the model has no repeated blocks"
-        ),
+    yield Rule(
+        name="recompute",
+        legal=recomputations(graph),
+        cause="BatchNorm would count each batch twice in its running statistics"
+        if graph.blocks
+        else "the model has no repeated blocks",
     )
-    yield (
-        "matrix_library",
-        pins.matrix_library,
-        matrix_libraries(device),
-        (f"oneDNN's matrices were not measured, or not exact, on {device.name}"),
+
+
+def _kernel_rules(graph: Graph, device: Device) -> Iterator[Rule]:
+    name = device.name
+    yield Rule(
+        name="matrix_library",
+        legal=matrix_libraries(device),
+        cause=f"oneDNN's matrices were not measured, or not exact, on {name}",
     )
-    yield "optimizer", pins.optimizer, optimizer_forms(graph), f"torch has no fused {graph.optimizer.name} here"
-    yield "allocator", pins.allocator, allocators(device), f"memory is kept anyway or was not measured on {device.name}"
-    yield (
-        "memory_format",
-        pins.memory_format,
-        memory_formats(graph, device),
-        ("the model has no convolutions, or their rate in that layout is not known"),
+    yield Rule(name="optimizer", legal=optimizer_forms(graph), cause=f"torch has no fused {graph.optimizer.name} here")
+    yield Rule(name="allocator", legal=allocators(device), cause=f"memory is kept anyway or was not measured on {name}")
+    yield Rule(
+        name="memory_format",
+        legal=memory_formats(graph, device),
+        cause="the model has no convolutions, or their rate in that layout is not known",
     )
+    yield Rule(name="random", legal=mask_sources(graph, device), cause="the model draws no masks, or not on a CPU")
 
 
 def _check_products(cluster: Cluster, goal: Goal) -> None:

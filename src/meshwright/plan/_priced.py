@@ -67,6 +67,7 @@ def num_departures(strategy: Strategy) -> int:
             kernels.optimizer != "as_written",
             kernels.allocator != "default",
             kernels.memory_format != "as_written",
+            kernels.random != "default",
             kernels.compiled,
             strategy.precision.compute != "as_written",
         )
@@ -93,6 +94,7 @@ def choice(strategy: Strategy, name: str) -> object:
         "optimizer": kernels.optimizer,
         "allocator": kernels.allocator,
         "memory_format": kernels.memory_format,
+        "random": kernels.random,
         "compiled": kernels.compiled,
         "transport": strategy.exchange.transport,
         "bucket_size": strategy.exchange.bucket_size,

@@ -103,14 +103,11 @@ def kernel_choices(graph: Graph, device: Device, goal: Goal) -> tuple[Kernels, .
         _unless_pinned(pins.optimizer, optimizer_forms(graph)),
         _unless_pinned(pins.allocator, allocators(device)),
         _unless_pinned(pins.memory_format, memory_formats(graph, device)),
+        _unless_pinned(pins.random, mask_sources(graph, device)),
         _unless_pinned(pins.compiled, (False,) if on_cpu or not goal.steps else (False, True)),
     )
-    return tuple(
-        Kernels(
-            matrix_library=library, optimizer=optimizer, allocator=allocator, memory_format=layout, compiled=compiled
-        )
-        for library, optimizer, allocator, layout, compiled in product(*options)
-    )
+    names = ("matrix_library", "optimizer", "allocator", "memory_format", "random", "compiled")
+    return tuple(Kernels(**dict(zip(names, values, strict=True))) for values in product(*options))
 
 
 def matrix_libraries(device: Device) -> tuple[str, ...]:
@@ -136,6 +133,11 @@ def memory_formats(graph: Graph, device: Device) -> tuple[str, ...]:
     measured = any(row.kind == "convolution" and row.variant == "channels_last" for row in device.operation_rates)
     offered = "convolution" in graph.traits and (measured or device.kind != "cpu")
     return ("as_written", "channels_last") if offered else ("as_written",)
+
+
+def mask_sources(graph: Graph, device: Device) -> tuple[str, ...]:
+    """torch's generator, and a faster one for the masks of dropout on a CPU."""
+    return ("default", "sfc64") if device.kind == "cpu" and "random" in graph.traits else ("default",)
 
 
 def precisions(device: Device, goal: Goal) -> tuple[Precision, ...]:
@@ -168,7 +170,7 @@ def transports(cluster: Cluster, shape: Strategy) -> tuple[TransportName, ...]:
     if shape.workers[0].device != "cpu":
         return ("nccl",)
     one_host = len({worker.host for worker in shape.workers}) == 1
-    shared = one_host and shape.sharding != "parameters" and "shared_memory" in measured_transports(cluster, "process")
+    shared = one_host and shape.sharding != "parameters" and "shared_memory" in measured_transports(cluster)
     return ("gloo", "shared_memory") if shared else ("gloo",)
 
 
