@@ -1,0 +1,68 @@
+"""`meshwright plan`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from meshwright.cli._options import Flag, GoalOptions
+from meshwright.cli._output import print_json, print_view
+from meshwright.cli._session import find_cluster, find_plan, scratch_folder
+from meshwright.cli._settings import Settings, resolve
+from meshwright.documents import to_mapping
+from meshwright.graph import read_graph
+from meshwright.launch import Progress, check_script
+from meshwright.plan import Plan, choose, shortlist, write_plan
+from meshwright.report import plan_table
+
+GRAPH_SUFFIX = ".json"
+
+
+def plan(
+    script: Path,
+    /,
+    *arguments: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    goal: GoalOptions | None = None,
+    steps: int | None = None,
+    save: Path = Path("plan.toml"),
+    json: Flag = False,
+) -> None:
+    """The plans for a script: the chosen one, and why each of the others was not; writes plan.toml.
+
+    The script runs up to its first step in processes that are thrown away. Exit code 3 where nothing fits.
+
+    Parameters
+    ----------
+    script
+        The script, or the graph.json of a run: a saved graph is planned without torch and without trials.
+    arguments
+        Its own arguments.
+    steps
+        How many steps the run will take; decides whether compiling pays.
+    save
+        Where the plan is written.
+    json
+        Print one JSON object.
+    """
+    check_script(script)
+    settings = resolve(goal or GoalOptions(), steps=steps)
+    progress = Progress()
+    made = _plan_of_graph(script, settings, progress) if script.suffix == GRAPH_SUFFIX else None
+    if made is None:
+        cluster = find_cluster(settings, progress=progress)
+        with scratch_folder() as folder:
+            made = find_plan(
+                script, arguments, settings=settings, cluster=cluster, folder=Path(folder), progress=progress
+            )
+    progress.close()
+    write_plan(made, save)
+    if json:
+        print_json({"path": str(save), "plan": to_mapping(made)})
+    else:
+        print_view(plan_table(made))
+        print_view(f"written to {save}; why: meshwright explain {save}")
+
+
+def _plan_of_graph(path: Path, settings: Settings, progress: Progress) -> Plan:
+    graph, cluster = read_graph(path), find_cluster(settings, progress=progress)
+    return choose(graph, cluster, settings.goal, shortlist(graph, cluster, settings.goal))

@@ -1,0 +1,78 @@
+"""What the verbs that run a script have in common: the hardware, the plan, and a record of both."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from meshwright.cli._settings import Settings
+from meshwright.errors import UsageError
+from meshwright.hardware import Cluster, here, read_cluster
+from meshwright.launch import Origin, Progress, Value, plan_script, spread_over
+from meshwright.plan import Plan, explain, read_plan
+
+ORIGINS: tuple[Origin, ...] = ("default", "measured", "file", "command line", "environment")
+
+
+def find_cluster(settings: Settings, *, progress: Progress, num_hosts: int = 1) -> Cluster:
+    """The hardware to plan for: a file's, or this machine's."""
+    if settings.cluster is not None:
+        cluster = read_cluster(settings.cluster)
+    else:
+        cluster = here(fresh=settings.fresh, progress=progress.status.announce)
+    return spread_over(cluster, num_hosts=num_hosts)
+
+
+def find_plan(
+    script: Path,
+    arguments: Sequence[str],
+    *,
+    settings: Settings,
+    cluster: Cluster,
+    folder: Path,
+    progress: Progress,
+) -> Plan:
+    """The plan to follow: a file's, or one made now.
+
+    Raises:
+        UsageError: a plan was given together with choices that only planning could follow.
+    """
+    if settings.plan is None:
+        return plan_script(
+            script,
+            arguments,
+            goal=settings.goal,
+            cluster=cluster,
+            folder=folder,
+            progress=progress.status.announce,
+            limit=settings.planning_limit,
+        )
+    if settings.goal.origins or settings.goal.allow or settings.goal.memory_limit:
+        raise UsageError(
+            f"--plan {settings.plan} together with --set, --allow or --memory",
+            cause="those steer the making of a plan, and this one is made",
+            alternatives=["leave out --plan", "leave out the others", "edit the plan's file"],
+            command="meshwright plan SCRIPT",
+        )
+    return read_plan(settings.plan)
+
+
+def recorded_values(settings: Settings, *, plan: Plan | None = None) -> Mapping[str, Value]:
+    """Every setting, and every choice of the plan, with its origin."""
+    if plan is None:
+        return settings.values
+    decisions = {
+        decision.name: Value(
+            value=decision.value, origin="file" if settings.plan is not None else _origin(decision.origin)
+        )
+        for decision in explain(plan).decisions
+    }
+    return {**settings.values, **{f"plan.{name}": value for name, value in decisions.items()}}
+
+
+def scratch_folder() -> TemporaryDirectory[str]:
+    """A folder for one command, gone when it ends."""
+    return TemporaryDirectory(prefix="meshwright-")
+
+
+def _origin(text: str) -> Origin:
+    return next((origin for origin in ORIGINS if origin == text), "default")

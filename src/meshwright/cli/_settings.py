@@ -1,0 +1,221 @@
+"""Every setting resolved: default < file < command line, and where each value came from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_args
+
+from meshwright.cost import Allowance
+from meshwright.documents import from_mapping, read_toml, to_mapping
+from meshwright.errors import UsageError, suggestion
+from meshwright.launch import ONE_HOST, PLANNING_LIMIT, Hosts, Origin, Value, parse_rendezvous
+from meshwright.plan import Goal, Pins
+from meshwright.units import Bytes, Seconds, parse_bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Configuration:
+    """What a configuration file may say; None leaves a setting to its default.
+
+    Args:
+        set: pinned choices, a table.
+        allow: permitted departures from the script's mathematics.
+        memory: most that all workers of a host may use together, as text with its unit.
+        steps: how many steps the script takes.
+        cluster: file of the hardware to plan for.
+        plan: file of the plan to follow.
+        output: folder in which runs lie.
+        planning_limit: longest time for planning (s).
+        nodes: hosts that run together.
+        rendezvous: where they meet, HOST:PORT.
+        node_rank: this host's number.
+        fresh: whether this machine is measured again.
+    """
+
+    set: Pins = Pins()
+    allow: tuple[str, ...] | None = None
+    memory: str | None = None
+    steps: int | None = None
+    cluster: Path | None = None
+    plan: Path | None = None
+    output: Path | None = None
+    planning_limit: float | None = None
+    nodes: int | None = None
+    rendezvous: str | None = None
+    node_rank: int | None = None
+    fresh: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What a verb works with.
+
+    Args:
+        goal: what is asked of a plan.
+        cluster: file of the hardware; None: this machine.
+        plan: file of the plan to follow; None: make one.
+        output: folder in which runs lie.
+        planning_limit: longest time for planning (s).
+        hosts: hosts that run together.
+        fresh: whether this machine is measured again.
+        values: every setting with its origin.
+    """
+
+    goal: Goal
+    cluster: Path | None
+    plan: Path | None
+    output: Path
+    planning_limit: Seconds
+    hosts: Hosts
+    fresh: bool
+    values: Mapping[str, Value]
+
+
+DEFAULTS: Mapping[str, Any] = {
+    "allow": (),
+    "memory": "",
+    "steps": 0,
+    "cluster": None,
+    "plan": None,
+    "output": Path("outputs"),
+    "planning_limit": PLANNING_LIMIT,
+    "nodes": 1,
+    "rendezvous": "",
+    "node_rank": 0,
+    "fresh": False,
+}
+
+
+def resolve(*options: Any, **more: Any) -> Settings:
+    """Settings from the command line and the configuration file that it may name.
+
+    Args:
+        options: groups of options of the command line.
+        more: single options.
+
+    Raises:
+        UsageError: an unknown key or a value that means nothing; with the nearest legal one.
+    """
+    given = {field.name: getattr(group, field.name) for group in options for field in fields(group)} | more
+    config, pinned = given.pop("config", None), given.pop("set", ())
+    file = read_toml(Configuration, config) if config is not None else Configuration()
+    merged = merge(given, file=file)
+    raw = {name: value for name, (value, _) in merged.items()}
+    pins, origins = merge_pins(file.set, parse_pins(pinned))
+    return Settings(
+        goal=Goal(
+            pins=pins,
+            allow=check_allowances(raw["allow"]),
+            memory_limit=parse_memory(raw["memory"]),
+            steps=raw["steps"],
+            origins=origins,
+        ),
+        cluster=raw["cluster"],
+        plan=raw["plan"],
+        output=raw["output"],
+        planning_limit=raw["planning_limit"],
+        hosts=check_hosts(raw["nodes"], rendezvous=raw["rendezvous"], rank=raw["node_rank"]),
+        fresh=raw["fresh"],
+        values={name: Value(value=_plain(value), origin=origin) for name, (value, origin) in merged.items()},
+    )
+
+
+def merge(given: Mapping[str, Any], *, file: Configuration) -> dict[str, tuple[Any, Origin]]:
+    """Each setting's value and origin: default < file < command line; what was not given does not count."""
+    merged: dict[str, tuple[Any, Origin]] = {name: (value, "default") for name, value in DEFAULTS.items()}
+    for name in DEFAULTS:
+        written, typed = getattr(file, name), given.get(name)
+        if written is not None:
+            merged[name] = (written, "file")
+        if typed is not None and typed != () and typed is not False:
+            merged[name] = (typed, "command line")
+    return merged
+
+
+def parse_pins(texts: Sequence[str]) -> Pins:
+    """The choices pinned by `--set KEY=VALUE`.
+
+    Raises:
+        UsageError: no such key, with the nearest; or a value that it cannot have.
+    """
+    pairs = [text.partition("=") for text in texts]
+    for text, (_, equals, value) in zip(texts, pairs, strict=True):
+        if not equals or not value:
+            raise UsageError(
+                f"--set {text}: this is not KEY=VALUE",
+                alternatives=[f"keys: {', '.join(field.name for field in fields(Pins))}"],
+                command="meshwright run --set workers=2 SCRIPT",
+            )
+    mapping: dict[str, Any] = {key: value for key, _, value in pairs}
+    if "bucket_size" in mapping:
+        mapping["bucket_size"] = _bytes("--set bucket_size", mapping["bucket_size"])
+    return from_mapping(Pins, mapping, where="--set")
+
+
+def merge_pins(written: Pins, typed: Pins) -> tuple[Pins, dict[str, str]]:
+    """Pins of the file and of the command line, which goes first; and where each comes from."""
+    file, line = to_mapping(written), to_mapping(typed)
+    origins = dict.fromkeys(file, "file") | dict.fromkeys(line, "command line")
+    return from_mapping(Pins, file | line, where="pins"), origins
+
+
+def check_allowances(names: Sequence[str]) -> tuple[Allowance, ...]:
+    """The departures from the script's mathematics that the user permits.
+
+    Raises:
+        UsageError: there is no such departure; with the nearest.
+    """
+    legal: tuple[Allowance, ...] = get_args(Allowance)
+    for name in names:
+        if name not in legal:
+            raise UsageError(
+                f"--allow {name}: there is nothing of that name to allow",
+                cause=suggestion(name, legal),
+                alternatives=[f"what can be allowed: {', '.join(legal)}"],
+            )
+    return tuple(name for name in legal if name in names)
+
+
+def parse_memory(text: str) -> Bytes:
+    """A memory limit (B); 0 where none was given.
+
+    Raises:
+        UsageError: no size.
+    """
+    return _bytes("--memory", text) if text else 0
+
+
+def check_hosts(count: int, *, rendezvous: str, rank: int) -> Hosts:
+    """The hosts of a run.
+
+    Raises:
+        UsageError: the three options do not belong together.
+    """
+    if count == 1 and not rendezvous:
+        return ONE_HOST
+    if not rendezvous:
+        raise UsageError(
+            f"--nodes {count} without --rendezvous",
+            cause="the hosts have to know where to meet",
+            command=f"meshwright run --nodes {count} --rendezvous HOST:PORT --node-rank 0 SCRIPT",
+        )
+    if not 0 <= rank < count:
+        raise UsageError(
+            f"--node-rank {rank} with --nodes {count}",
+            alternatives=[f"a number from 0 to {count - 1}, one for each host"],
+        )
+    address, port = parse_rendezvous(rendezvous)
+    return Hosts(count=count, rank=rank, address=address, port=port)
+
+
+def _bytes(option: str, text: str) -> Bytes:
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
+
+
+def _plain(value: Any) -> bool | int | float | str | tuple[str, ...]:
+    if value is None:
+        return "none"
+    return str(value) if isinstance(value, Path) else tuple(value) if isinstance(value, list) else value

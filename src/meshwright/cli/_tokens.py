@@ -1,0 +1,37 @@
+"""Where Meshwright's own options end and the script's arguments begin."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+SEPARATOR = "--"
+
+
+def with_script_separated(tokens: Sequence[str], *, takes_value: Mapping[str, bool]) -> list[str]:
+    """The tokens with `--` put before the script, so that nothing after it is taken for an option of ours.
+
+    The script is the first token that is neither an option nor an option's value.
+
+    Args:
+        tokens: what stands after the verb.
+        takes_value: whether each option is followed by a value.
+    """
+    index = 0
+    while index < len(tokens):
+        token = tokens[index]
+        if token == SEPARATOR:
+            return list(tokens)
+        if not token.startswith("-"):
+            return [*tokens[:index], SEPARATOR, *tokens[index:]]
+        follows = takes_value.get(token, False)
+        index += 2 if follows else 1
+    return list(tokens)
+
+
+def own_tokens(tokens: Sequence[str]) -> Sequence[str]:
+    """Those before the script."""
+    return tokens[: tokens.index(SEPARATOR)] if SEPARATOR in tokens else tokens
+
+
+def shadowed(tokens: Sequence[str], *, options: Collection[str]) -> list[str]:
+    """Options of ours that stand among the script's arguments: the user may have meant either."""
+    arguments = tokens[len(own_tokens(tokens)) :]
+    return [name for name in dict.fromkeys(token.partition("=")[0] for token in arguments) if name in options]

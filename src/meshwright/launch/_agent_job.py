@@ -1,0 +1,25 @@
+"""What torch's agent is asked to start on this host."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshwright.launch._hosts import ONE_HOST, Hosts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AgentJob:
+    """One agent's work.
+
+    Args:
+        script: the user's script.
+        arguments: its own arguments.
+        folder: the run's.
+        hosts: all hosts.
+        patience: how long hosts wait for one another, planning included (s).
+    """
+
+    script: str
+    arguments: tuple[str, ...] = ()
+    folder: Path
+    hosts: Hosts = ONE_HOST
+    patience: int = 900
