@@ -1,11 +1,16 @@
-"""What is there? Devices, hosts and links, measured here or read from a file.
+"""What is there? Devices, hosts and links, measured here, read from a file, or named from the catalogue.
 
-In: this machine, or a cluster file. Out: a `Cluster`.
-Reading order: `_device`, `_cluster`, `_identity`, `_cache`, `_here`, `_correction`, `_outcome`; then `probe` (what measures, in a
-process of its own; it and `probe_*` are the only files that load torch).
+In: this machine, a cluster file, or a short form such as `h100:8x64`. Out: a `Cluster`.
+Reading order: `_device`, `_cluster`, `_identity`, `_cache`, `_here`, `_correction`, `_outcome`, `_catalog` (reads
+`catalog.toml`), `_short_form`; then `probe`, which measures in a process of its own (it and `probe_*` are the only
+files that load torch).
 """
 
 from meshwright.hardware._cache import cache_folder as cache_folder
+from meshwright.hardware._catalog import Catalog as Catalog
+from meshwright.hardware._catalog import CatalogEntry as CatalogEntry
+from meshwright.hardware._catalog import Figure as Figure
+from meshwright.hardware._catalog import catalog as catalog
 from meshwright.hardware._cluster import Cluster as Cluster
 from meshwright.hardware._cluster import CollectiveName as CollectiveName
 from meshwright.hardware._cluster import CollectiveRate as CollectiveRate
@@ -29,3 +34,4 @@ from meshwright.hardware._outcome import Outcome as Outcome
 from meshwright.hardware._outcome import correction as correction
 from meshwright.hardware._outcome import record_outcome as record_outcome
 from meshwright.hardware._outcome import recorded_outcomes as recorded_outcomes
+from meshwright.hardware._short_form import parse_cluster as parse_cluster
