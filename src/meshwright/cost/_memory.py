@@ -78,7 +78,7 @@ def saved_peak(workload: Workload, micro: float, strategy: Strategy, *, gradient
     if strategy.batch.accumulation > 1:
         return Saved(activations=total, gradients=gradients)
     times, freed, grown = _events(workload, kept, micro, gradients)
-    order = np.argsort(times, kind="stable")
+    order = np.lexsort((freed > 0, times))  # a gradient is complete before the activation it came from is let go
     gone = np.concatenate(([0.0], np.cumsum(freed[order])))[:-1]
     held = np.cumsum(grown[order])
     worst = int(np.argmax(held - gone)) if len(order) else -1

@@ -83,7 +83,7 @@ def exchange_time(
         end = start + duration
         total += duration
     exposed = max(0.0, end - backward)
-    return ExchangeTime(exposed=exposed, slowdown=busy * (total - exposed), total=total, count=len(sent))
+    return ExchangeTime(exposed=exposed, slowdown=busy * max(0.0, total - exposed), total=total, count=len(sent))
 
 
 def _gradients_by_time(workload: Workload, operations: Column, backward: Seconds) -> list[tuple[Seconds, Bytes]]:

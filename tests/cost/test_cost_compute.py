@@ -1,0 +1,141 @@
+"""Time of a micro-batch's operations on one worker."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import planning_builders as build
+from meshwright.cost import Kernels, Precision
+from meshwright.cost._compute import compute_time, operation_times, optimizer_time
+from meshwright.cost._rates import Rates
+from meshwright.cost._workload import Workload
+from meshwright.errors import HardwareError
+from meshwright.graph import Linear, Operation
+from meshwright.hardware import MatrixRate, OperationRate
+
+
+def _rates(*, threads: int = 1, **choices: float) -> Rates:
+    return Rates(build.processor(**choices), threads=threads, processes=1)
+
+
+def test_matrix_products_take_their_work_over_the_rate() -> None:
+    """Two layers, 100 examples: forward 2 · 2 MFLOP · 100 = 0.4 GFLOP, 4 ms at 100 GFLOP/s; backward twice that."""
+    time = compute_time(
+        Workload(build.multilayer()),
+        _rates(),
+        kernels=Kernels(allocator="retained"),
+        precision=Precision(),
+        examples=100,
+    )
+    assert time.forward == pytest.approx(4e-3)
+    assert time.backward == pytest.approx(8e-3)
+    assert time.recompute == 0
+
+
+def test_two_threads_use_the_rates_measured_with_two() -> None:
+    """180 GFLOP/s instead of 100."""
+    time = compute_time(
+        Workload(build.multilayer()), _rates(threads=2), kernels=Kernels(allocator="retained"),
+        precision=Precision(), examples=100,
+    )  # fmt: skip
+    assert time.forward == pytest.approx(4e-3 / 1.8)
+
+
+def test_onednn_halves_the_products() -> None:
+    """200 GFLOP/s instead of 100."""
+    kernels = Kernels(matrix_library="onednn", allocator="retained")
+    time = compute_time(Workload(build.multilayer()), _rates(), kernels=kernels, precision=Precision(), examples=100)
+    assert time.forward == pytest.approx(2e-3)
+
+
+def test_recomputing_the_blocks_runs_their_forward_again() -> None:
+    """Both layers are blocks: the forward's 4 ms once more; one of two: half of it."""
+    workload = Workload(build.multilayer())
+    for blocks, expected in ((("layers.0", "layers.1"), 4e-3), (("layers.0",), 2e-3)):
+        time = compute_time(
+            workload, _rates(), kernels=Kernels(allocator="retained"), precision=Precision(), examples=100,
+            recompute=blocks,
+        )  # fmt: skip
+        assert time.recompute == pytest.approx(expected)
+
+
+def test_fresh_memory_is_paid_for_unless_it_is_retained() -> None:
+    """Saved: 2 layers · 4 kB · 100 = 0.8 MB; gradients 8 MB; at 5 GB/s 0.16 ms and 1.6 ms."""
+    workload = Workload(build.multilayer())
+    fresh = compute_time(workload, _rates(), kernels=Kernels(), precision=Precision(), examples=100)
+    assert fresh.forward == pytest.approx(4e-3 + 0.16e-3)
+    assert fresh.backward == pytest.approx(8e-3 + 1.6e-3)
+
+
+def test_memory_bound_operations_take_their_bytes_over_the_bandwidth() -> None:
+    """A pointwise operation over 1 MB read and 1 MB written at 10 GB/s: 0.2 ms, and 5 µs to launch."""
+    operation = Operation(
+        name="aten.add", kind="pointwise", phase="forward", module="", dtype="float32", flops=Linear(),
+        bytes_read=Linear(fixed=1e6), bytes_written=Linear(fixed=1e6),
+    )  # fmt: skip
+    workload = Workload(replace(build.multilayer(), operations=(operation,)))
+    times = operation_times(workload, _rates(overhead=5e-6), kernels=Kernels(), precision=Precision(), examples=1)
+    assert times[0] == pytest.approx(0.2e-3 + 5e-6)
+
+
+def test_a_product_of_few_numbers_is_limited_by_memory() -> None:
+    """1 MFLOP would take 10 µs at 100 GFLOP/s; its 1 MB takes 100 µs at 10 GB/s."""
+    operation = replace(
+        build.multilayer().operations[0], repeats=1, flops=Linear(fixed=1e6), bytes_read=Linear(fixed=1e6)
+    )
+    workload = Workload(replace(build.multilayer(), operations=(operation,)))
+    times = operation_times(workload, _rates(), kernels=Kernels(), precision=Precision(), examples=1)
+    assert times[0] == pytest.approx(100e-6)
+
+
+def test_rates_between_measured_sizes_lie_between_them() -> None:
+    """On logarithmic axes: halfway from (100, 10 GFLOP/s) to (10000, 1000 GFLOP/s) lies (1000, 100 GFLOP/s)."""
+    rows = (
+        MatrixRate(dtype="float32", size=100, rate=10e9),
+        MatrixRate(dtype="float32", size=10000, rate=1000e9),
+    )
+    rates = Rates(replace(build.processor(), matrix_rates=rows), threads=1, processes=1)
+    edges = Workload(build.multilayer()).repeats * 0 + 1000.0
+    assert rates.matrix("float32", "default", edges)[0] == pytest.approx(100e9)
+
+
+def test_rates_measured_beside_other_processes_price_a_worker_that_has_neighbours() -> None:
+    rows = tuple(
+        OperationRate(kind="copy", processes=count, bandwidth=bandwidth, overhead=0.0)
+        for count, bandwidth in ((1, 10e9), (2, 6e9))
+    )
+    device = replace(build.processor(), operation_rates=rows)
+    sizes = Workload(build.multilayer()).repeats
+    assert Rates(device, threads=1, processes=2).bandwidth("copy", sizes)[0] == pytest.approx(6e9)
+    assert Rates(device, threads=1, processes=1).bandwidth("copy", sizes)[0] == pytest.approx(10e9)
+
+
+def test_an_unknown_data_type_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(HardwareError) as raised:
+        _rates().matrix("float8_e5m2", "default", Workload(build.multilayer()).repeats)
+    assert str(raised.value) == (
+        "round figures has no matrix rate for float8_e5m2\n"
+        "  because: its rates come from: made by hand\n"
+        "  instead: data types with a rate: float32\n"
+        "  next:    meshwright hardware --fresh"
+    )
+
+
+def test_the_update_takes_its_bytes_and_is_shared_out_among_shards() -> None:
+    """2 M elements · (12 + 16) B = 56 MB at 10 GB/s: 5.6 ms; among 2 shards half of it."""
+    workload = Workload(build.multilayer())
+    assert optimizer_time(workload, _rates(), kernels=Kernels(), shards=1) == pytest.approx(5.6e-3)
+    assert optimizer_time(workload, _rates(), kernels=Kernels(), shards=2) == pytest.approx(2.8e-3)
+
+
+@given(examples=st.integers(1, 1000), more=st.integers(1, 1000))
+def test_more_examples_never_take_less_time(examples: int, more: int) -> None:
+    workload = Workload(build.multilayer())
+    few, many = (
+        compute_time(workload, _rates(overhead=1e-6), kernels=Kernels(), precision=Precision(), examples=count)
+        for count in (examples, examples + more)
+    )
+    assert few.forward <= many.forward
+    assert few.backward <= many.backward
