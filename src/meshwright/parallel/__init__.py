@@ -1,1 +1,9 @@
-"""How is the model split? Data and sharded-data parallelism, applied to an unmodified module."""
+"""How is the model split? One worker, data parallel, and the optimizer, gradients or parameters in shards.
+
+In: the user's model and optimizer, a `Strategy`. Out: a `Parallelized`, which the step engine of `run` drives.
+Reading order: `_parallelized` (what the engine relies on), `_apply`, `_single`, `_data_parallel`, `_fully_sharded`;
+beside them `_batch_norm`, `_recompute`, `_agreement`, `_ownership`, `_named`.
+"""
+
+from meshwright.parallel._apply import apply as apply
+from meshwright.parallel._parallelized import Parallelized as Parallelized

@@ -41,7 +41,7 @@ class Parallelized(ABC):
         """Time that the last step waited for other workers in `reduce`, `clip` and `update` (s)."""
 
     @abstractmethod
-    def micro_batch(self, last: bool) -> AbstractContextManager[None]:
+    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
         """Surrounds forward and backward of one micro-batch; the last one of a step sends gradients meanwhile."""
 
     @abstractmethod

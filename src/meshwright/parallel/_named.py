@@ -1,0 +1,32 @@
+"""The tensors of a job by name: what gets gradients, and what every worker must hold alike."""
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+def trainable_parameters(model: nn.Module, optimizer: Optimizer | None) -> list[tuple[str, Tensor]]:
+    """Parameters that need gradients, each once, by the user's names.
+
+    A tied parameter has its first name. What only the optimizer knows, such as a parameter of the loss, is named by its
+    place there.
+    """
+    return [(name, tensor) for name, tensor in all_parameters(model, optimizer) if tensor.requires_grad]
+
+
+def all_parameters(model: nn.Module, optimizer: Optimizer | None) -> list[tuple[str, Tensor]]:
+    """Parameters, frozen ones too, each once, by the user's names."""
+    named: dict[int, tuple[str, Tensor]] = {id(tensor): (name, tensor) for name, tensor in model.named_parameters()}
+    for group, entry in enumerate(optimizer.param_groups if optimizer else ()):
+        for position, tensor in enumerate(entry["params"]):
+            named.setdefault(id(tensor), (f"optimizer.{group}.{position}", tensor))
+    return list(named.values())
+
+
+def batch_norm_buffers(model: nn.Module) -> set[int]:
+    """Identities of the running statistics that every worker computes alike."""
+    return {
+        id(buffer)
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for buffer in module.buffers(recurse=False)
+    }
