@@ -8,6 +8,7 @@ Reading order: `capture_batch` (examples), `capture_copy` (fake copies), `captur
 
 import copy
 import gc
+import logging
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import numpy as np
 import psutil
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Optimizer
 
 from meshwright.errors import BatchError, CaptureError, LossError
@@ -63,7 +65,7 @@ def capture_with(
     """Like `capture`, with the groups of equal modules given; none: every module is captured by itself."""
     examples = batch_size(batch)
     other = examples // 2 if examples >= 4 else 2 * examples
-    with _random_states_kept():
+    with _random_states_kept(), _quiet():
         scaling, gaps = _recorded(model, loss, batch, (examples, other), groups)
         state = optimizer_state(optimizer)
     whole = scaling.whole
@@ -185,3 +187,14 @@ def _random_states_kept() -> Iterator[None]:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """While torch does not log a stack trace for each fake kernel that fails: the capture says what did."""
+    logger = logging.getLogger(FakeTensorMode.__module__)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before

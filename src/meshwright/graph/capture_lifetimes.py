@@ -26,12 +26,14 @@ class BlockRecord:
         path: of the first instance.
         paths: of every instance that ran so far.
         calls: how often it ran, replays included.
+        left: what it leaves behind besides its outputs when it returns, saved or held by somebody (B).
         last_backward: index of the last operation of its backward.
     """
 
     path: str
     paths: list[str]
     calls: int = 1
+    left: int = 0
     last_backward: int = 0
 
 
@@ -49,7 +51,7 @@ class Allocation:
         freed: index of the last operation before it was freed; None while it is alive.
         freed_by_replay: the block in whose replayed backward it was freed.
         kept: whether it is alive when the backward begins.
-        lump: whether it stands for all that a replayed block saves.
+        lump: the repeated block, all of whose savings it stands for; its size is known when the backward begins.
         output: the repeated block, and which of its outputs it is.
     """
 
@@ -62,7 +64,7 @@ class Allocation:
     freed: int | None = None
     freed_by_replay: BlockRecord | None = None
     kept: bool = False
-    lump: bool = False
+    lump: BlockRecord | None = None
     output: tuple[BlockRecord, int] | None = None
     watch: object = field(default=None, repr=False)
 
@@ -90,22 +92,39 @@ class Ledger:
         self._alive: dict[StorageKey, Allocation] = {}
         self.allocations: list[Allocation] = []
         self.events: list[Event] = []
+        self._held: list[Allocation] = []
         self.index = 0
         self.phase: Phase = "forward"
         self.replaying: BlockRecord | None = None
 
-    def allocate(self, tensor: Tensor, module: str, record: BlockRecord | None) -> Allocation | None:
+    def enter(self, tensor: Tensor, module: str, record: BlockRecord | None) -> None:
         """Enters a tensor's storage, unless it is known or from outside."""
+        key = storage_key(tensor)
+        if key not in self._alive and key not in self._outside:
+            self.allocate(tensor, module, record)
+
+    def allocate(self, tensor: Tensor, module: str, record: BlockRecord | None) -> Allocation:
+        """Enters the storage of a tensor that was made just now."""
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key in self._alive or key in self._outside:
-            return None
         entry = Allocation(size=storage.nbytes(), created=self.index, module=module, phase=self.phase, record=record)
         entry.watch = weakref.ref(storage, lambda _: self._free(key))
         self._alive[key] = entry
         self.allocations.append(entry)
         self.events.append(Event(kind="allocate", phase=self.phase, allocation=entry, record=record))
         return entry
+
+    def hold(self, record: BlockRecord, module: str) -> None:
+        """Enters what a replayed block leaves behind and does not save: taken as held until the forward ends."""
+        entry = Allocation(size=record.left, created=self.index, module=module, phase=self.phase)
+        entry.lump = record
+        self._held.append(entry)
+        self.allocations.append(entry)
+        self.events.append(Event(kind="allocate", phase=self.phase, allocation=entry))
+
+    def left_by(self, record: BlockRecord) -> int:
+        """What a block has made that is still alive, its outputs left out (B)."""
+        return sum(entry.size for entry in self._alive.values() if entry.record is record and entry.output is None)
 
     def save(self, tensor: Tensor, module: str) -> None:
         """Notes that `module` saves a tensor for the backward; the first one to do so counts."""
@@ -126,11 +145,17 @@ class Ledger:
         result = self.of(loss)
         for entry in self._alive.values():
             entry.kept = entry is not result
+        savings: dict[int, int] = {}
+        for entry in self._alive.values():
+            if entry.kept and entry.record is not None and entry.output is None:
+                savings[id(entry.record)] = savings.get(id(entry.record), 0) + entry.size
+        for entry in self._alive.values():
+            if entry.lump is not None:
+                entry.size = savings.get(id(entry.lump), 0)
+        for entry in self._held:
+            entry.size -= savings.get(id(entry.lump), 0)
+            self.events.append(Event(kind="free", phase=self.phase, allocation=entry))
         self.phase = "backward"
-
-    def alive_since(self, number: int) -> list[Allocation]:
-        """Storages among those after the first `number` that are still alive."""
-        return [entry for entry in self.allocations[number:] if entry.freed is None]
 
     def close(self) -> None:
         """Ends the ledger: what is freed from now on is no part of the step."""

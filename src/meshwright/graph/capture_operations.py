@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from meshwright.graph._graph import OperationKind
@@ -126,6 +127,23 @@ def cost(
         bytes_written=float(written),
         matrix=_matrix(name, inputs) if known.kind == "matrix" else None,
     )
+
+
+def fake_grouped_product(func: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor | None:
+    """The result of a grouped product of fake matrices, which torch's own shape rule refuses for float32.
+
+    Legend: T = rows of all groups, G = groups; `T inner` times `G inner columns` gives `T columns`, `rows T` times
+    `T columns` gives `G rows columns`. None for every other operation, and for real tensors.
+    """
+    if func is not torch.ops.aten._grouped_mm.default or not isinstance(args[0], FakeTensor):
+        return None
+    left, right = args[0], args[1]
+    offsets = args[2] if len(args) > 2 else kwargs.get("offs")
+    rows, columns = left.shape[-2], right.shape[-1]
+    if left.ndim == right.ndim:
+        groups = left.shape[0] if left.ndim == 3 or offsets is None else offsets.shape[0]
+        return left.new_empty((groups, rows, columns))
+    return left.new_empty((rows, columns))
 
 
 def tensors(values: Any) -> Iterator[Tensor]:

@@ -14,7 +14,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from meshwright.graph._graph import Phase
 from meshwright.graph.capture_lifetimes import BlockRecord, Ledger, StorageKey, storage_key
-from meshwright.graph.capture_operations import OperationClass, OperationCost, classify, cost, tensors
+from meshwright.graph.capture_operations import (
+    OperationClass,
+    OperationCost,
+    classify,
+    cost,
+    fake_grouped_product,
+    tensors,
+)
 from meshwright.graph.capture_traits import operation_traits
 
 ForwardCall = Callable[[nn.Module, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
@@ -108,14 +115,17 @@ class Recorder(TorchDispatchMode):
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
-        out = func(*args, **kwargs)
+        made = fake_grouped_product(func, args, kwargs)
+        out = func(*args, **kwargs) if made is None else made
         module, record = self._attribute()
         if self.record is not None:
             self.touched.update(storage_key(tensor) for tensor in tensors((*args, *kwargs.values())))
         self._begin_backward_of(record)
         for tensor in tensors((out,)):
             if tensor.layout == torch.strided:
-                self.ledger.allocate(tensor, module, record)
+                self.ledger.enter(tensor, module, record)
+        if self.ledger.phase == "backward" and _hands_over(known, args):
+            return out
         measured = cost(func, known, args, kwargs, out)
         self.calls.append(Call(known=known, cost=measured, phase=self.ledger.phase, module=module, record=record))
         self.traits.update((trait, module) for trait in operation_traits(func, known, args, kwargs))
@@ -141,6 +151,19 @@ class Recorder(TorchDispatchMode):
             self.ledger.mark("begin", record)
 
 
+def _hands_over(known: OperationClass, args: tuple[Any, ...]) -> bool:
+    """Whether an operation copies a gradient into a parameter that a real step hands over as it is.
+
+    Fake kernels return one tensor twice where real ones return two, which makes autograd copy it.
+    """
+    if known.name not in ("aten.new_empty_strided", "aten.copy_"):
+        return False
+    node = torch._C._current_autograd_node()
+    if node is None or not node.name().endswith("AccumulateGrad"):
+        return False
+    return args[0].stride() == (args[1].stride() if known.name == "aten.copy_" else tuple(args[2]))
+
+
 @contextmanager
 def watched(model: nn.Module, recorder: Recorder, call: ForwardCall) -> Iterator[None]:
     """While the forward of each module of a copy goes through the recorder, and through `call`.
@@ -149,7 +172,7 @@ def watched(model: nn.Module, recorder: Recorder, call: ForwardCall) -> Iterator
         model: a copy that belongs to the capture.
         call: runs a module's own forward, or does something else in its place.
     """
-    changed: list[nn.Module] = []
+    changed: list[tuple[nn.Module, Any]] = []
     for path, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             continue

@@ -67,7 +67,7 @@ def saved_storages(recording: Recording) -> list[SavedStorage]:
     found: dict[object, SavedStorage] = {}
     last = max(len(recording.calls) - 1, 0)
     for number, entry in enumerate(recording.allocations):
-        if not entry.kept or entry.lump or entry.size == 0:
+        if not entry.kept or entry.lump is not None or entry.size == 0:
             continue
         module = entry.saved_by if entry.saved_by is not None else entry.module
         freed = last if entry.freed is None else entry.freed

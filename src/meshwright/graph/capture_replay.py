@@ -4,15 +4,15 @@ A later instance that is given inputs of the same shapes becomes one autograd no
 and gradients, and one lump of the size of what the first instance saves for its backward.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from meshwright.graph.capture_lifetimes import Allocation, BlockRecord, storage_key
+from meshwright.graph.capture_lifetimes import BlockRecord, storage_key
 from meshwright.graph.capture_recorder import Recorder
 
 
@@ -56,11 +56,8 @@ class FirstInstance:
     Args:
         record: its lifetimes.
         kind: class name.
-        given: of each input leaf, what has to be equal for a replay.
-        structure: of the inputs.
         outputs: a `TensorSpec`, an `InputAgain` or a plain value each.
         output_structure: of the outputs.
-        lump: what it saves for its backward (B).
         saved_inputs: numbers of the input leaves that it saves for its backward.
         saved_outputs: of the output tensors, those that it saves for its backward.
         used: for each parameter, whether it takes part.
@@ -69,15 +66,54 @@ class FirstInstance:
 
     record: BlockRecord
     kind: str
-    given: tuple[Any, ...]
-    structure: Any
     outputs: tuple[Any, ...]
     output_structure: Any
-    lump: int
     saved_inputs: frozenset[int]
     saved_outputs: tuple[bool, ...]
     used: tuple[bool, ...]
     input_size: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Inputs:
+    """What a block is called with.
+
+    Args:
+        group: number of its group of equal modules.
+        structure: of its arguments.
+        leaves: its arguments without their structure.
+        needed: what has to be equal for a replay: a `TensorSpec` or the value itself for each leaf, and the modes.
+    """
+
+    group: int
+    structure: Any
+    leaves: tuple[Any, ...]
+    needed: tuple[Any, ...]
+
+    @staticmethod
+    def of(group: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Inputs":
+        """The inputs of a call."""
+        leaves, structure = pytree.tree_flatten((args, kwargs), is_leaf=_is_leaf)
+        needed = (TensorSpec.of(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+        modes = (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"))
+        return Inputs(group=group, structure=structure, leaves=tuple(leaves), needed=(*needed, *modes))
+
+    def without_tensors(self) -> "Inputs":
+        """The same without holding on to its tensors."""
+        return replace(self, leaves=())
+
+    def allow(self, other: "Inputs") -> bool:
+        """Whether a block that was captured with these can be replayed with the other ones.
+
+        Tensors are equal by shape, plain values by value, all others (a cache that is handed through) by identity.
+        """
+        plain = (TensorSpec, bool, int, float, str, torch.dtype, torch.device)
+        if self.group != other.group or self.structure != other.structure or len(self.needed) != len(other.needed):
+            return False
+        return all(
+            mine is theirs or (type(mine) is type(theirs) and isinstance(mine, plain) and mine == theirs)
+            for mine, theirs in zip(self.needed, other.needed, strict=True)
+        )
 
 
 class BlockRunner:
@@ -89,12 +125,8 @@ class BlockRunner:
             id(model.get_submodule(path)): (number, path) for number, paths in enumerate(groups) for path in paths
         }
         self._parameters = {storage_key(parameter) for parameter in model.parameters()}
-        self._first: list[tuple[int, FirstInstance]] = []
-
-    @property
-    def first_instances(self) -> list[FirstInstance]:
-        """Every block that was captured, in order of execution."""
-        return [first for _, first in self._first]
+        self._known: list[tuple[Inputs, FirstInstance]] = []
+        self.first_instances: list[FirstInstance] = []
 
     def __call__(
         self, module: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -104,51 +136,40 @@ class BlockRunner:
         group, path = self._groups.get(id(module), (-1, ""))
         if group < 0 or recorder.record is not None or recorder.ledger.phase == "backward":
             return forward(*args, **kwargs)
-        leaves, structure = pytree.tree_flatten((args, kwargs), is_leaf=_is_leaf)
-        given = tuple(TensorSpec.of(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        given += (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"))
-        for number, first in self._first:
-            if number == group and first.structure == structure and _same_leaves(first.given, given):
-                return self._replay(first, module, path, leaves)
-        record = BlockRecord(path=path, paths=[path])
-        return self._capture((group, record), module, lambda: forward(*args, **kwargs), (leaves, given, structure))
+        inputs = Inputs.of(group, args, kwargs)
+        for known, first in self._known:
+            if known.allow(inputs):
+                return self._replay(first, module, path, inputs.leaves)
+        return self._capture(module, lambda: forward(*args, **kwargs), path, inputs)
 
-    def _capture(
-        self,
-        key: tuple[int, BlockRecord],
-        module: nn.Module,
-        forward: Callable[[], Any],
-        inputs: tuple[list[Any], tuple[Any, ...], Any],
-    ) -> Any:
-        group, record = key
-        leaves, given, structure = inputs
-        before = _attributes(module)
-        number = len(self._recorder.ledger.allocations)
+    def forget_inputs(self) -> None:
+        """Lets go of what the blocks were given, so that it ends where it would without the capture."""
+        self._known.clear()
+
+    def _capture(self, module: nn.Module, forward: Callable[[], Any], path: str, inputs: Inputs) -> Any:
+        before, record = _attributes(module), BlockRecord(path=path, paths=[path])
         result = self._recorded(record, forward)
         touched = self._recorder.touched
         outputs, output_structure = pytree.tree_flatten(result)
-        specs = _output_specs(outputs, leaves)
+        specs = _output_specs(outputs, inputs.leaves)
         own = {storage_key(parameter) for parameter in module.parameters()}
         if specs is None or touched & (self._parameters - own) or _attributes(module) != before:
             return result
+        self._mark_outputs(outputs, record)
+        record.left = self._recorder.ledger.left_by(record)
+        made = [leaf for leaf, spec in zip(outputs, specs, strict=True) if isinstance(spec, TensorSpec)]
         first = FirstInstance(
             record=record,
             kind=type(module).__name__,
-            given=given,
-            structure=structure,
             outputs=specs,
             output_structure=output_structure,
-            lump=self._internal(number, outputs, record),
-            saved_inputs=frozenset(index for index, leaf in enumerate(leaves) if self._saved_inside(leaf, record.path)),
-            saved_outputs=tuple(
-                self._saved_inside(leaf, record.path)
-                for leaf, spec in zip(outputs, specs, strict=True)
-                if isinstance(spec, TensorSpec)
-            ),
+            saved_inputs=frozenset(n for n, leaf in enumerate(inputs.leaves) if self._saves(record, leaf)),
+            saved_outputs=tuple(self._saves(record, leaf) for leaf in made),
             used=tuple(storage_key(parameter) in touched for parameter in module.parameters()),
-            input_size=sum(leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor)),
+            input_size=sum(leaf.nbytes for leaf in inputs.leaves if isinstance(leaf, Tensor)),
         )
-        self._first.append((group, first))
+        self.first_instances.append(first)
+        self._known.append((inputs.without_tensors(), first))
         return result
 
     def _recorded(self, record: BlockRecord, forward: Callable[[], Any]) -> Any:
@@ -162,20 +183,19 @@ class BlockRunner:
             recorder.record = None
             recorder.note_owner()
 
-    def _internal(self, number: int, outputs: list[Any], record: BlockRecord) -> int:
-        """What the block leaves behind besides its outputs (B), which are marked as such."""
-        ledger = self._recorder.ledger
-        made = [ledger.of(leaf) for leaf in outputs if isinstance(leaf, Tensor)]
-        for index, entry in enumerate(made):
+    def _mark_outputs(self, outputs: list[Any], record: BlockRecord) -> None:
+        for index, leaf in enumerate(outputs):
+            entry = self._recorder.ledger.of(leaf) if isinstance(leaf, Tensor) else None
             if entry is not None and entry.record is record:
                 entry.output = (record, index)
-        return sum(entry.size for entry in ledger.alive_since(number) if not any(entry is other for other in made))
 
-    def _saved_inside(self, leaf: Any, path: str) -> bool:
+    def _saves(self, record: BlockRecord, leaf: Any) -> bool:
         entry = self._recorder.ledger.of(leaf) if isinstance(leaf, Tensor) else None
-        return entry is not None and entry.saved_by is not None and f"{entry.saved_by}.".startswith(f"{path}.")
+        if entry is None or entry.saved_by is None:
+            return False
+        return f"{entry.saved_by}.".startswith(f"{record.path}.")
 
-    def _replay(self, first: FirstInstance, module: nn.Module, path: str, leaves: list[Any]) -> Any:
+    def _replay(self, first: FirstInstance, module: nn.Module, path: str, leaves: Sequence[Any]) -> Any:
         first.record.calls += 1
         if path not in first.record.paths:
             first.record.paths.append(path)
@@ -183,8 +203,7 @@ class BlockRunner:
         inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         saved = [leaf for index, leaf in enumerate(leaves) if index in first.saved_inputs]
         used = [parameter for parameter, use in zip(module.parameters(), first.used, strict=True) if use]
-        replayed = _Replay.apply(self._recorder, first, len(saved), *saved, *inputs, *used)
-        made = iter(replayed if isinstance(replayed, tuple) else (replayed,))
+        made = iter(_Replay.apply(self._recorder, first, len(saved), *saved, *inputs, *used))
         outputs = [_output(spec, made, leaves) for spec in first.outputs]
         return pytree.tree_unflatten(outputs, first.output_structure)
 
@@ -199,15 +218,13 @@ class _Replay(torch.autograd.Function):
         ledger, module, record = recorder.ledger, recorder.module, first.record
         with recorder.paused():
             outputs = [spec.empty() for spec in first.outputs if isinstance(spec, TensorSpec)]
-            ctx.lump = torch.empty(first.lump, dtype=torch.uint8)
-        for index, output in enumerate(outputs):
-            entry = ledger.allocate(output, module, None)
-            if entry is not None:
-                entry.output = (record, index)
-        lump = ledger.allocate(ctx.lump, module, None)
-        if lump is not None:
-            lump.lump = True
+            ctx.lump = torch.empty(1, dtype=torch.uint8)
         specs = [spec for spec in first.outputs if isinstance(spec, TensorSpec)]
+        positions = [index for index, spec in enumerate(first.outputs) if isinstance(spec, TensorSpec)]
+        for index, output in zip(positions, outputs, strict=True):
+            ledger.allocate(output, module, None).output = (record, index)
+        ledger.allocate(ctx.lump, module, None).lump = record
+        ledger.hold(record, module)
         ctx.mark_non_differentiable(
             *(output for output, spec in zip(outputs, specs, strict=True) if not spec.requires_grad)
         )
@@ -220,7 +237,7 @@ class _Replay(torch.autograd.Function):
         return tuple(outputs)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+    def backward(ctx: Any, *_gradients: Tensor | None) -> Any:
         recorder: Recorder = ctx.recorder
         ledger = recorder.ledger
         ledger.mark("replay", ctx.record)
@@ -234,13 +251,13 @@ class _Replay(torch.autograd.Function):
         return (None, None, None, *made)
 
 
-def _output(spec: Any, made: Any, leaves: list[Any]) -> Any:
+def _output(spec: Any, made: Iterator[Tensor], leaves: Sequence[Any]) -> Any:
     if isinstance(spec, TensorSpec):
         return next(made)
     return leaves[spec.number] if isinstance(spec, InputAgain) else spec
 
 
-def _output_specs(outputs: list[Any], leaves: list[Any]) -> tuple[Any, ...] | None:
+def _output_specs(outputs: list[Any], leaves: Sequence[Any]) -> tuple[Any, ...] | None:
     """What each output is; None where a replay could not make it (a view of an input, an object of its own)."""
     inputs = [(index, leaf) for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
     known = {storage_key(leaf) for _, leaf in inputs}
@@ -268,12 +285,3 @@ def _attributes(module: nn.Module) -> list[tuple[str, int]]:
 
 def _is_leaf(value: Any) -> bool:
     return type(value) not in (tuple, list, dict)
-
-
-def _same_leaves(one: Sequence[Any], other: Sequence[Any]) -> bool:
-    """Whether inputs are equal: tensors by shape, plain values by value, all others by identity."""
-    plain = (TensorSpec, bool, int, float, str, torch.dtype, torch.device)
-    return len(one) == len(other) and all(
-        mine is theirs or (type(mine) is type(theirs) and isinstance(mine, plain) and mine == theirs)
-        for mine, theirs in zip(one, other, strict=True)
-    )

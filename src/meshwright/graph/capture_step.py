@@ -55,6 +55,7 @@ def record_step(
         total = checked_loss(result)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         del result
+        runner.forget_inputs()
         ledger.begin_backward(total)
         total.backward(inputs=parameters)
     gradients = [ledger.of(parameter.grad) for parameter in parameters if parameter.grad is not None]
