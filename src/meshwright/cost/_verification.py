@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class Verification:
     """Distances between a plan's steps and the same steps on one device.
 
-    A gradient that is zero in exact arithmetic (a key's bias) is noise on both sides, so a parameter's distance is taken
-    relative to the norm of the whole gradient, not to its own.
+    A gradient that is zero in exact arithmetic (a key's bias) is noise on both sides, so a parameter's distance is
+    taken relative to the norm of the whole gradient, not to its own.
 
     Args:
         equal: whether every distance is within the tolerance.

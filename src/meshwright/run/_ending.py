@@ -1,0 +1,59 @@
+"""How a worker ends when it is told to: by its parent's death, by a signal, or by force a little later."""
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from meshwright.units import Seconds
+
+GRACE: Seconds = 4.0
+INTERRUPTED = 130
+PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent() -> None:
+    """Asks the kernel for SIGTERM when the parent process dies, however it dies (Linux)."""
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def end_on_signals(last_words: Callable[[], None]) -> None:
+    """Turns SIGINT and SIGTERM into KeyboardInterrupt, and ends the process by force where that is not heard.
+
+    A worker that waits in a collective runs no Python; the kernel writes to a socket all the same, and a thread that
+    reads it says the last words when the grace is over.
+
+    Args:
+        last_words: writes down what there is.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_force, args=(reader, writer, last_words), name="meshwright-ending", daemon=True).start()
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _force(reader: socket.socket, writer: socket.socket, last_words: Callable[[], None]) -> None:
+    with reader, writer:
+        while reader.recv(1)[0] not in (signal.SIGINT, signal.SIGTERM):
+            pass
+        time.sleep(GRACE)
+        try:
+            last_words()
+        finally:
+            os._exit(INTERRUPTED)

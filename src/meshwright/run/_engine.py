@@ -1,0 +1,226 @@
+"""One optimizer step of a job under a strategy: the same code in a run, in a trial and in a proof.
+
+The gradient of the global mean loss is a sum over shares and micro-batches. A scalar loss is the mean of its
+examples, so a part of n of N examples contributes loss · n / N. A loss `(total, weight)` contributes its total, and
+the sum is divided by the weight of all parts of all workers once.
+"""
+
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from meshwright.cost import Batch, Strategy, TimeBreakdown
+from meshwright.errors import LossError
+from meshwright.graph.capture_batch import batch_size
+from meshwright.run._batch import Held, Part, Share, cut, loaded, whole
+from meshwright.run._clock import BACKWARD, BEGIN, COMMUNICATION, FORWARD, OPTIMIZER, OVERHEAD, Stamps, clock_for
+from meshwright.run._job import Job
+from meshwright.run._placement import place
+from meshwright.run._randomness import RankStream
+from meshwright.run._watch import check_finite, checked
+
+
+class Engine:
+    """Runs steps of a job.
+
+    Args:
+        job: model, optimizer and loss; all three are worked on in place.
+        strategy: how; None leaves everything as the user set it.
+        group: the strategy's workers; None: all there are.
+        rank: of this worker within the strategy.
+    """
+
+    def __init__(
+        self, job: Job, strategy: Strategy | None = None, *, group: dist.ProcessGroup | None = None, rank: int = 0
+    ) -> None:
+        self.job = job
+        self.strategy = strategy
+        self.num_workers = 1 if strategy is None else strategy.num_workers
+        self.rank = rank
+        self.device = next((parameter.device for parameter in job.model.parameters()), torch.device("cpu"))
+        self.clock = clock_for(self.device)
+        self.stamps = Stamps()
+        self.steps = 0
+        self.grad_norm: float | Tensor = 0.0
+        self._group = group
+        self._shares = Batch(size=0, shares=(1,)) if strategy is None else strategy.batch
+        self._stand_in = slice(0, 0) if _has_batch_statistics(job.model) else slice(0, 1)
+        self._undo = ExitStack()
+        self.placed, self._forward_context = place(job, strategy, group=group, undo=self._undo)
+        self.stream = RankStream(self.device, rank) if self.num_workers > 1 else None
+        self.placed.zero_gradients()
+
+    @property
+    def times(self) -> TimeBreakdown:
+        """Where the last step's time went."""
+        return self.stamps.breakdown(self.clock)
+
+    def begin(self) -> None:
+        """A step begins now."""
+        self.stamps = Stamps(marks=[(BEGIN, self.clock.stamp())])
+
+    def step(self, batch: Any) -> Tensor:
+        """Forward, backward and update of a global batch that this worker holds whole.
+
+        Returns:
+            The global mean loss, detached.
+        """
+        self.begin()
+        return self._finish(self.compute(self.share(batch)))
+
+    def step_share(self, share: Any, *, count: int, size: int) -> Tensor:
+        """The same for a share that this worker loaded alone.
+
+        Args:
+            share: its examples; any one where it has none.
+            count: how many of them count.
+            size: examples of the global batch.
+        """
+        self.begin()
+        return self._finish(self.compute(self._cut(loaded(share, count=count, size=size))))
+
+    def share(self, batch: Any) -> Share:
+        """This worker's share of a global batch."""
+        if self.num_workers == 1 and self._shares.accumulation == 1:
+            return Share(parts=(Part(batch=batch, examples=1),), size=1)
+        return self._cut(whole(batch, size=batch_size(batch), plan=self._shares, rank=self.rank))
+
+    def _cut(self, held: Held) -> Share:
+        return cut(held, self._shares, stand_in=self._stand_in)
+
+    def compute(self, share: Share) -> Tensor:
+        """Forward and backward; leaves the gradient of the global mean loss in the parameters.
+
+        Returns:
+            The global mean loss, detached.
+        """
+        if self.stream is None:
+            return self._compute(share)
+        with self.stream:
+            return self._compute(share)
+
+    def update(self) -> None:
+        """Clips and updates; forgets the gradients."""
+        marks = self.stamps.marks
+        if self.job.clip is not None:
+            self.grad_norm = self.placed.clip(self.job.clip)
+        self.placed.update()
+        self.stamps.communication = self.placed.communication_seconds
+        marks.append((OPTIMIZER, self.clock.stamp()))
+        self.placed.zero_gradients()
+        self.steps += 1
+        marks.append((OVERHEAD, self.clock.stamp()))
+
+    def close(self) -> None:
+        """Undoes what can be undone, so that another engine can take the job's copy or the process."""
+        self._undo.close()
+
+    def _finish(self, loss: Tensor) -> Tensor:
+        if self.device.type == "cpu":
+            check_finite(loss.item(), self.steps + 1)
+        self.update()
+        return loss
+
+    def _compute(self, share: Share) -> Tensor:
+        marks, stamp = self.stamps.marks, self.clock.stamp
+        marks.append((OVERHEAD, stamp()))
+        parts = share.parts
+        if not self.placed.forwards_together:
+            parts = tuple(part for part in parts if part.examples)
+        alone = self.num_workers == 1
+        tally = _Tally(whole=alone and len(parts) == 1, group=self._group, device=self.device)
+        for number, part in enumerate(parts, start=1):
+            with self.placed.micro_batch(last=number == len(parts)):
+                with self._forward_context():
+                    output = self.job.loss(self.placed.model, part.batch)
+                contribution = tally.add(output, part, share.size)
+                if number == len(parts) and not alone:
+                    tally.exchange()
+                marks.append((FORWARD, stamp()))
+                contribution.backward()
+                marks.append((BACKWARD, stamp()))
+        if not parts:
+            tally.exchange()
+        loss, divisor = tally.result()
+        self.placed.reduce(divisor)
+        marks.append((COMMUNICATION, stamp()))
+        return loss
+
+
+class _Tally:
+    """The global mean loss, summed up part by part and then over the workers while the backward runs.
+
+    Args:
+        whole: whether one part is the whole batch, so that its loss is the global one.
+        group: the workers.
+        device: where the sums are exchanged.
+    """
+
+    def __init__(self, *, whole: bool, group: dist.ProcessGroup | None, device: torch.device) -> None:
+        self._whole = whole
+        self._group = group
+        self._device = device
+        self._totals: list[Tensor] = []
+        self._weights: list[float | Tensor] = []
+        self._sums: Tensor | None = None
+        self._work: dist.Work | None = None
+
+    def add(self, output: Any, part: Part, size: int) -> Tensor:
+        """Takes what the loss function gave for a part; returns what its backward starts from."""
+        if isinstance(output, tuple):
+            total, weight = _pair(output)
+            contribution = total / weight if self._whole else total if part.examples else total * 0.0
+            self._weights.append(weight if part.examples else 0.0)
+        else:
+            loss = checked(output)
+            contribution = loss if self._whole else loss * (part.examples / size)
+        detached = contribution.detach()
+        self._totals.append(detached if part.examples else torch.zeros_like(detached))
+        return contribution
+
+    def exchange(self) -> None:
+        """Starts the sum over the workers."""
+        self._sums = self._sum_up()
+        self._work = dist.all_reduce(self._sums, group=self._group, async_op=True)
+
+    def result(self) -> tuple[Tensor, float]:
+        """The global mean loss, and what the summed gradients have to be divided by."""
+        if self._whole:
+            return self._totals[0], 1.0
+        if self._work is not None:
+            self._work.wait()
+        sums = self._sum_up() if self._sums is None else self._sums
+        dtype = self._totals[0].dtype if self._totals else torch.get_default_dtype()
+        total, weight, num_weighted = sums.unbind()
+        if not num_weighted:
+            return total.to(dtype), 1.0
+        return (total / weight).to(dtype), float(weight) or 1.0
+
+    def _sum_up(self) -> Tensor:
+        """Total, weight, and number of weighted parts; float64 where the device has it, to count tokens exactly."""
+        dtype = torch.float32 if self._device.type == "mps" else torch.float64
+        sums = torch.zeros(3, dtype=dtype, device=self._device)
+        for total in self._totals:
+            sums[0] += total
+        for weight in self._weights:
+            sums[1] += weight
+        sums[2] = len(self._weights)
+        return sums
+
+
+def _pair(output: tuple[Any, ...]) -> tuple[Tensor, float | Tensor]:
+    if len(output) != 2:
+        raise LossError(
+            f"the loss function returned {len(output)} values",
+            cause="it has to return a scalar mean, or (total, weight)",
+            alternatives=["return loss", "return (total, weight): the sum over the examples, and what to divide it by"],
+        )
+    total, weight = output
+    return checked(total), weight.detach() if isinstance(weight, Tensor) else weight
+
+
+def _has_batch_statistics(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())

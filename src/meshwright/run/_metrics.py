@@ -1,0 +1,197 @@
+"""What a run measures: a line per step, a sum at the end, and each worker's own record.
+
+A step only appends its stamps; about ten times a second they are turned into lines and written.
+"""
+
+import json
+import time
+from collections import deque
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from meshwright.cost import Measurement, StepRecord, TimeBreakdown
+from meshwright.documents import write_toml
+from meshwright.run._clock import Clock, Stamps
+from meshwright.run._memory import peak_memory
+from meshwright.run._watch import Drift, check_finite
+from meshwright.units import Bytes, Seconds
+
+FLUSH_INTERVAL: Seconds = 0.1
+REMEMBERED = 10_000
+WARM_UP = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerRecord:
+    """What one worker did: `workers/rank-N.toml`.
+
+    Args:
+        rank: its number.
+        status: `finished`, `interrupted` or `failed`.
+        steps: steps done.
+        step: median of a step, the first ones left out (s).
+        memory: its peak (B).
+        time: medians of where the time went.
+        reason: what ended it, unless finished.
+    """
+
+    rank: int
+    status: str
+    steps: int
+    step: Seconds
+    memory: Bytes
+    time: TimeBreakdown
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class _Pending:
+    step: int
+    loss: torch.Tensor
+    stamps: Stamps
+    examples: int
+    grad_norm: float | torch.Tensor
+    interval: Seconds
+    elapsed: Seconds
+
+
+class Recorder:
+    """Collects the steps of one worker and writes them down.
+
+    Args:
+        folder: the run's; None keeps nothing on disk.
+        clock: that the stamps were taken with.
+        rank: of this worker; rank 0 writes the metrics.
+        predicted: step time (s); 0 where unknown.
+    """
+
+    def __init__(self, folder: Path | None, *, clock: Clock, rank: int, predicted: Seconds = 0.0) -> None:
+        self._folder = folder
+        self._clock = clock
+        self._rank = rank
+        self._drift = Drift(predicted)
+        self._pending: list[_Pending] = []
+        self._durations: deque[tuple[Seconds, TimeBreakdown]] = deque(maxlen=REMEMBERED)
+        self._lines: list[str] = []
+        self._begun = self._last = self._flushed = time.perf_counter()
+        self.steps = 0
+        self.memory: Bytes = 0
+        self.told: list[str] = []
+        self._file = None
+        if folder is not None and rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+
+    def begin(self) -> None:
+        """The first step begins now."""
+        self._begun = self._last = self._flushed = time.perf_counter()
+
+    def add(self, loss: torch.Tensor, stamps: Stamps, *, examples: int, grad_norm: float | torch.Tensor) -> None:
+        """Takes a step; writes when it is time to.
+
+        Args:
+            loss: global mean loss, still on its device.
+            stamps: of the step.
+            examples: of the global batch.
+            grad_norm: of the whole gradient; 0 where it was not computed.
+        """
+        now = time.perf_counter()
+        self.steps += 1
+        self._pending.append(
+            _Pending(self.steps, loss, stamps, examples, grad_norm, now - self._last, now - self._begun)
+        )
+        self._last = now
+        if now - self._flushed >= FLUSH_INTERVAL or self.steps == 1:
+            self.flush()
+            self._flushed = now
+
+    def flush(self) -> None:
+        """Turns what was collected into lines.
+
+        Raises:
+            LossError: a loss is not finite.
+        """
+        self.memory = max(self.memory, peak_memory())
+        pending, self._pending = self._pending, []
+        for item in pending:
+            self._resolve(item)
+        if self._file is not None:
+            self._file.write("".join(self._lines))
+            self._file.flush()
+        self._lines.clear()
+
+    def close(self, status: str, *, reason: str = "", memory_by_rank: tuple[Bytes, ...] = ()) -> None:
+        """Writes the rest, this worker's record, and on rank 0 the sum.
+
+        Args:
+            status: `finished`, `interrupted` or `failed`.
+            reason: what ended it, unless finished.
+            memory_by_rank: peak of each worker, where all could be asked (B).
+        """
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+        if self._folder is None:
+            return
+        step, low, high, breakdown = self._sum()
+        own = WorkerRecord(
+            rank=self._rank,
+            status=status,
+            steps=self.steps,
+            step=step,
+            memory=self.memory,
+            time=breakdown,
+            reason=reason,
+        )
+        write_toml(own, self._folder / "workers" / f"rank-{self._rank}.toml")
+        if self._rank == 0:
+            measurement = Measurement(
+                status=status,
+                steps=self.steps,
+                step=step,
+                low=low,
+                high=high,
+                time=breakdown,
+                memory=max((self.memory, *memory_by_rank)),
+                memory_by_rank=memory_by_rank or (self.memory,),
+                reason=reason,
+            )
+            write_toml(measurement, self._folder / "measurement.toml")
+
+    def _resolve(self, item: _Pending) -> None:
+        loss = item.loss.item()
+        duration = item.stamps.duration(self._clock)
+        breakdown = item.stamps.breakdown(self._clock)
+        self._durations.append((duration, breakdown))
+        if self._file is not None:
+            record = StepRecord(
+                step=item.step,
+                loss=loss,
+                duration=duration,
+                samples_per_second=item.examples / item.interval if item.interval else 0.0,
+                grad_norm=float(item.grad_norm),
+                memory=self.memory,
+                elapsed=item.elapsed,
+                time=breakdown,
+            )
+            self._lines.append(json.dumps(asdict(record)) + "\n")
+        check_finite(loss, item.step)
+        told = self._drift.add(duration, item.step)
+        if told:
+            self.told.append(told)
+
+    def _sum(self) -> tuple[Seconds, Seconds, Seconds, TimeBreakdown]:
+        kept = list(self._durations)[min(WARM_UP, len(self._durations) // 2) :]
+        if not kept:
+            return 0.0, 0.0, 0.0, TimeBreakdown()
+        ordered = sorted(duration for duration, _ in kept)
+        items: dict[str, Any] = {
+            name: median(getattr(breakdown, name) for _, breakdown in kept)
+            for name in ("forward", "backward", "recompute", "optimizer", "communication", "waiting", "overhead")
+        }
+        low, high = ordered[len(ordered) // 20], ordered[-1 - len(ordered) // 20]
+        return median(ordered), low, high, TimeBreakdown(**items)

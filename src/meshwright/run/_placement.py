@@ -1,0 +1,102 @@
+"""A job put where its strategy wants it: kernels, precision, and the parallel form of model and optimizer."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any, Protocol
+
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from meshwright.cost import Precision, Strategy
+from meshwright.run._job import Job
+from meshwright.run._sole import SoleWorker
+from meshwright.units import Seconds
+
+_NOTHING = nullcontext()
+
+
+class Placed(Protocol):
+    """A model and its optimizer, ready to be stepped by one worker of a strategy."""
+
+    @property
+    def communication_seconds(self) -> Seconds:
+        """Time that the last step waited for other workers (s)."""
+        ...
+
+    @property
+    def forwards_together(self) -> bool:
+        """Whether forward and backward exchange tensors, so that a worker without examples has to run them too."""
+        ...
+
+    @property
+    def model(self) -> nn.Module:
+        """What the loss function is given."""
+        ...
+
+    def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
+        """Around the forward and backward of a micro-batch; gradients are exchanged in the last."""
+        ...
+
+    def reduce(self, divisor: float) -> None:
+        """Ends the exchange: gradients are the sum over workers and micro-batches, divided."""
+        ...
+
+    def clip(self, max_norm: float) -> float | Tensor:
+        """Scales the whole gradient down to a norm; returns the norm before."""
+        ...
+
+    def update(self) -> None:
+        """The user's optimizer step."""
+        ...
+
+    def zero_gradients(self) -> None:
+        """Forgets the gradients."""
+        ...
+
+    def full_gradients(self) -> dict[str, Tensor | None]:
+        """Copies of the whole gradients by name."""
+        ...
+
+    def full_parameters(self) -> dict[str, Tensor]:
+        """Copies of the whole parameters by name."""
+        ...
+
+    def full_state_dict(self) -> dict[str, Tensor]:
+        """The model's whole state."""
+        ...
+
+    def close(self) -> None:
+        """Undoes what can be undone."""
+        ...
+
+
+def place(
+    job: Job, strategy: Strategy | None, *, group: dist.ProcessGroup | None, undo: ExitStack
+) -> tuple[Placed, Callable[[], AbstractContextManager[Any]]]:
+    """Applies a strategy to a job.
+
+    Args:
+        job: worked on in place.
+        strategy: None leaves everything as it is.
+        group: the strategy's workers; None: all there are.
+        undo: takes what undoes it.
+
+    Returns:
+        The placed job, and what makes the context of a forward (autocast, or nothing).
+    """
+    if strategy is None:
+        return SoleWorker(job.model, job.optimizer), _no_context
+    from meshwright.numerics import kernels_applied, precision_applied
+    from meshwright.parallel import apply
+
+    undo.enter_context(kernels_applied(strategy.kernels, model=job.model, optimizer=job.optimizer, blocks=job.blocks))
+    placed = apply(job.model, job.optimizer, strategy, graph_blocks=job.blocks, group=group)
+    undo.callback(placed.close)
+    if strategy.precision == Precision():
+        return placed, _no_context
+    device = next(job.model.parameters()).device.type
+    return placed, lambda: precision_applied(strategy.precision, device=device, allow=job.allow)
+
+
+def _no_context() -> AbstractContextManager[None]:
+    return _NOTHING

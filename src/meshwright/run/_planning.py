@@ -1,0 +1,153 @@
+"""The planning process: the script's first batch is captured, priced and tried, and the script ends there."""
+
+import time
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from meshwright import hardware
+from meshwright.cost import Allowance
+from meshwright.documents import from_mapping, read_toml, to_mapping, write_toml
+from meshwright.errors import MeshwrightError, from_json, to_json
+from meshwright.graph import Graph, write_graph
+from meshwright.graph.capture import capture
+from meshwright.hardware import Cluster, Correction, read_cluster
+from meshwright.plan import Goal, Pins, Plan, choose, shortlist, write_plan
+from meshwright.run import _trial
+from meshwright.run._job import Job, block_paths
+from meshwright.run._role import Role
+from meshwright.units import Seconds
+
+TRIAL_BUDGET: Seconds = 6.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanningTimes:
+    """Where the time of planning went: `planning.toml` (s).
+
+    Args:
+        capture: what a step does.
+        price: every strategy.
+        trial: the best few, run.
+        total: with reading and writing.
+    """
+
+    capture: Seconds
+    price: Seconds
+    trial: Seconds
+    total: Seconds
+
+
+def plan_and_leave(
+    job: Job, batch: Any, role: Role, *, pins: Pins, allow: tuple[Allowance, ...], given: Plan | None
+) -> None:
+    """Makes the plan in the planning process, writes it, and ends the script.
+
+    Args:
+        job: what the user handed over.
+        batch: the first global batch.
+        role: where to read from and write to; ranks above 0 only help with the trial.
+        pins: choices made in the script.
+        allow: departures that the script permits.
+        given: a whole plan from the script, taken as it is.
+
+    Raises:
+        SystemExit: always, at the end.
+    """
+    if role.rank > 0:
+        _trial.follow(job, batch)
+        raise SystemExit(0)
+    begun = time.perf_counter()
+    assert role.folder is not None
+    progress = _Progress(role.folder)
+    cluster = _cluster(role, progress)
+    goal = merged_goal(read_toml(Goal, role.goal) if role.goal else Goal(), pins=pins, allow=allow)
+    progress("capturing the step")
+    graph = capture(job.model, job.optimizer, job.loss, batch)
+    captured = time.perf_counter()
+    write_graph(graph, role.folder / "graph.json")
+    if given is not None:
+        write_plan(given, role.folder / "plan.toml")
+        raise SystemExit(0)
+    progress(f"pricing strategies for {graph.model}")
+    correction = _correction(cluster, graph)
+    listed = shortlist(graph, cluster, goal, correction=correction)
+    priced = time.perf_counter()
+    progress(f"trying the best {len(listed.candidates)} of {listed.considered} strategies")
+    job = replace(job, blocks=block_paths(graph), allow=goal.allow)
+    strategies = [candidate.strategy for candidate in listed.candidates]
+    trials = _trial.trial(job, batch, strategies, budget=TRIAL_BUDGET)
+    tried = time.perf_counter()
+    plan = choose(graph, cluster, goal, listed, trials, correction=correction)
+    times = PlanningTimes(
+        capture=captured - begun, price=priced - captured, trial=tried - priced, total=time.perf_counter() - begun
+    )
+    write_toml(times, role.folder / "planning.toml")
+    write_plan(plan, role.folder / "plan.toml")
+    raise SystemExit(0)
+
+
+def plan_together(job: Job, batch: Any, role: Role, *, pins: Pins, allow: tuple[Allowance, ...]) -> Plan:
+    """Makes a plan for the workers that there are: rank 0 does, and tells the others.
+
+    Nothing is tried: the processes stand already, with the threads that their launcher gave them.
+
+    Raises:
+        MeshwrightError: what kept rank 0 from a plan; raised on every worker.
+    """
+    message: list[Any] = [None, None]
+    if role.rank == 0:
+        try:
+            message[0] = to_mapping(_plan_for_world(job, batch, role, pins=pins, allow=allow))
+        except MeshwrightError as error:
+            message[1] = to_json(error)
+    dist.broadcast_object_list(message, src=0)
+    if message[1] is not None:
+        raise from_json(message[1])
+    return from_mapping(Plan, message[0], where="the plan of rank 0")
+
+
+def merged_goal(goal: Goal, *, pins: Pins, allow: tuple[Allowance, ...]) -> Goal:
+    """The goal of the command line over what the script asks: a pin of the command line wins, permissions add up."""
+    both = {
+        field.name: mine if (mine := getattr(goal.pins, field.name)) is not None else getattr(pins, field.name)
+        for field in fields(Pins)
+    }
+    return replace(goal, pins=Pins(**both), allow=tuple(sorted({*goal.allow, *allow})))
+
+
+def _plan_for_world(job: Job, batch: Any, role: Role, *, pins: Pins, allow: tuple[Allowance, ...]) -> Plan:
+    cluster = _cluster(role, _say_nothing)
+    goal = read_toml(Goal, role.goal) if role.goal else Goal()
+    goal = merged_goal(goal, pins=replace(pins, workers=role.world_size), allow=allow)
+    graph = capture(job.model, job.optimizer, job.loss, batch)
+    correction = _correction(cluster, graph)
+    return choose(graph, cluster, goal, shortlist(graph, cluster, goal, correction=correction), correction=correction)
+
+
+def _cluster(role: Role, progress: Any) -> Cluster:
+    return read_cluster(role.cluster) if role.cluster else hardware.here(progress=progress)
+
+
+def _correction(cluster: Cluster, graph: Graph) -> Correction:
+    """From the outcomes of earlier runs of this model on this machine."""
+    if not cluster.identity:
+        return Correction()
+    return hardware.correction(cluster.identity, f"{graph.model} on {cluster.hosts[0].device.kind}")
+
+
+def _say_nothing(_line: str) -> None:
+    pass
+
+
+class _Progress:
+    """Says what the planning process is doing, in a file that the launcher shows."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "progress.txt"
+
+    def __call__(self, line: str) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")

@@ -1,0 +1,198 @@
+"""`step(batch)`: what the user's loop calls."""
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from meshwright.errors import BatchError
+from meshwright.graph.capture_batch import batch_size
+from meshwright.plan import Plan
+from meshwright.run._agreement import check_agreement, is_checked
+from meshwright.run._engine import Engine
+from meshwright.run._group import failures_named
+from meshwright.run._job import Job
+from meshwright.run._loader import can_share, first_batch, shared
+from meshwright.run._metrics import Recorder
+from meshwright.run._opening import Request, opened
+from meshwright.run._session import Session
+from meshwright.run._verify import Proof
+
+
+class Step:
+    """One optimizer step on a global batch: forward, backward, update.
+
+        step = mw.parallel(model, optimizer, loss)
+        for batch in step.batches(loader):
+            value = step(batch)
+
+    Args:
+        job: what the user handed over.
+        request: what the user asked of the plan.
+        session: this process's part in the run.
+    """
+
+    def __init__(self, job: Job, request: Request, session: Session) -> None:
+        self._job = job
+        self._request = request
+        self._session = session
+        self._engine: Engine | None = None
+        self._proof: Proof | None = None
+        self._plan: Plan | None = None
+        self._expected: tuple[Any, int, int] | None = None
+        self._loaders: dict[int, tuple[Any, Iterable[Any]]] = {}
+        self.recorder: Recorder | None = None
+
+    def __call__(self, batch: Any) -> Tensor:
+        """Runs one step.
+
+        Args:
+            batch: the global batch, or what `batches` yielded.
+
+        Returns:
+            The global mean loss: a detached scalar tensor, the same on every worker.
+
+        Raises:
+            LossError: the loss is no finite scalar.
+            BatchError: the batch cannot be shared out.
+        """
+        engine = self._engine
+        if engine is None:
+            self._open(batch)
+            engine = self._engine
+        if self._proof is not None:
+            return self._proof.step(batch)
+        assert engine is not None
+        if engine.num_workers > 1:
+            return self._together(engine, batch)
+        loss = engine.step(batch)
+        if self.recorder is not None:
+            self._record(engine, loss, _examples(batch))
+        return loss
+
+    def batches(self, loader: Iterable[Any]) -> Iterable[Any]:
+        """The loader's batches, of which each worker loads only its share; hand each to `step`.
+
+        Args:
+            loader: of global batches: a `DataLoader`, or anything that can be iterated.
+
+        Raises:
+            UsageError: the loader already gives each process other examples.
+        """
+        sharable = can_share(loader)
+        if self._session.role.world_size == 1 or self._session.role.kind in ("plan", "verify") or not sharable:
+            return loader
+        known = self._loaders.get(id(loader))
+        if known is None:
+            if self._engine is None:
+                self._open(first_batch(loader))
+            assert self._engine is not None
+            assert self._engine.strategy is not None
+            plan, rank = self._engine.strategy.batch, self._engine.rank
+            known = (loader, shared(loader, plan=plan, rank=rank, expect=self._expect))  # type: ignore[arg-type]
+            self._loaders[id(loader)] = known
+        return known[1]
+
+    @property
+    def model(self) -> nn.Module:
+        """The user's model."""
+        return self._job.model
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan; None for a script run by plain python, and before the first step."""
+        return self._plan
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this worker is the one to print and to save: true on one worker."""
+        return self._session.role.rank == 0
+
+    @property
+    def steps(self) -> int:
+        """Steps done; in a proof, steps of the one-device program."""
+        if self._proof is not None:
+            return self._proof.num_steps
+        return self._engine.steps if self._engine is not None else 0
+
+    def leave(self) -> None:
+        """The script has ended: a proof that was given fewer steps than asked for compares those."""
+        if self._proof is not None:
+            self._proof.leave()
+
+    def save(self, folder: Any) -> None:
+        """Stores model, optimizer and random numbers, whole or not at all; every worker calls it.
+
+        Args:
+            folder: of the checkpoint; an earlier one there is replaced.
+        """
+        from meshwright.run._checkpoint import save
+
+        save(self._job, self._engine, folder)
+
+    def load(self, folder: Any) -> None:
+        """Continues from a checkpoint, on any number of workers; before the first step.
+
+        Args:
+            folder: that `save` wrote.
+
+        Raises:
+            UsageError: no whole checkpoint is there, or steps have been run.
+        """
+        from meshwright.run._checkpoint import load
+
+        load(self._job, self._engine, folder)
+
+    def _open(self, batch: Any) -> None:
+        """Decides, at the first batch, how steps are run: by a plan, by a proof, or as the script is."""
+        opening = opened(self._job, self._request, self._session.role, batch)
+        self._plan, self._proof, self._engine, self._job = opening.plan, opening.proof, opening.engine, opening.job
+        if self._engine is None:
+            return
+        predicted = self._plan.prediction.time.step if self._plan is not None else 0.0
+        folder, rank = opening.folder, self._session.role.rank
+        if folder is not None or self._engine.device.type != "cpu":
+            self.recorder = Recorder(folder, clock=self._engine.clock, rank=rank, predicted=predicted)
+
+    def _together(self, engine: Engine, batch: Any) -> Tensor:
+        expected, self._expected = self._expected, None
+        with failures_named(self._session.role):
+            if expected is not None and _is_meant(batch, expected):
+                _, count, size = expected
+                loss = engine.step_share(batch, count=count, size=size)
+            else:
+                size = batch_size(batch)
+                if is_checked(engine.steps + 1):
+                    check_agreement(batch)
+                loss = engine.step(batch)
+        if self.recorder is not None:
+            self._record(engine, loss, size)
+        return loss
+
+    def _expect(self, share: Any, count: int, size: int) -> None:
+        self._expected = (share, count, size)
+
+    def _record(self, engine: Engine, loss: Tensor, examples: int) -> None:
+        recorder = self.recorder
+        assert recorder is not None
+        recorder.add(loss, engine.stamps, examples=examples, grad_norm=engine.grad_norm)
+        while recorder.told:
+            sentence = recorder.told.pop()
+            if self.is_main:
+                print(sentence, file=sys.stderr)
+
+
+def _is_meant(batch: Any, expected: tuple[Any, int, int]) -> bool:
+    """Whether a batch is the share that was yielded last, or was made from it (moved to a device, say)."""
+    share, count, _ = expected
+    return batch is share or batch_size(batch) == max(count, 1)
+
+
+def _examples(batch: Any) -> int:
+    """Examples of a batch that one worker takes whole; 0 where they cannot be counted, which only a rate needs."""
+    try:
+        return batch_size(batch)
+    except BatchError:
+        return 0 if not isinstance(batch, torch.Tensor) else len(batch)

@@ -1,0 +1,133 @@
+"""The process around a user's script: `python -m meshwright.run.worker SCRIPT [ARGS]`.
+
+It takes its place in the run, runs the script as `python SCRIPT` would, and ends as the run ended: with measurements on
+disk, an error as a document, and an exit code.
+"""
+
+import os
+import runpy
+import sys
+from pathlib import Path
+
+from meshwright.documents import read_toml, write_text
+from meshwright.errors import MeshwrightError, UsageError, WorkerError, to_json
+from meshwright.plan import Plan
+from meshwright.run._ending import INTERRUPTED, end_on_signals, end_with_parent
+from meshwright.run._processor import prepare
+from meshwright.run._role import Role, role_of
+from meshwright.run._session import CURRENT, Session
+
+NEEDED = ("step = mw.parallel(model, optimizer, loss)", "for batch in loader: value = step(batch)")
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the script in the role that the environment gives; returns the exit code.
+
+    Args:
+        arguments: the script and its own arguments.
+    """
+    role = role_of(os.environ)
+    session = Session(role)
+    CURRENT.set(session)
+    end_with_parent()
+    end_on_signals(lambda: session.finish("interrupted", reason="stopped by a signal, in the middle of a step"))
+    try:
+        _take_place(role)
+        _run(role, session, arguments)
+    except KeyboardInterrupt:
+        session.finish("interrupted", reason="stopped by a signal")
+        return INTERRUPTED
+    except MeshwrightError as error:
+        return _failed(session, error)
+    except SystemExit as end:
+        return _left(session, end)
+    except BaseException as error:
+        session.finish("failed", reason=f"{type(error).__name__}: {error}")
+        raise
+    session.finish("finished")
+    return 0
+
+
+def _take_place(role: Role) -> None:
+    """Threads, cores and the group of workers, before the script is read."""
+    if role.kind not in ("run", "verify"):
+        return
+    if role.plan is None:
+        raise UsageError(f"MESHWRIGHT_PLAN is not set in the role {role.kind}", command="meshwright run SCRIPT")
+    plan = read_toml(Plan, role.plan)
+    if role.rank < plan.strategy.num_workers:
+        worker = plan.strategy.workers[role.rank]
+        prepare(worker)
+        import torch
+
+        torch.set_num_threads(worker.threads)
+    if role.world_size > 1:
+        from meshwright.run._group import meet
+        from meshwright.run._randomness import share_chance
+
+        meet(role)
+        share_chance()
+
+
+def _run(role: Role, session: Session, arguments: list[str]) -> None:
+    if not arguments:
+        raise UsageError("no script", command="python -m meshwright.run.worker SCRIPT [ARGS]")
+    if role.kind == "plan" and role.rank > 0:
+        from meshwright.run import _trial
+
+        _trial.serve(lambda: run_script(arguments))
+        return
+    run_script(arguments)
+    step = session.step
+    if step is None or (step.steps == 0 and role.kind != "run"):
+        called = "mw.parallel" if step is None else "step(batch)"
+        raise UsageError(
+            f"{arguments[0]} ended without a call of {called}",
+            cause="a step is planned, run and verified where the script hands over its model and its batches",
+            alternatives=NEEDED,
+            command="meshwright examples",
+        )
+    step.leave()
+
+
+def run_script(arguments: list[str]) -> None:
+    """Runs a script as `python` would: as `__main__`, with its arguments, its own folder first on the path.
+
+    Raises:
+        UsageError: there is no such script.
+    """
+    script = Path(arguments[0])
+    if not script.is_file():
+        raise UsageError(f"no script at {script}", cause=f"the folder is {Path.cwd()}")
+    sys.argv = list(arguments)
+    sys.path[0] = str(script.resolve().parent)
+    runpy.run_path(str(script), run_name="__main__")
+
+
+def _failed(session: Session, error: MeshwrightError) -> int:
+    """Hands an error to the process that started this one, or to the user."""
+    role = session.role
+    reason = str(error).splitlines()[0]
+    if role.folder is None:
+        print(error, file=sys.stderr)
+    else:
+        write_text(role.folder / "workers" / f"rank-{role.rank}.error.json", to_json(error) + "\n")
+    if isinstance(error, WorkerError):
+        reason = f"{reason} ({error.cause})"
+    session.finish("failed", reason=reason)
+    return error.exit_code
+
+
+def _left(session: Session, end: SystemExit) -> int:
+    """The exit code of a script that called sys.exit."""
+    code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    if isinstance(end.code, str):
+        print(end.code, file=sys.stderr)
+    session.finish(
+        "finished" if code == 0 else "failed", reason="" if code == 0 else f"the script left with {end.code}"
+    )
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
