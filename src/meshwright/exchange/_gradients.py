@@ -63,7 +63,7 @@ class GradientExchange:
             self._in_flight.popleft().wait()
         for bucket, flat in zip(self._buckets, self._flats, strict=True):
             self._settle(bucket, flat)
-        if self._overlap and not self._order_is_learnt:
+        if self._overlap and not self._order_is_learnt and self._buckets:
             self._learn_order()
         self.duration = time.perf_counter() - started
 
@@ -136,8 +136,7 @@ class GradientExchange:
     def _learn_order(self) -> None:
         arrived = self._schedule.arrivals
         order = [*arrived, *(index for index in self._order if index not in arrived)]
-        device = self._tensors[0].device if self._tensors else torch.device("cpu")
-        agreed = torch.tensor(order, dtype=torch.int64, device=device)
+        agreed = torch.tensor(order, dtype=torch.int64, device=self._tensors[0].device)
         self._transport.broadcast(agreed, root=0).wait()
         self._order = agreed.tolist()
         self._order_is_learnt = True

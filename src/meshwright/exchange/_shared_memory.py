@@ -169,7 +169,7 @@ class SharedMemoryTransport(Transport):
         data = tensor.view(-1)
         staging = self._staging.view(tensor.dtype)
         transfer = _SharedMemoryTransfer(self, collective, [], sources=[], readers=[])
-        for part in data.split(staging.numel()):
+        for part in data.split(staging.numel()) if data.numel() else ():
             stage = staging[: part.numel()].copy_(part)
             transfer = self._started(collective, stage, root=root)
             self.finish(transfer)

@@ -89,7 +89,7 @@ class DataParallel(Parallelized):
         gradients = [tensor.grad for _, tensor in self._trainable if tensor.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if self._strategy.sharding == "gradients":
-            squares = torch.zeros(1, device=self._trainable[0][1].device) + norm.double().square()
+            squares = norm.double().square().reshape(1).to(self._trainable[0][1].device)
             started = time.perf_counter()
             self._transport.all_reduce(squares).wait()
             self._waited += time.perf_counter() - started
