@@ -49,7 +49,7 @@ def _links(known: Catalog, entry: CatalogEntry, *, text: str, devices: int, host
         raise UsageError(
             f"the catalogue does not know what network {hosts} hosts of {entry.name} have",
             cause="no document it is made from says it",
-            alternatives=[f"one host: {text.partition('x')[0]}", "a cluster file with a link of tier 'network'"],
+            alternatives=[f"one host: {text.rpartition('x')[0]}", "a cluster file with a link of tier 'network'"],
             command="meshwright hardware --save cluster.toml",
         )
     return links

@@ -21,7 +21,7 @@ from meshwright.hardware._device import Device
 from meshwright.hardware._identity import identity, load_now, memory_limit, processor_name, usable_cores
 from meshwright.hardware.probe_accelerator import accelerator, accelerator_backend, num_accelerators
 from meshwright.hardware.probe_collectives import collective_rates, process_group
-from meshwright.hardware.probe_processor import ROUNDS, processor_rates, thread_counts
+from meshwright.hardware.probe_processor import processor_rates, thread_counts
 from meshwright.hardware.probe_training import load_optimizer, tiny_step
 from meshwright.hardware.probe_transports import transport_rates
 from meshwright.hardware.probe_workers import Crew, Member, SpawnContext, crew, fastest_context
@@ -29,21 +29,23 @@ from meshwright.units import MIB, Bytes, Seconds
 
 PROCESSOR_TIME: Seconds = 9.0  # all timed pieces of work together, whatever the number of cores
 ACCELERATOR_PIECE: Seconds = 0.05
-PIECES = 75  # timed pieces of work in one setting
+ROUNDS = 2
 LARGEST_GROUP = 8  # processes that exchange tensors while that is measured
 
 Progress = Callable[[str], object]
 
 
-def measure(progress: Progress) -> Cluster:
+def measure(progress: Progress, *, time: Seconds = PROCESSOR_TIME, rounds: int = ROUNDS) -> Cluster:
     """This machine as a cluster of one host, measured under the load there is.
 
     Args:
         progress: told what is being measured, in a line.
+        time: to spend on timing the processor, more or less (s).
+        rounds: how often everything is timed; of each thing the best is kept.
     """
     load = load_now(interval=0.5)
     progress(f"other processes use {load:.0%} of the processor")
-    processor, collectives = measure_processor(progress)
+    processor, collectives = measure_processor(progress, time=time, rounds=rounds)
     connections = links("process", collectives)
     name = platform.node() or "localhost"
     hosts = [Host(name=name, device=processor)]
@@ -61,7 +63,7 @@ def measure(progress: Progress) -> Cluster:
     )
 
 
-def measure_processor(progress: Progress) -> tuple[Device, list[CollectiveRate]]:
+def measure_processor(progress: Progress, *, time: Seconds, rounds: int) -> tuple[Device, list[CollectiveRate]]:
     """The processor with its rates, and what its processes reach exchanging tensors."""
     cores = usable_cores()
     counts = thread_counts(len(cores))
@@ -69,13 +71,12 @@ def measure_processor(progress: Progress) -> tuple[Device, list[CollectiveRate]]
     load_optimizer()
     with crew(len(cores), groups=counts, context=fastest_context()) as members:
         context = context_memory()
-        budget = PROCESSOR_TIME / (PIECES * (2 * len(counts) - 1))
-        rates = processor_rates(members, cores=cores, budget=budget, progress=progress)
+        rates = processor_rates(members, cores=cores, time=time, rounds=rounds, progress=progress)
         collectives = [
             rate
             for group in counts
             if 1 < group <= LARGEST_GROUP
-            for rate in processor_collectives(members, group, progress)
+            for rate in processor_collectives(members, group, rounds, progress)
         ]
     processor = Device(
         kind="cpu",
@@ -97,14 +98,14 @@ def context_memory() -> Bytes:
         return psutil.Process().memory_info().rss
 
 
-def processor_collectives(members: Crew, group: int, progress: Progress) -> list[CollectiveRate]:
+def processor_collectives(members: Crew, group: int, rounds: int, progress: Progress) -> list[CollectiveRate]:
     """Collectives between `group` processes, through gloo and through shared memory; the slowest member's rates."""
     progress(f"collectives between {group} processes")
-    rounds = []
-    for _ in range(ROUNDS):
+    done = []
+    for _ in range(rounds):
         with rendezvous() as path:
-            rounds.append(slowest(members.run(group, processor_exchange, path)))
-    return [min(rates, key=megabyte_time) for rates in zip(*rounds, strict=True)]
+            done.append(slowest(members.run(group, processor_exchange, path)))
+    return [min(rates, key=megabyte_time) for rates in zip(*done, strict=True)]
 
 
 def processor_exchange(member: Member, path: str) -> list[CollectiveRate]:

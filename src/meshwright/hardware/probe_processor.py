@@ -22,7 +22,7 @@ from meshwright.units import GIB, Seconds
 FEW_CORES = 8
 CPU = torch.device("cpu")
 LONGEST: Seconds = 0.04  # a product that takes longer, in a data type that is slow here, is left out
-ROUNDS = 2
+PIECES = 75  # timed pieces of work in one setting
 LONGEST_ROUND: Seconds = 10.0  # after a longer one there is no other: the whole probe takes 30 s
 _MALLOPT_TRIM_THRESHOLD, _MALLOPT_MMAP_THRESHOLD = -1, -3
 
@@ -45,38 +45,40 @@ def thread_counts(cores: int) -> list[int]:
 
 
 def processor_rates(
-    crew: Crew, *, cores: Sequence[int], budget: Seconds, progress: Callable[[str], object]
+    crew: Crew, *, cores: Sequence[int], time: Seconds, rounds: int, progress: Callable[[str], object]
 ) -> ProcessorRates:
     """Rates for one process with every number of threads, then for several processes of one thread each.
 
-    Everything is timed in two rounds some seconds apart and the better one kept: a passing burst of other processes
+    Everything is timed in several rounds some seconds apart and the better one kept: a passing burst of other processes
     does not count, a lasting load does.
 
     Args:
         crew: processes to measure with; at least as many as cores.
         cores: their numbers.
-        budget: for one timed piece of work in all rounds (s).
+        time: to spend on all timed pieces of work together, more or less (s).
+        rounds: at most.
         progress: told what is being measured.
     """
     counts = thread_counts(len(cores))
     settings = [*((threads, 1) for threads in counts), *((1, processes) for processes in counts[1:])]
     cases = feasible_cases()
-    rounds: list[ProcessorRates] = []
+    budget = time / (PIECES * len(settings) * rounds)
+    done: list[ProcessorRates] = []
     start = perf_counter()
-    while len(rounds) < ROUNDS and perf_counter() - start < LONGEST_ROUND:
+    while len(done) < rounds and perf_counter() - start < LONGEST_ROUND:
         timed = []
         for threads, processes in settings:
-            progress(f"round {len(rounds) + 1}: {_counted(processes, 'process')} with {_counted(threads, 'thread')}")
+            progress(f"round {len(done) + 1}: {_counted(processes, 'process')} with {_counted(threads, 'thread')}")
             pinned_to = tuple(cores) if processes > 1 else ()
-            results = crew.run(processes, setting_rates, cases, threads, pinned_to, budget / ROUNDS)
+            results = crew.run(processes, setting_rates, cases, threads, pinned_to, budget)
             timed.append(combined(results, rate=fmean, overhead=fmean))
-        rounds.append(
+        done.append(
             ProcessorRates(
                 matrices=tuple(chain.from_iterable(rates.matrices for rates in timed)),
                 operations=tuple(chain.from_iterable(rates.operations for rates in timed)),
             )
         )
-    return combined(rounds, rate=max, overhead=min)
+    return combined(done, rate=max, overhead=min)
 
 
 def feasible_cases() -> list[MatrixCase]:

@@ -9,6 +9,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier
+from threading import BrokenBarrierError
+from time import monotonic
 from typing import Any
 
 from meshwright.errors import HardwareError
@@ -65,19 +67,26 @@ class Crew:
         """
         for rank, pipe in enumerate(self._pipes[: group - 1], start=1):
             pipe.send((rank, group, work, args))
-        results = [work(self._member(0, group), *args)]
-        for rank, pipe in enumerate(self._pipes[: group - 1], start=1):
-            if not pipe.poll(PATIENCE):
-                raise HardwareError(
-                    f"process {rank} of {group} gave no measurement within {PATIENCE:.0f} s",
-                    cause="it was stopped, or the machine is too busy to measure",
-                    command="meshwright hardware --fresh",
-                )
-            answer = pipe.recv()
+        try:
+            results = [work(self._member(0, group), *args)]
+        except BrokenBarrierError:
+            raise _silent(group) from None
+        for follower in range(group - 1):
+            answer = self._answer(follower, group)
             if isinstance(answer, Exception):
                 raise answer
             results.append(answer)
         return results
+
+    def _answer(self, follower: int, group: int) -> Any:
+        end = monotonic() + PATIENCE
+        try:
+            while not self._pipes[follower].poll(0.2):
+                if monotonic() > end or not self._processes[follower].is_alive():
+                    raise _silent(group)
+            return self._pipes[follower].recv()
+        except (EOFError, OSError):
+            raise _silent(group) from None
 
     def close(self) -> None:
         """Ends the followers."""
@@ -132,6 +141,14 @@ def pinned(core: int | None) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+def _silent(group: int) -> HardwareError:
+    return HardwareError(
+        f"one of {group} processes that measure together ended or gave no answer for {PATIENCE:.0f} s",
+        cause="it was killed (too little memory?), or the machine is too busy to measure",
+        command="meshwright hardware --fresh",
+    )
 
 
 def _follow(pipe: Connection, barriers: dict[int, Barrier], leader: int) -> None:

@@ -1,0 +1,137 @@
+"""The catalogue: every figure has a source, achieved rates lie below peaks, and short forms become clusters."""
+
+import tomllib
+from dataclasses import fields
+from importlib.resources import files
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshwright.errors import UsageError
+from meshwright.hardware import CatalogEntry, Figure, catalog, parse_cluster
+from meshwright.hardware._catalog import device_of, typical_share
+from meshwright.units import GIB
+
+KNOWN = catalog()
+
+
+def figures(entry: CatalogEntry) -> list[Figure]:
+    """Every figure of an entry."""
+    single = [getattr(entry, field.name) for field in fields(entry)]
+    return [item for item in [*single, *entry.peaks.values(), *entry.achieved.values()] if isinstance(item, Figure)]
+
+
+def test_the_devices_that_people_train_on_are_there() -> None:
+    accelerators = [entry for entry in KNOWN.devices.values() if entry.kind != "cpu"]
+    assert len(accelerators) >= 30
+    assert len(KNOWN.devices) - len(accelerators) >= 3
+    assert {"v100", "gb300", "mi250", "mi355x", "tpu-v4", "tpu-v6e", "gaudi3", "trainium2", "rtx4090"} <= set(
+        KNOWN.devices
+    )
+
+
+@pytest.mark.parametrize("key", KNOWN.devices)
+def test_every_figure_is_positive_and_has_a_known_source(key: str) -> None:
+    entry = KNOWN.devices[key]
+    for figure in figures(entry):
+        assert figure.value > 0
+        assert figure.source in KNOWN.sources
+    assert entry.peaks
+    assert set(entry.achieved) <= set(entry.peaks)
+
+
+@pytest.mark.parametrize("key", KNOWN.devices)
+def test_nobody_achieved_more_than_the_peak(key: str) -> None:
+    entry = KNOWN.devices[key]
+    assert all(figure.value <= entry.peaks[dtype].value for dtype, figure in entry.achieved.items())
+    assert (entry.price_low is None) == (entry.price_high is None)
+    if entry.price_low is not None and entry.price_high is not None:
+        assert entry.price_low.value <= entry.price_high.value
+
+
+def test_every_source_is_used_and_every_key_is_read() -> None:
+    used = {figure.source for entry in KNOWN.devices.values() for figure in figures(entry)}
+    used |= {figure.source for figure in KNOWN.latency.values()}
+    assert used == set(KNOWN.sources)
+    raw = tomllib.loads(files("meshwright.hardware").joinpath("catalog.toml").read_text(encoding="utf-8"))
+    legal = {field.name for field in fields(CatalogEntry)}
+    assert all(set(entry) <= legal for entry in raw["devices"].values())
+
+
+def test_measured_rates_are_used_as_they_are_and_others_shortened() -> None:
+    """H100: 794.5 of 989 TFLOP/s in bfloat16 were measured; float16 was not, and gets NVIDIA's usual share."""
+    device = device_of(KNOWN, KNOWN.devices["h100"])
+    rates = {rate.dtype: rate.rate for rate in device.matrix_rates}
+    assert rates["bfloat16"] == 794.5e12
+    assert rates["float16"] == pytest.approx(989e12 * typical_share(KNOWN, "NVIDIA"))
+    assert device.memory == 80 * GIB
+    assert device.price == pytest.approx((2.5 + 5.0) / 2)
+    assert device.source == "catalogue: stas00/ml-engineering@744d01e18b, compute/accelerator/README.md"
+
+
+def test_a_maker_without_measurements_gets_the_share_of_all() -> None:
+    assert typical_share(KNOWN, "Google") == typical_share(KNOWN, "nobody")
+    assert 0.5 < typical_share(KNOWN, "nobody") < 1.0
+
+
+def test_hosts_of_eight() -> None:
+    cluster = parse_cluster("H100:8x64")
+    assert cluster.num_devices == 512
+    assert [link.tier for link in cluster.links] == ["host", "network"]
+    assert [link.bandwidth for link in cluster.links] == [450e9, 400e9]
+
+
+def test_one_device_and_one_host() -> None:
+    assert parse_cluster("a100").num_devices == 1
+    assert parse_cluster(" a100:4 ").num_devices == 4
+
+
+def test_a_link_that_reaches_beyond_a_host_makes_a_rack() -> None:
+    assert [link.tier for link in parse_cluster("gb200:4x18").links] == ["host", "rack"]
+
+
+def test_processors_have_cores_and_exchange_through_memory() -> None:
+    cluster = parse_cluster("epyc-9654")
+    assert cluster.num_cores == 96
+    assert cluster.hosts[0].device.matrix_rates[0].threads == 96
+    assert [link.tier for link in cluster.links] == ["process"]
+
+
+@settings(max_examples=30)
+@given(st.sampled_from(list(KNOWN.devices)), st.integers(1, 16))
+def test_every_device_makes_a_host(key: str, devices: int) -> None:
+    cluster = parse_cluster(f"{key}:{devices}")
+    assert cluster.num_devices == devices
+    assert parse_cluster(cluster.name) == cluster
+
+
+def test_an_unknown_device_is_an_error_with_the_nearest() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_cluster("h1000:8")
+    assert caught.value.fact == "no device 'h1000' in the catalogue"
+    assert caught.value.cause == "did you mean 'h100'?"
+
+
+def test_an_unknown_network_is_an_error() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_cluster("l4:8x2")
+    assert str(caught.value) == (
+        "the catalogue does not know what network 2 hosts of NVIDIA L4 have\n"
+        "  because: no document it is made from says it\n"
+        "  instead: one host: l4:8\n"
+        "  instead: a cluster file with a link of tier 'network'\n"
+        "  next:    meshwright hardware --save cluster.toml"
+    )
+
+
+def test_the_alternative_to_an_unknown_network_is_a_short_form_too() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_cluster("rtx4090:4x2")
+    assert caught.value.alternatives[0] == "one host: rtx4090:4"
+
+
+@pytest.mark.parametrize("text", ["", ":8", "h100:", "h100:0", "h100:8x", "h100:8x0", "h100:8x2x2", "h100:-1"])
+def test_what_is_no_short_form_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="names no cluster"):
+        parse_cluster(text)
