@@ -6,6 +6,7 @@ Reading order: `_app` (verbs, help, errors as text), `_tokens` (where the script
 `_report`, `_examples`. A verb's file is loaded when the verb is used.
 """
 
+import signal
 import sys
 
 from meshwright.cli._app import run_command
@@ -13,4 +14,6 @@ from meshwright.cli._app import run_command
 
 def main() -> None:
     """Runs the command that the user typed, and exits with its code."""
+    # Between the parts that handle it themselves, SIGTERM ends the command as Ctrl-C does: tidily.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run_command(sys.argv[1:]))

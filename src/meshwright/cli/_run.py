@@ -13,7 +13,7 @@ from meshwright.cli._options import Flag, GoalOptions, HostOptions, RunOptions
 from meshwright.cli._output import print_aside, print_json
 from meshwright.cli._settings import resolve
 from meshwright.documents import to_mapping
-from meshwright.errors import UsageError
+from meshwright.errors import MeshwrightError, UsageError
 from meshwright.launch import (
     INTERRUPTED_EXIT_CODE,
     Progress,
@@ -67,8 +67,11 @@ def run(
         plan, measurement = lead(
             script, arguments, folder=folder, where=task or settings.hosts, settings=settings, progress=progress
         )
-    finally:
-        page = write_page(folder.path)
+    except (MeshwrightError, KeyboardInterrupt):
+        write_page(folder.path)
+        print_aside(f"what there is of the run: {folder.path}")
+        raise
+    page = write_page(folder.path)
     if json:
         print_json(
             {

@@ -1,6 +1,7 @@
 """From dead workers to the one message that a person can act on."""
 
 import json
+import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from meshwright.launch._processes import Exit
 from meshwright.launch._run_folder import RunFolder
 
 NUM_LAST_LINES = 6
+RANK_PREFIX = re.compile(r"^\[rank\d+\]: ?")  # torch puts it before every line of an uncaught error
 LOST_PEER = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -21,7 +23,9 @@ LOST_PEER = (
 )
 
 
-def failure(exits: Sequence[Exit], *, folder: RunFolder, command: str = "") -> MeshwrightError:
+def failure(
+    exits: Sequence[Exit], *, folder: RunFolder, command: str = "", shown: int | None = None
+) -> MeshwrightError:
     """The error behind workers that failed.
 
     One worker's death makes the others fail a moment later, because nobody answers them. The first in this order is
@@ -31,6 +35,7 @@ def failure(exits: Sequence[Exit], *, folder: RunFolder, command: str = "") -> M
         exits: the workers that ended with a code other than 0.
         folder: where they wrote.
         command: what to run next, where the error does not say.
+        shown: the worker whose errors the user has seen already.
     """
     first = min(exits, key=lambda dead: (_rank_as_cause(dead, folder=folder), dead.rank))
     error = recorded_error(folder.error(first.rank))
@@ -40,20 +45,21 @@ def failure(exits: Sequence[Exit], *, folder: RunFolder, command: str = "") -> M
         )
     log = folder.log(first.rank, "err")
     lines = last_lines(log)
+    seen = f"; see above, or {log}" if first.rank == shown else f"; the last lines of {log}:{_indented(lines)}"
     return WorkerError(
         f"worker {first.rank} {_how(first.code, lines)}",
-        cause=_why(first.code, lines)
-        + (f"; the last lines of {log}:{_indented(lines)}" if lines else f"; {log} is empty"),
+        cause=_why(first.code, lines) + (seen if lines else f"; {log} is empty"),
         alternatives=_alternatives(first.code),
         command=command or f"less {log}",
     )
 
 
-def agent_failure(code: int, *, folder: RunFolder, command: str = "") -> MeshwrightError:
+def agent_failure(code: int, *, folder: RunFolder, command: str = "", shown: int | None = None) -> MeshwrightError:
     """The error behind torch's agent ending with a code other than 0: its workers', or its own."""
     if folder.failures.is_file():
         dead = json.loads(folder.failures.read_text(encoding="utf-8"))
-        return failure([Exit(rank=int(rank), code=code) for rank, code in dead.items()], folder=folder, command=command)
+        exits = [Exit(rank=int(rank), code=code) for rank, code in dead.items()]
+        return failure(exits, folder=folder, command=command, shown=shown)
     error = recorded_error(folder.agent_error)
     if error is not None:
         return error
@@ -76,7 +82,7 @@ def last_lines(path: Path, count: int = NUM_LAST_LINES) -> list[str]:
         return []
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 16384))
-        lines = file.read().decode(errors="replace").splitlines()
+        lines = [RANK_PREFIX.sub("", line) for line in file.read().decode(errors="replace").splitlines()]
     return [line for line in lines if line.strip()][-count:]
 
 

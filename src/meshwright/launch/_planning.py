@@ -1,5 +1,6 @@
 """Planning in throw-away processes: the script runs up to its first step, which is captured, priced and tried."""
 
+import shlex
 import shutil
 import sys
 import tempfile
@@ -75,7 +76,7 @@ def plan_script(
             limit=limit,
         )
     stages.close()
-    return _result(watched, script=script, room=room, limit=limit)
+    return _result(watched, script=script, arguments=arguments, room=room, limit=limit)
 
 
 def check_script(script: Path) -> None:
@@ -138,12 +139,12 @@ def _scratch(folder: Path) -> RunFolder:
     return room
 
 
-def _result(watched: Watched, *, script: Path, room: RunFolder, limit: Seconds) -> Plan:
+def _result(watched: Watched, *, script: Path, arguments: Sequence[str], room: RunFolder, limit: Seconds) -> Plan:
     log = room.log(0, "err")
     if watched.ending == "interrupted":
         raise KeyboardInterrupt
     if watched.ending == "failed":
-        raise failure(watched.failures, folder=room, command=f"python {script}")
+        raise failure(watched.failures, folder=room, command=shlex.join(["python", str(script), *arguments]))
     if watched.ending == "late":
         raise WorkerError(
             f"planning {script} took longer than {format_seconds(limit)} and was ended",

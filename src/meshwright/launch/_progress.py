@@ -25,6 +25,7 @@ class Progress:
         self._errors = errors or sys.stderr
         self._script_output = script_output or sys.stdout
         self.status = StatusLine(Console(file=self._errors, highlight=False))
+        self.rank: int | None = None
         self._streams: list[tuple[LogTail, BinaryIO]] = []
         self._metrics: LineTail | None = None
         self._num_steps = 0
@@ -38,6 +39,7 @@ class Progress:
             rank: whose output is shown.
             num_steps: steps the run will take; 0 where unknown.
         """
+        self.rank = rank
         self._streams = [
             (LogTail(folder.log(rank, "out")), self._script_output.buffer),
             (LogTail(folder.log(rank, "err")), self._errors.buffer),

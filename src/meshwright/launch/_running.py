@@ -1,5 +1,6 @@
 """The workers of a run, from their start to the run in sum."""
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -136,10 +137,10 @@ def work(
         watched = watch(processes, interrupts=interrupts, refresh=progress.refresh)
     progress.close()
     if watched.ending == "failed":
-        next_command = f"meshwright report {folder.path}"
+        alone = shlex.join(["python", str(script), *arguments])
         if watched.failures[0].rank == AGENT:
-            raise agent_failure(watched.failures[0].code, folder=folder, command=next_command)
-        raise failure(watched.failures, folder=folder, command=next_command)
+            raise agent_failure(watched.failures[0].code, folder=folder, command=alone, shown=progress.rank)
+        raise failure(watched.failures, folder=folder, command=alone, shown=progress.rank)
     return watched.ending
 
 
