@@ -104,12 +104,15 @@ def _measure(path: Path, tell: Callable[[str], object]) -> Cluster:
 
 def _run_probe(result: Path, tell: Callable[[str], object]) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "meshwright.hardware.probe", str(result)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    complaints = result.with_suffix(".log")
+    with (
+        complaints.open("w", encoding="utf-8") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
         assert process.stdout is not None
-        assert process.stderr is not None
         for line in process.stdout:
             tell(line.rstrip())
-        complaint = process.stderr.read().strip()
+    complaint = complaints.read_text(encoding="utf-8").strip()
     if process.returncode != 0:
         raise HardwareError(
             f"measuring this machine failed with exit code {process.returncode}",

@@ -122,6 +122,7 @@ def processor_exchange(member: Member, path: str) -> list[CollectiveRate]:
 
 def accelerator_exchange(member: Member, path: str, backend: str, kind: str) -> list[CollectiveRate]:
     """Rates of the accelerators' own collectives; run by a process for each of them."""
+    torch.accelerator.set_device_index(member.rank)
     with process_group(member, backend, path):
         return collective_rates(member, backend, torch.device(kind, member.rank))
 

@@ -16,6 +16,7 @@ from meshwright.units import MIB, Bytes, Seconds
 
 SIZES = (256, 1024, 4096, 8192)
 TRANSFER: Bytes = 64 * MIB
+SHORTEST: Seconds = 2e-3  # waiting for the device costs about 10 µs
 LONGEST: Seconds = 0.5  # a product that would take longer is left out
 
 
@@ -45,20 +46,23 @@ def first_accelerator() -> torch.device:
 def accelerator(budget: Seconds) -> Device:
     """The first accelerator, measured; a host's accelerators are of one kind.
 
+    Its context is what is taken of its memory before any tensor, by this process and by others.
+
     Args:
         budget: for one timed piece of work (s).
     """
     device = first_accelerator()
-    before = free_memory(device)
     torch.zeros(1, device=device)
-    timer = Timer(budget=budget, finished=lambda: torch.accelerator.synchronize(device))
+    free, total = torch.accelerator.get_memory_info(device)
+    taken = max(0, total - free - torch.accelerator.memory_reserved(device))
+    timer = Timer(budget=budget, shortest=SHORTEST, finished=lambda: torch.accelerator.synchronize(device))
     setting = {"device": device, "threads": 1, "processes": 1}
     overheads = overhead_rates(timer, **setting)
     return Device(
         kind=device.type,
         name=accelerator_name(device),
-        memory=before[1],
-        context=max(0, before[0] - free_memory(device)[0]),
+        memory=total,
+        context=taken,
         source="measured",
         matrix_rates=tuple(matrix_rates(timer, _cases(), most=LONGEST, **setting)),
         operation_rates=(
@@ -75,11 +79,6 @@ def accelerator_name(device: torch.device) -> str:
     """The maker's name where the backend tells it, else its type."""
     module = torch.get_device_module(device)
     return module.get_device_name(device) if hasattr(module, "get_device_name") else device.type
-
-
-def free_memory(device: torch.device) -> tuple[Bytes, Bytes]:
-    """Free and total memory of an accelerator (B)."""
-    return torch.accelerator.get_memory_info(device)
 
 
 def _cases() -> Iterator[MatrixCase]:

@@ -7,7 +7,6 @@ from time import perf_counter
 
 from meshwright.units import Seconds
 
-SHORTEST_SAMPLE: Seconds = 50e-6  # a thousand times what reading the clock costs
 FEWEST_SAMPLES = 3
 MOST_SAMPLES = 100
 PATIENCE = 3  # budgets that may be spent to get the fewest samples
@@ -23,11 +22,14 @@ class Timer:
 
     Args:
         budget: time to spend on one piece of work (s).
+        shortest: quicker work is repeated for so long before the clock is read again (s); a thousand times what
+            reading it costs on a processor, more where waiting for a device costs more.
         together: returns when all processes that measure at the same time are ready to begin.
         finished: returns when the device has done all work given to it.
     """
 
     budget: Seconds
+    shortest: Seconds = 50e-6
     together: Callable[[], object] = nothing
     finished: Callable[[], object] = nothing
 
@@ -38,7 +40,7 @@ class Timer:
         self.together()
         start = perf_counter()
         once = self.sample(work, 1)
-        repeats = max(1, int(SHORTEST_SAMPLE / max(once, 1e-9)))
+        repeats = max(1, int(self.shortest / max(once, 1e-9)))
         samples = [once] if repeats == 1 else [self.sample(work, repeats)]
         while len(samples) < MOST_SAMPLES:
             spent = perf_counter() - start
