@@ -54,6 +54,6 @@ for number in range(1, args.steps + 1):
     if step.is_main and number % 100 == 0:
         print(f"step {number}: loss {value:.3f}")
 with torch.no_grad():
-    value = loss(step.model, held_out[: 128 * (length + 1)].view(128, -1))
+    value = loss(step.model, held_out.unfold(0, length + 1, length + 1)[:128])
 if step.is_main:
     print(f"held-out loss {value:.3f} after {args.steps} steps on {len(train):,} characters")

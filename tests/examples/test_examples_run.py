@@ -1,5 +1,6 @@
 """Each example runs as a plain script in one process, for a few steps."""
 
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ def _run(tmp_path: Path, name: str, *arguments: str) -> str:
     ended = subprocess.run(
         [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), *arguments],
         cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -29,7 +31,7 @@ def _run(tmp_path: Path, name: str, *arguments: str) -> str:
     [
         ("digits_cnn", ["--epochs", "1"], r"held-out accuracy (0\.\d+)"),
         ("transformers_model", ["--steps", "2", "--batch", "4", "--length", "32"], r"held-out accuracy (0\.\d+)"),
-        ("tabular_mlp", ["--epochs", "10"], r"held-out accuracy (0\.\d+)"),
+        ("tabular_mlp", ["--epochs", "5", "--width", "32"], r"held-out accuracy (0\.\d+)"),
         ("lstm", ["--steps", "3", "--length", "16"], r"loss (\d\.\d+) after 3 steps"),
     ],
 )
