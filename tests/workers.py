@@ -93,7 +93,7 @@ class Pool:
         store = Path(tempfile.mkdtemp(prefix="meshwright-test-")) / "store"
         for rank in range(self.size):
             here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(there, rank, self.size, str(store)), daemon=True)
+            process = context.Process(target=_serve, args=(there, rank, self.size, str(store)))
             process.start()
             there.close()
             self._processes.append(process)

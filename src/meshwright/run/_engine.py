@@ -40,7 +40,8 @@ class Engine:
         self.strategy = strategy
         self.num_workers = 1 if strategy is None else strategy.num_workers
         self.rank = rank
-        self.device = next((parameter.device for parameter in job.model.parameters()), torch.device("cpu"))
+        first = next(job.model.parameters(), torch.zeros(()))
+        self.device, self._dtype = first.device, first.dtype
         self.clock = clock_for(self.device)
         self.stamps = Stamps()
         self.steps = 0
@@ -131,7 +132,7 @@ class Engine:
         if not self.placed.forwards_together:
             parts = tuple(part for part in parts if part.examples)
         alone = self.num_workers == 1
-        tally = _Tally(whole=alone and len(parts) == 1, group=self._group, device=self.device)
+        tally = _Tally(whole=alone and len(parts) == 1, group=self._group, device=self.device, dtype=self._dtype)
         for number, part in enumerate(parts, start=1):
             with self.placed.micro_batch(last=number == len(parts)):
                 with self._forward_context():
@@ -157,9 +158,13 @@ class _Tally:
         whole: whether one part is the whole batch, so that its loss is the global one.
         group: the workers.
         device: where the sums are exchanged.
+        dtype: of the loss of a worker that has no example.
     """
 
-    def __init__(self, *, whole: bool, group: dist.ProcessGroup | None, device: torch.device) -> None:
+    def __init__(
+        self, *, whole: bool, group: dist.ProcessGroup | None, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._dtype = dtype
         self._whole = whole
         self._group = group
         self._device = device
@@ -193,7 +198,7 @@ class _Tally:
         if self._work is not None:
             self._work.wait()
         sums = self._sum_up() if self._sums is None else self._sums
-        dtype = self._totals[0].dtype if self._totals else torch.get_default_dtype()
+        dtype = self._totals[0].dtype if self._totals else self._dtype
         total, weight, num_weighted = sums.unbind()
         if not num_weighted:
             return total.to(dtype), 1.0

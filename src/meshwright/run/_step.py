@@ -60,11 +60,12 @@ class Step:
         """
         engine = self._engine
         if engine is None:
-            self._open(batch)
+            if self._proof is None:
+                self._open(batch)
+            if self._proof is not None:
+                return self._proof.step(batch)
             engine = self._engine
-        if self._proof is not None:
-            return self._proof.step(batch)
-        assert engine is not None
+            assert engine is not None
         if engine.num_workers > 1:
             return self._together(engine, batch)
         loss = engine.step(batch)

@@ -7,6 +7,7 @@ disk, an error as a document, and an exit code.
 import os
 import runpy
 import sys
+import traceback
 from pathlib import Path
 
 from meshwright.documents import read_toml, write_text
@@ -41,9 +42,10 @@ def main(arguments: list[str]) -> int:
         return _failed(session, error)
     except SystemExit as end:
         return _left(session, end)
-    except BaseException as error:
+    except Exception as error:
+        _print_from_script(error, arguments[0])
         session.finish("failed", reason=f"{type(error).__name__}: {error}")
-        raise
+        return 1
     session.finish("finished")
     return 0
 
@@ -116,6 +118,14 @@ def _failed(session: Session, error: MeshwrightError) -> int:
         reason = f"{reason} ({error.cause})"
     session.finish("failed", reason=reason)
     return error.exit_code
+
+
+def _print_from_script(error: BaseException, script: str) -> None:
+    """Prints a traceback as python would have: from the script on, without the frames that run it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename != script:
+        trace = trace.tb_next
+    traceback.print_exception(type(error), error, trace or error.__traceback__)
 
 
 def _left(session: Session, end: SystemExit) -> int:
