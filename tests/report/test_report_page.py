@@ -145,9 +145,8 @@ def test_every_figure_says_in_words_and_as_a_table_what_it_shows(tmp_path: Path)
 
 def test_the_reference_run_is_drawn_and_its_distance_said(tmp_path: Path) -> None:
     folder = build.write_run(tmp_path / "a")
-    assert "For the one-device program’s loss beside it: meshwright verify examples/character_gpt.py --steps 400" in (
-        _text(write_page(folder))
-    )
+    command = f"meshwright verify --plan {folder / 'plan.toml'} examples/character_gpt.py --steps 400"
+    assert f"For the one-device program’s loss beside it: {command}" in _text(write_page(folder))
     reference = build.records(100)
     build.write_records(folder / "reference.jsonl", [*reference[:50], *build.records(100, seed=3)[50:]])
     loss = next(figure for figure in pictures(read_run(folder)) if figure.key == "loss")

@@ -7,10 +7,11 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from meshwright.cli._options import Flag, GoalOptions
-from meshwright.cli._output import print_json, print_view
+from meshwright.cli._output import print_aside, print_json, print_view
 from meshwright.cli._session import find_cluster, find_plan, scratch_folder
 from meshwright.cli._settings import resolve
-from meshwright.documents import to_mapping
+from meshwright.cost import Verification
+from meshwright.documents import to_mapping, write_toml
 from meshwright.errors import NotEqualError
 from meshwright.launch import Progress, RunFolder, check_script, verify_script
 from meshwright.report import verification_table
@@ -27,7 +28,8 @@ def verify(
 ) -> int:
     """A script's plan against the one-device program on the same batches: loss, every gradient, every parameter.
 
-    Exit code 4 where they differ by more than rounding.
+    Exit code 4 where they differ by more than rounding. The proof of a run's own plan is kept in the run's folder, and
+    shown on its page.
 
     Parameters
     ----------
@@ -62,8 +64,17 @@ def verify(
             progress=progress,
             steps=steps,
         )
+    if settings.plan is not None:
+        keep(found, run=RunFolder(path=settings.plan.parent))
     if json:
         print_json(to_mapping(found))
     else:
         print_view(verification_table(found))
     return 0 if found.equal else NotEqualError.exit_code
+
+
+def keep(found: Verification, *, run: RunFolder) -> None:
+    """Keeps the proof of a run's plan beside it, for the run's page."""
+    if run.record.is_file():
+        write_toml(found, run.verification)
+        print_aside(f"kept in {run.verification}; next: meshwright report {run.path}")

@@ -1,6 +1,7 @@
 """The run in a few sentences with numbers, and as a row of tiles."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isfinite
@@ -77,10 +78,10 @@ def gain(run: Run) -> tuple[float, str] | None:
 
 
 def verify_command(run: Run) -> str:
-    """The command that compares the run's script with one device."""
-    script = run.settings.get("script", "SCRIPT")
-    arguments = run.settings.get("arguments", [])
-    return " ".join(["meshwright verify", str(script), *(str(argument) for argument in arguments)])
+    """The command that compares the run's plan with one device, and keeps what it finds in the run's folder."""
+    script = str(run.settings.get("script", "SCRIPT"))
+    arguments = (str(argument) for argument in run.settings.get("arguments", []))
+    return shlex.join(["meshwright", "verify", "--plan", str(run.folder / "plan.toml"), script, *arguments])
 
 
 def equality(run: Run) -> tuple[str, Tone, str]:
