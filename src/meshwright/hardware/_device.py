@@ -39,6 +39,8 @@ class OperationRate:
     nearest in `size`. Work and overhead mean, by kind:
 
     - `pointwise`, `transcendental`, `normalization`, `reduction`, `indexing`, `copy`: bytes read and written.
+    - `batch_normalization` (variants `default`, `channels_last`, `backward`, `backward_channels_last`) and `pooling`
+      (maximum, forward): bytes read and written; on a CPU far slower than other kinds.
     - `random`: bytes written.
     - `convolution`, `attention`, `recurrent`: FLOP, forward and backward together; `bandwidth` is FLOP/s.
     - `optimizer` (AdamW as torch runs it by default) and `optimizer_fused`: bytes of parameter, gradient and state
@@ -51,7 +53,7 @@ class OperationRate:
         kind: an `OperationKind` of `graph`, or `overhead`, `optimizer`, `optimizer_fused`, `allocation`.
         threads: threads of the worker.
         bandwidth: work over time of one process (B/s, or FLOP/s as above).
-        overhead: fixed time of one operation (s).
+        overhead: fixed time of one operation of this kind (s).
         variant: how it was run: `default`, `channels_last` (convolution), `strided` (copy of a transposed tensor),
             `to_device` and `from_device` (copy between a host and its accelerator).
         processes: how many processes of the host computed at the same time while this was measured.

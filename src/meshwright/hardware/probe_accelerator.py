@@ -57,7 +57,6 @@ def accelerator(budget: Seconds) -> Device:
     taken = max(0, total - free - torch.accelerator.memory_reserved(device))
     timer = Timer(budget=budget, shortest=SHORTEST, finished=lambda: torch.accelerator.synchronize(device))
     setting = {"device": device, "threads": 1, "processes": 1}
-    overheads = overhead_rates(timer, **setting)
     return Device(
         kind=device.type,
         name=accelerator_name(device),
@@ -66,8 +65,8 @@ def accelerator(budget: Seconds) -> Device:
         source="measured",
         matrix_rates=tuple(matrix_rates(timer, _cases(), most=LONGEST, **setting)),
         operation_rates=(
-            *overheads,
-            *operation_rates(timer, overhead=overheads[0].overhead, **setting),
+            *overhead_rates(timer, **setting),
+            *operation_rates(timer, **setting),
             *layer_rates(timer, **setting),
             *optimizer_rates(timer, **setting),
             *_transfer_rates(timer, device),

@@ -14,6 +14,7 @@ from meshwright.units import KIB, MIB, Bytes, Seconds
 SIZES: tuple[Bytes, ...] = (128 * KIB, 2 * MIB, 32 * MIB)
 WIDTH = 256  # elements of a row, as of a small model's hidden size
 FLOAT: Bytes = 4
+ROW: Bytes = FLOAT * WIDTH
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,22 +36,21 @@ class OperationCase:
     variant: str = "default"
 
 
-def operation_rates(
-    timer: Timer, *, device: torch.device, threads: int, processes: int, overhead: Seconds
-) -> list[OperationRate]:
+def operation_rates(timer: Timer, *, device: torch.device, threads: int, processes: int) -> list[OperationRate]:
     """Rates of pointwise, transcendental, normalization, reduction, random, indexing and copy operations.
 
-    The output's memory is in the process already (see `retain_memory`); touching fresh memory is `allocation`.
+    Each kind's overhead is its time on a single row; it is taken off before bytes are divided by time. The output's
+    memory is in the process already (see `retain_memory`); touching fresh memory is `allocation`.
 
     Args:
         timer: measures.
         device: where the tensors are.
         threads: what the rows say.
         processes: what the rows say.
-        overhead: time of an operation on nothing, taken off before dividing and given in the rows (s).
     """
+    overheads = {(case.kind, case.variant): timer(case.run) for case in operation_cases(ROW, device)}
     return [
-        _rate(case, timer(case.run), threads=threads, processes=processes, overhead=overhead)
+        _rate(case, timer(case.run), threads=threads, processes=processes, overhead=overheads[case.kind, case.variant])
         for size in SIZES
         for case in operation_cases(size, device)
     ]
@@ -58,7 +58,7 @@ def operation_rates(
 
 def operation_cases(size: Bytes, device: torch.device) -> Iterator[OperationCase]:
     """Operations of every kind on tensors of `size` bytes."""
-    rows = size // (FLOAT * WIDTH)
+    rows = size // ROW
     x, y = torch.randn(rows, WIDTH, device=device), torch.randn(rows, WIDTH, device=device)
     weight, bias = torch.ones(WIDTH, device=device), torch.zeros(WIDTH, device=device)
     indices = torch.randint(rows, (rows,), device=device)

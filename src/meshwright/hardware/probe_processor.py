@@ -22,7 +22,7 @@ from meshwright.units import GIB, Seconds
 FEW_CORES = 8
 CPU = torch.device("cpu")
 LONGEST: Seconds = 0.04  # a product that takes longer, in a data type that is slow here, is left out
-PIECES = 75  # timed pieces of work in one setting
+PIECES = 83  # timed pieces of work in one setting
 LONGEST_ROUND: Seconds = 10.0  # after a longer one there is no other: the whole probe takes 30 s
 _MALLOPT_TRIM_THRESHOLD, _MALLOPT_MMAP_THRESHOLD = -1, -3
 
@@ -107,10 +107,9 @@ def setting_rates(
     setting = {"device": CPU, "threads": threads, "processes": member.group}
     with pinned(cores[member.rank] if cores else None):
         matrices = matrix_rates(timer, cases, most=float("inf"), **setting)
-        overheads = overhead_rates(timer, **setting)
         operations = (
-            *overheads,
-            *operation_rates(timer, overhead=overheads[0].overhead, **setting),
+            *overhead_rates(timer, **setting),
+            *operation_rates(timer, **setting),
             *layer_rates(timer, **setting),
             *optimizer_rates(timer, **setting),
             allocation_rate(timer, threads=threads, processes=member.group),
