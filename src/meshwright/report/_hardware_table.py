@@ -7,8 +7,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from meshwright.hardware import Cluster, CollectiveRate, Device, Host, Link, MatrixRate, OperationRate
+from meshwright.hardware import Cluster, CollectiveRate, Device, Host, Link, MatrixRate, OperationRate, Tier
 from meshwright.units import format_bytes, format_scaled, format_seconds
+
+# What the workers of a tier are to each other.
+LINKS: dict[Tier, str] = {
+    "process": "link between processes",
+    "host": "link within a host",
+    "rack": "link within a rack",
+    "network": "network",
+}
 
 
 def hardware_table(cluster: Cluster) -> RenderableType:
@@ -33,7 +41,7 @@ def hardware_rows(cluster: Cluster) -> list[tuple[str, str]]:
     for host in cluster.hosts:
         rows.extend(_host_rows(host))
     for link in cluster.links:
-        rows.append((f"link within a {link.tier}" if link.tier != "network" else "network", _speed(link)))
+        rows.append((LINKS[link.tier], _speed(link)))
     return rows
 
 
@@ -55,7 +63,8 @@ def _host_rows(host: Host) -> Iterator[tuple[str, str]]:
         yield f"matrices, {dtype}", f"{format_scaled(rate.rate, 'FLOP/s')} ({how}, edge {rate.size})"
     copies = [rate for rate in device.operation_rates if rate.kind == "copy" and rate.variant == "default"]
     if copies:
-        best = max(copies, key=lambda rate: rate.bandwidth)
+        largest = max(rate.size for rate in copies)  # smaller ones show the caches' speed
+        best = max((rate for rate in copies if rate.size == largest), key=lambda rate: rate.bandwidth)
         yield "memory bandwidth", f"{format_scaled(best.bandwidth, 'B/s')} ({best.threads} threads)"
     yield "source", device.source
 
