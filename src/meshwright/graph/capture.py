@@ -23,16 +23,17 @@ from torch.optim import Optimizer
 
 from meshwright.errors import BatchError, CaptureError, LossError
 from meshwright.graph._graph import Graph, Parameter
-from meshwright.graph.capture_batch import batch_size as batch_size
-from meshwright.graph.capture_batch import resized
+from meshwright.graph.capture_batch import batch_size, resized
 from meshwright.graph.capture_blocks import repeated_blocks
 from meshwright.graph.capture_copy import fake_batch, fake_mode, fake_model
-from meshwright.graph.capture_gap import Construct, construct_behind, needs_values
+from meshwright.graph.capture_gap import Construct, construct_behind, is_own_fault, needs_values
 from meshwright.graph.capture_optimizer import optimizer_state
 from meshwright.graph.capture_recording import Recording, Scaling
 from meshwright.graph.capture_step import LossFunction, record_step
 from meshwright.graph.capture_traits import parameter_paths, step_traits
 from meshwright.units import format_bytes
+
+__all__ = ["batch_size", "capture"]
 
 _REAL_EXAMPLES = 4
 _SPARE = 0.8
@@ -64,9 +65,8 @@ def capture_with(
 ) -> Graph:
     """Like `capture`, with the groups of equal modules given; none: every module is captured by itself."""
     examples = batch_size(batch)
-    other = examples // 2 if examples >= 4 else 2 * examples
     with _random_states_kept(), _quiet():
-        scaling, gaps = _recorded(model, loss, batch, (examples, other), groups)
+        scaling, gaps = _recorded(model, loss, batch, groups)
         state = optimizer_state(optimizer)
     whole = scaling.whole
     traits = step_traits(whole.traits | scaling.other.traits, model)
@@ -90,23 +90,32 @@ def capture_with(
 
 
 def _recorded(
-    model: nn.Module, loss: LossFunction, batch: Any, sizes: tuple[int, int], groups: Sequence[Sequence[str]]
+    model: nn.Module, loss: LossFunction, batch: Any, groups: Sequence[Sequence[str]]
 ) -> tuple[Scaling, tuple[str, ...]]:
-    """Two recordings, fake where that works."""
-    try:
+    """Two recordings: fake, with repeated blocks once; else every block; else one batch size; else real."""
+    examples = batch_size(batch)
+    attempts = [(_sizes(examples), groups), (_sizes(examples), ()), ((examples, examples), ())]
+    failure: Exception | None = None
+    for sizes, blocks in attempts if groups else attempts[1:]:
         try:
-            return Scaling(*(_fake_recording(model, loss, resized(batch, size), groups) for size in sizes)), ()
-        except (LossError, BatchError):
+            return Scaling(*(_fake_recording(model, loss, resized(batch, size), blocks) for size in sizes)), ()
+        except (LossError, BatchError, CaptureError):
             raise
-        except Exception as error:
-            if not groups or needs_values(error):
+        except Exception as error:  # any code of the user's may run here
+            if is_own_fault(error):
                 raise
-            return Scaling(*(_fake_recording(model, loss, resized(batch, size), ()) for size in sizes)), ()
-    except (LossError, BatchError, CaptureError):
-        raise
-    except Exception as error:
-        construct = construct_behind(error)
-        return _real_recordings(model, loss, batch, construct)
+            failure = failure or error
+            if needs_values(error):
+                break
+    assert failure is not None
+    return _real_recordings(model, loss, batch, construct_behind(failure))
+
+
+def _sizes(examples: int) -> tuple[int, int]:
+    """Two batch sizes to draw a line through; a batch of 1 is left out, many kernels treat it in a way of its own."""
+    if examples == 1:
+        return 2, 4
+    return (examples, examples // 2) if examples >= 4 else (examples, 2 * examples)
 
 
 def _fake_recording(model: nn.Module, loss: LossFunction, batch: Any, groups: Sequence[Sequence[str]]) -> Recording:
@@ -158,19 +167,26 @@ def _check_memory(model: nn.Module, construct: Construct) -> None:
 
 def _parameters(model: nn.Module, recording: Recording) -> tuple[Parameter, ...]:
     """Every parameter; those of repeated blocks once, unless they are tied."""
-    groups = [first.record.paths for first in recording.blocks if len(first.record.paths) > 1]
-    repeats = {f"{paths[0]}.": len(paths) for paths in groups}
-    later = tuple(f"{path}." for paths in groups for path in paths[1:])
+    places = {
+        f"{path}.": number for number, first in enumerate(recording.blocks) for path in first.record.paths
+    }  # fmt: skip
+    counts: dict[object, int] = {}
+    stands: dict[object, tuple[nn.Parameter, tuple[str, ...]]] = {}
+    for parameter, paths in parameter_paths(model):
+        prefix = next((place for place in places if paths[0].startswith(place)), None)
+        alone = prefix is None or len(paths) > 1
+        key = paths if alone else (places[prefix], paths[0].removeprefix(prefix))
+        stands.setdefault(key, (parameter, paths))
+        counts[key] = counts.get(key, 0) + 1
     return tuple(
         Parameter(
             paths=paths,
             shape=tuple(parameter.shape),
             dtype=str(parameter.dtype).removeprefix("torch."),
             trainable=parameter.requires_grad,
-            repeats=next((count for prefix, count in repeats.items() if paths[0].startswith(prefix)), 1),
+            repeats=counts[key],
         )
-        for parameter, paths in parameter_paths(model)
-        if not paths[0].startswith(later)
+        for key, (parameter, paths) in stands.items()
     )
 
 

@@ -43,7 +43,7 @@ def batch_size(batch: Any) -> int:
             cause="every tensor of a batch is split along its leading dim",
             alternatives=[
                 "put the examples first in every tensor",
-                "keep what belongs to no example (weights, masks for all) in the model or in the loss, not in the batch",
+                "keep what belongs to no example (weights, a mask for all) in the model or in the loss",
             ],
         )
     return varying.pop() if varying else 1

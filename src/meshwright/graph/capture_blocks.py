@@ -87,20 +87,23 @@ def _same_value(one: Any, other: Any, numbers: tuple[int, int], depth: int) -> b
         return True
     if type(one) is not type(other) or depth == 0:
         return False
-    if isinstance(one, int) and not isinstance(one, bool):
-        return one == other or (one, other) == numbers
     if isinstance(one, Tensor):
         return _same_tensor(one, other)
-    if isinstance(one, types.MethodType):
-        return one.__func__ is other.__func__
-    if isinstance(one, Mapping):
-        return list(one) == list(other) and all(_same_value(one[key], other[key], numbers, depth - 1) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(
-            _same_value(mine, theirs, numbers, depth - 1) for mine, theirs in zip(one, other, strict=True)
-        )
+    if isinstance(one, Mapping | list | tuple):
+        return _same_items(one, other, numbers, depth)
     if type(one).__eq__ is not object.__eq__:
-        return bool(one == other)
+        return bool(one == other) or (type(one) is int and (one, other) == numbers)
+    return _same_object(one, other, numbers, depth)
+
+
+def _same_items(one: Any, other: Any, numbers: tuple[int, int], depth: int) -> bool:
+    keys = list(one) if isinstance(one, Mapping) else list(range(len(one)))
+    if keys != (list(other) if isinstance(other, Mapping) else list(range(len(other)))):
+        return False
+    return all(_same_value(one[key], other[key], numbers, depth - 1) for key in keys)
+
+
+def _same_object(one: Any, other: Any, numbers: tuple[int, int], depth: int) -> bool:
     if isinstance(one, types.FunctionType) or not hasattr(one, "__dict__"):
         return False
     return _same_value(vars(one), vars(other), numbers, depth - 1)

@@ -43,10 +43,10 @@ def fake_tensor(tensor: Tensor) -> Tensor:
     fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
     if not isinstance(tensor, nn.Parameter):
         return fake.requires_grad_(tensor.requires_grad)
-    parameter = nn.Parameter(fake, requires_grad=tensor.requires_grad)
+    fake._is_param = True  # makes it an nn.Parameter without the copies that the constructor takes
     for name, value in vars(tensor).items():
-        setattr(parameter, name, value)
-    return parameter
+        setattr(fake, name, value)
+    return fake.requires_grad_(tensor.requires_grad)
 
 
 def _copied_by_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:

@@ -39,6 +39,11 @@ def construct_behind(error: BaseException) -> Construct:
     )
 
 
+def is_own_fault(error: BaseException) -> bool:
+    """Whether an error was raised by a line of the capture itself, not by what it ran."""
+    return traceback.extract_tb(error.__traceback__)[-1].filename.startswith(_LIBRARIES[1])
+
+
 def needs_values(error: BaseException) -> bool:
     """Whether a fake step failed for want of values that a real one has."""
     return any(

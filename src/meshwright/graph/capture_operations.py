@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from meshwright.graph._graph import OperationKind
@@ -20,7 +19,7 @@ _FILLS = {
 }  # fmt: skip
 _COPIES = {
     "clone", "copy_", "_to_copy", "cat", "stack", "constant_pad_nd", "repeat", "repeat_interleave", "roll", "flip",
-    "slice_scatter", "select_scatter", "as_strided_scatter", "slice_backward", "select_backward", "split_with_sizes_copy",
+    "slice_scatter", "select_scatter", "as_strided_scatter", "slice_backward", "select_backward",
     "unfold_backward", "im2col", "col2im", "tril", "triu", "tril_", "triu_", "pixel_shuffle", "copy",
     "reflection_pad1d", "reflection_pad2d", "replication_pad2d",
 }  # fmt: skip
@@ -36,9 +35,9 @@ _GATHERS = {
 }
 _SCATTERS = {
     "embedding_dense_backward", "index_put_", "index_put", "_index_put_impl_", "scatter", "scatter_", "scatter_add",
-    "scatter_add_", "index_add", "index_add_", "index_copy", "index_copy_", "nll_loss_backward", "nonzero", "masked_select",
-    "max_pool2d_with_indices_backward", "scatter_reduce", "masked_scatter", "_embedding_bag_dense_backward",
-    "sort", "topk", "argsort", "searchsorted", "bucketize",
+    "scatter_add_", "index_add", "index_add_", "index_copy", "index_copy_", "nll_loss_backward", "nonzero",
+    "max_pool2d_with_indices_backward", "masked_select", "scatter_reduce", "masked_scatter",
+    "_embedding_bag_dense_backward", "sort", "topk", "argsort", "searchsorted", "bucketize",
 }  # fmt: skip
 _NORMALIZATIONS = (
     "layer_norm", "batch_norm", "group_norm", "rms_norm", "_softmax", "_log_softmax", "_safe_softmax",
@@ -129,23 +128,6 @@ def cost(
     )
 
 
-def fake_grouped_product(func: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor | None:
-    """The result of a grouped product of fake matrices, which torch's own shape rule refuses for float32.
-
-    Legend: T = rows of all groups, G = groups; `T inner` times `G inner columns` gives `T columns`, `rows T` times
-    `T columns` gives `G rows columns`. None for every other operation, and for real tensors.
-    """
-    if func is not torch.ops.aten._grouped_mm.default or not isinstance(args[0], FakeTensor):
-        return None
-    left, right = args[0], args[1]
-    offsets = args[2] if len(args) > 2 else kwargs.get("offs")
-    rows, columns = left.shape[-2], right.shape[-1]
-    if left.ndim == right.ndim:
-        groups = left.shape[0] if left.ndim == 3 or offsets is None else offsets.shape[0]
-        return left.new_empty((groups, rows, columns))
-    return left.new_empty((rows, columns))
-
-
 def tensors(values: Any) -> Iterator[Tensor]:
     """The tensors among arguments and lists of arguments."""
     for value in values:
@@ -198,34 +180,61 @@ def _bytes_read(name: str, inputs: list[Tensor], written: float) -> float:
     if name == "copy_":
         return touched(inputs[1])
     if name in _GATHERS:
-        return sum(map(touched, inputs[1:])) + min(written, touched(inputs[0]))
+        return sum(map(touched, inputs[1:])) + written
     if name in {"index_put_", "index_put", "_index_put_impl_", "scatter_", "scatter_add_", "index_add_", "index_copy_"}:
         return 2 * sum(map(touched, inputs[1:]))
     return sum(map(touched, inputs))
 
 
 def _flops(func: OpOverload, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> float:
-    """FLOP by torch's own counter, and by the same rules for the processor's kernels that it leaves out."""
+    """FLOP by torch's own counter, and by the same rules for the kernels that it leaves out."""
     formula = flop_registry.get(func.overloadpacket)
     if formula is not None:
         return formula(*args, **kwargs, out_val=out)
-    if name == "_scaled_dot_product_flash_attention_for_cpu":
-        return sdpa_flop_count(args[0].shape, args[1].shape, args[2].shape)
-    if name == "_scaled_dot_product_flash_attention_for_cpu_backward":
-        return sdpa_backward_flop_count(args[0].shape, args[1].shape, args[2].shape, args[3].shape)
-    if name in {"mkldnn_rnn_layer", "mkldnn_rnn_layer_backward"}:
-        steps = prod(args[0].shape[:2])
-        once = 2.0 * steps * (args[1].numel() + args[2].numel())
-        return once if name == "mkldnn_rnn_layer" else 2 * once
-    if name in {"_cudnn_rnn", "_cudnn_rnn_backward", "miopen_rnn"}:
-        steps = prod(args[0].shape[:2])
-        once = 2.0 * steps * sum(weight.numel() for weight in args[1] if weight.ndim == 2)
-        return once if "backward" not in name else 2 * once
-    if name == "_grouped_mm":
-        return 2.0 * args[0].numel() * args[1].shape[-1]
-    if name in {"mv", "addmv", "dot"}:
-        return 2.0 * max(tensor.numel() for tensor in tensors(args))
-    return 0.0
+    own = _FORMULAS.get(name.removesuffix("_backward"))
+    if own is None:
+        return 0.0
+    return own(args, "backward" in name)
+
+
+def _attention_flops(args: Sequence[Any], backward: bool) -> float:
+    shapes = [tensor.shape for tensor in args[: 4 if backward else 3]]
+    return sdpa_backward_flop_count(*shapes) if backward else sdpa_flop_count(*shapes)
+
+
+def _layer_flops(args: Sequence[Any], backward: bool) -> float:
+    """oneDNN's recurrent layer: both of its matrices times every step of every sequence; twice that backwards."""
+    once = 2.0 * prod(args[0].shape[:2]) * (args[1].numel() + args[2].numel())
+    return 2 * once if backward else once
+
+
+def _recurrent_flops(args: Sequence[Any], backward: bool) -> float:
+    """cuDNN's whole network: all of its matrices times every step of every sequence; twice that backwards."""
+    once = 2.0 * prod(args[0].shape[:2]) * sum(weight.numel() for weight in args[1] if weight.ndim == 2)
+    return 2 * once if backward else once
+
+
+def _grouped_flops(args: Sequence[Any], backward: bool) -> float:
+    """`rows inner` times `inner columns`, whichever of the three dims is cut into groups."""
+    del backward
+    left, right = args[0], args[1]
+    return 2.0 * left.numel() * right.shape[-1]
+
+
+def _vector_flops(args: Sequence[Any], backward: bool) -> float:
+    del backward
+    return 2.0 * max(tensor.numel() for tensor in tensors(args))
+
+
+_FORMULAS = {
+    "_scaled_dot_product_flash_attention_for_cpu": _attention_flops,
+    "mkldnn_rnn_layer": _layer_flops,
+    "_cudnn_rnn": _recurrent_flops,
+    "_grouped_mm": _grouped_flops,
+    "mv": _vector_flops,
+    "addmv": _vector_flops,
+    "dot": _vector_flops,
+}
 
 
 def _matrix(name: str, inputs: list[Tensor]) -> tuple[float, float, float, float] | None:

@@ -13,13 +13,13 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from meshwright.graph._graph import Phase
+from meshwright.graph.capture_kernels import run_kernel
 from meshwright.graph.capture_lifetimes import BlockRecord, Ledger, StorageKey, storage_key
 from meshwright.graph.capture_operations import (
     OperationClass,
     OperationCost,
     classify,
     cost,
-    fake_grouped_product,
     tensors,
 )
 from meshwright.graph.capture_traits import operation_traits
@@ -115,11 +115,11 @@ class Recorder(TorchDispatchMode):
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
-        made = fake_grouped_product(func, args, kwargs)
-        out = func(*args, **kwargs) if made is None else made
+        out = run_kernel(func, args, kwargs)
         module, record = self._attribute()
         if self.record is not None:
-            self.touched.update(storage_key(tensor) for tensor in tensors((*args, *kwargs.values())))
+            given = tensors((*args, *kwargs.values()))
+            self.touched.update(storage_key(tensor) for tensor in given if tensor.layout == torch.strided)
         self._begin_backward_of(record)
         for tensor in tensors((out,)):
             if tensor.layout == torch.strided:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from meshwright.graph._graph import Activation, Block, Linear, MatrixShape, Operation
-from meshwright.graph.capture_lifetimes import Allocation, BlockRecord, Event, highest_level
+from meshwright.graph.capture_lifetimes import Allocation, Event, highest_level
 from meshwright.graph.capture_recorder import Call
 from meshwright.graph.capture_replay import FirstInstance
 
@@ -160,9 +160,11 @@ class Scaling:
         sizes = f"{self.whole.examples} and {self.other.examples} examples"
         if not self.aligned:
             return (
-                f"with {sizes} the step runs {len(self.whole.calls)} and {len(self.other.calls)} operations, not the same "
-                "ones; all quantities are taken as proportional to the number of examples",
+                f"with {sizes} the step runs {len(self.whole.calls)} and {len(self.other.calls)} operations, not the "
+                "same ones; all quantities are taken as proportional to the number of examples",
             )
+        if self.whole.examples == self.other.examples:
+            return (f"the step runs with {self.whole.examples} examples only; no quantity is known for other sizes",)
         large, small = sorted((self.whole, self.other), key=lambda recording: -recording.examples)
         ratio = large.examples / small.examples
         places = dict.fromkeys(

@@ -45,6 +45,7 @@ def record_step(
     runner = BlockRunner(model, groups, recorder)
     with (
         torch.enable_grad(),
+        torch.compiler.set_stance("force_eager"),
         nullcontext() if mode is None else mode,
         watched(model, recorder, runner),
         recorder,

@@ -1,0 +1,101 @@
+"""What a step keeps alive, against a real step whose storages are counted."""
+
+import copy
+
+import pytest
+import torch
+from captured_models import ALL, Job, gpt, mlp
+from torch import Tensor, nn
+
+from meshwright.graph import Linear
+from meshwright.graph.capture import capture
+
+
+def saved_by_a_real_step(job: Job) -> int:
+    """Bytes of all storages that real autograd saves, those of parameters, buffers and batch left out."""
+    model = copy.deepcopy(job.model)
+    inputs = job.batch if isinstance(job.batch, tuple) else (job.batch,)
+    outside = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers(), *inputs)}
+    storages: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in outside:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        job.loss(model, job.batch)
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_saved_activations_equal_those_of_a_real_step(name: str) -> None:
+    job = ALL[name](8)
+    graph = capture(job.model, torch.optim.SGD(job.model.parameters()), job.loss, job.batch)
+    saved = sum(activation.size.at(8) * activation.repeats for activation in graph.activations)
+    assert saved == saved_by_a_real_step(job)
+
+
+def test_mlp_activations_by_hand() -> None:
+    """The ReLU's output (32 floats per example) and log-softmax (4), and the loss's total weight (1 float)."""
+    job = mlp()
+    graph = capture(job.model, torch.optim.SGD(job.model.parameters()), job.loss, job.batch)
+    assert [activation.size for activation in graph.activations] == [
+        Linear(per_example=128), Linear(per_example=16), Linear(fixed=4)
+    ]  # fmt: skip
+    relu = graph.activations[0]
+    assert (graph.operations[relu.created].name, graph.operations[relu.freed].name) == (
+        "aten.relu", "aten.threshold_backward"
+    )  # fmt: skip
+
+
+def test_views_and_shared_storages_count_once() -> None:
+    class Views(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(10, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            left, right = self.linear(x).exp().chunk(2, dim=1)
+            return (left * right).sum(dim=1, keepdim=True) * left
+
+    batch = mlp().batch
+    graph = capture(Views(), torch.optim.SGD(Views().parameters()), mlp().loss, batch)
+    views = [activation for activation in graph.activations if activation.size == Linear(per_example=32)]
+    assert len(views) == 1
+
+
+def test_peak_of_an_mlp_by_hand() -> None:
+    """At the product for the second layer's input gradient, of B examples (float32, so 4 B each).
+
+    Alive: the ReLU's output (32·B), the gradient of the logits (4·B), that of the ReLU's output (32·B), and what came
+    before: nothing else of the size of the batch. Then the weights' gradients arrive: 128 + 4, and, when the first
+    layer's arrive, the first product's gradient (32·B) is still there with 320 + 32.
+    """
+    job = mlp(1024)
+    graph = capture(job.model, torch.optim.SGD(job.model.parameters()), job.loss, job.batch)
+    relu_output, logits_gradient, hidden_gradient = 128 * 1024, 16 * 1024, 128 * 1024
+    masked_gradient = 128 * 1024
+    weights = 4 * (128 + 4)
+    after_product = relu_output + logits_gradient + hidden_gradient
+    at_mask = relu_output + hidden_gradient + masked_gradient + weights
+    assert graph.peak.at(1024) >= max(after_product, at_mask)
+    assert graph.peak.at(1024) <= at_mask + 2 * logits_gradient
+
+
+def test_the_peak_is_at_most_the_sum_of_its_parts() -> None:
+    for make in ALL.values():
+        job = make(8)
+        graph = capture(job.model, torch.optim.SGD(job.model.parameters()), job.loss, job.batch)
+        activations = sum(activation.size.at(8) * activation.repeats for activation in graph.activations)
+        gradients = sum(4 * torch.Size(p.shape).numel() * p.repeats for p in graph.parameters if p.trainable)
+        assert max(activations, gradients) <= graph.peak.at(8) <= activations + gradients + graph.transient.at(8)
+
+
+def test_lifetimes_lie_in_the_step() -> None:
+    graph = capture(gpt().model, torch.optim.SGD(gpt().model.parameters()), gpt().loss, gpt().batch)
+    phases = [operation.phase for operation in graph.operations]
+    for activation in graph.activations:
+        assert phases[activation.created] == "forward"
+        assert phases[activation.freed] == "backward"
