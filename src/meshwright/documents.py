@@ -10,7 +10,7 @@ import tempfile
 import tomllib
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
@@ -112,6 +112,9 @@ def _unknown_key(kind: Any, value: Any, path: tuple[str, ...]) -> tuple[tuple[st
             if found is not None:
                 return found
         return None
+    if get_origin(kind) is dict and isinstance(value, dict):
+        found = (_unknown_key(get_args(kind)[1], item, (*path, key)) for key, item in value.items())
+        return next((key for key in found if key is not None), None)
     items = value if isinstance(value, list) else [value]
     for argument in get_args(kind):
         for item in items:
