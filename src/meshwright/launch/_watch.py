@@ -68,7 +68,7 @@ def watch(
 def _interrupt(processes: Processes, *, interrupts: Interrupts, refresh: Callable[[], None]) -> None:
     """Asks every process to end; kills them at the second request or when they took too long."""
     processes.send(signal.SIGINT)
-    deadline = time.monotonic() + GRACE + 1.0
+    deadline = time.monotonic() + GRACE + 2.0
     while processes.running and interrupts.count == 1 and time.monotonic() < deadline:
         processes.wait(TICK)
         processes.ended()

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,20 @@ os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
 
 from torch.distributed import DistNetworkError, TCPStore
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, LogsDest, SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import LaunchConfig, elastic_launch
 
 from meshwright.documents import read_toml, write_text
 from meshwright.errors import MeshwrightError, WorkerError, to_json
 from meshwright.launch._agent_job import AgentJob
 from meshwright.launch._hosts import Hosts, workers_per_host
+from meshwright.launch._interrupt import INTERRUPTED_EXIT_CODE
 from meshwright.launch._run_folder import RunFolder
 from meshwright.plan import read_plan
 
+ENDED_BY_REQUEST = (-signal.SIGTERM, INTERRUPTED_EXIT_CODE)
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
-WORKERS_GRACE = 4  # s; shorter than the launcher's patience with the agent
+WORKERS_GRACE = 5  # s; longer than a worker needs for its last words, shorter than the launcher's patience
 
 
 class RankLogs(DefaultLogsSpecs):
@@ -59,8 +62,7 @@ def main() -> int:
     try:
         start(job, folder=folder)
     except ChildFailedError as error:
-        failures = {rank: failed.exitcode for rank, failed in error.failures.items()}
-        write_text(folder.failures, json.dumps(failures))
+        write_text(folder.failures, json.dumps(own_failures(error.failures)))
         return WorkerError.exit_code
     except SignalException as error:
         return 128 + error.sigval
@@ -92,6 +94,20 @@ def start(job: AgentJob, *, folder: RunFolder) -> dict[int, Any]:
         shutdown_timeout=WORKERS_GRACE,
     )
     return elastic_launch(config, sys.executable)("-m", "meshwright.run.worker", job.script, *job.arguments)
+
+
+def own_failures(failures: Mapping[int, ProcessFailure]) -> dict[int, int]:
+    """Exit codes by rank of the workers that failed by themselves, without those that the agent ended because of them.
+
+    The agent asks with SIGTERM at once and kills when the grace is over; its list has both kinds.
+    """
+    first = min(failed.timestamp for failed in failures.values())
+    own = {
+        rank: failed.exitcode
+        for rank, failed in failures.items()
+        if failed.exitcode not in ENDED_BY_REQUEST and failed.timestamp < first + WORKERS_GRACE
+    }
+    return own or {rank: failed.exitcode for rank, failed in failures.items()}
 
 
 def meet(hosts: Hosts, *, patience: int) -> TCPStore:

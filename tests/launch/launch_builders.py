@@ -1,0 +1,92 @@
+"""Plans, folders and the one tiny script that the tests of launching and of the command line share."""
+
+from pathlib import Path
+
+from meshwright.cost import Batch, MemoryBreakdown, Mesh, Prediction, Strategy, TimeBreakdown, Worker
+from meshwright.hardware import Cluster, Device, Host
+from meshwright.launch import RunFolder
+from meshwright.plan import Candidate, Plan
+from meshwright.units import GIB
+
+TINY_SCRIPT = """
+import os, signal, sys, time
+
+import torch
+
+import meshwright as mw
+
+mode, last = sys.argv[1], int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1
+torch.manual_seed(0)
+model = torch.nn.Linear(16, 4)
+calls = 0
+
+
+def loss(model, batch):
+    global calls
+    calls += 1
+    if calls == 5 and last:
+        if mode == "exit":
+            os._exit(7)
+        if mode == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if mode == "raise":
+            raise ValueError("the fifth batch is odd")
+    value = torch.nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+    return value if mode == "vector" else value.mean() * (float("nan") if mode == "nan" else 1.0)
+
+
+print("begins", sys.argv[1:])
+step = mw.parallel(model, torch.optim.SGD(model.parameters(), lr=0.1), loss)
+size = 0 if mode == "empty" else 8
+for number in range(10**9 if mode == "long" else 0 if mode == "none" else 12):
+    random = torch.Generator().manual_seed(number)
+    step((torch.randn(size, 16, generator=random), torch.randint(0, 4, (size,), generator=random)))
+    if mode == "long":
+        time.sleep(0.01)
+print("ends")
+"""
+
+
+def tiny_script(folder: Path) -> Path:
+    """The script: its first argument says what goes wrong; `ok` for nothing."""
+    script = folder / "tiny.py"
+    script.write_text(TINY_SCRIPT, encoding="utf-8")
+    return script
+
+
+def cluster(*, cores: int = 2, identity: str = "elsewhere") -> Cluster:
+    """One host; by its identity not this machine, so that nothing is learnt about this one."""
+    device = Device(kind="cpu", name="processor", cores=cores, memory=8 * GIB, context=GIB // 4, source="a test")
+    return Cluster(name="test", identity=identity, hosts=(Host(name="host", device=device),))
+
+
+def plan(num_workers: int = 1, *, hosts: tuple[str, ...] = ("host",)) -> Plan:
+    """A plan of the tiny script: equal shares, one thread each, the workers spread evenly over the hosts."""
+    workers = tuple(
+        Worker(rank=rank, host=hosts[rank * len(hosts) // num_workers], device="cpu", threads=1)
+        for rank in range(num_workers)
+    )
+    strategy = Strategy(
+        workers=workers,
+        mesh=Mesh(dp_replicate=num_workers),
+        batch=Batch(size=8, shares=(1,) * num_workers),
+    )
+    prediction = Prediction(
+        time=TimeBreakdown(forward=0.001, backward=0.002),
+        low=0.002,
+        high=0.004,
+        memory=MemoryBreakdown(context=GIB // 4),
+    )
+    return Plan(
+        model="Linear",
+        strategy=strategy,
+        prediction=prediction,
+        candidates=(Candidate(summary=strategy.summary, step=0.004),),
+    )
+
+
+def run_folder(path: Path) -> RunFolder:
+    """An empty folder of a run."""
+    folder = RunFolder(path=path)
+    folder.prepare()
+    return folder
