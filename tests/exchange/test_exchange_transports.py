@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 
 import pytest
 import torch
@@ -95,22 +94,23 @@ def test_every_worker_gets_the_same_bits_in_every_run(workers):
     assert len(set(first + second)) == 1
 
 
-def _killed(victim: int) -> tuple[str, float]:
-    transport = make_transport("shared_memory", None, CPU)
+def _killed(name: str, victim: int) -> None:
+    transport = make_transport(name, None, CPU)
     buffer = transport.allocate(100, torch.float32, CPU)
     transport.all_reduce(buffer).wait()
     if transport.rank == victim:
         os.kill(os.getpid(), signal.SIGKILL)
-    started = time.monotonic()
-    with pytest.raises(WorkerError) as raised:
-        transport.all_reduce(buffer).wait()
-    assert time.monotonic() - started < 30
-    raise raised.value
+    transport.all_reduce(buffer).wait()
 
 
 def test_a_killed_worker_is_named(workers):
     with pytest.raises(AssertionError, match=r"worker 1 \(process \d+\) ended while worker 0 waited"):
-        workers(2).run(_killed, 1)
+        workers(2).run(_killed, "shared_memory", 1)
+
+
+def test_a_killed_worker_breaks_gloo(workers):
+    with pytest.raises(AssertionError, match=r"WorkerError: worker 0 of 2 could not exchange tensors with the others"):
+        workers(2).run(_killed, "gloo", 1)
 
 
 def _late() -> str:

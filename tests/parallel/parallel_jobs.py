@@ -144,7 +144,7 @@ def compare(case: Case) -> dict[str, float]:
         found = {"gradients": _distance(gradients, expected), "nones": float(_nones(gradients) != _nones(expected))}
         if case.clip:
             nn.utils.clip_grad_norm_(reference.parameters(), case.clip)
-            found["norms"] = abs(job.clip(case.clip) - norm) / norm
+            found["norms"] = abs(float(job.clip(case.clip)) - norm) / norm
         job.update()
         one.step()
         found["parameters"] = _distance(job.full_parameters(), dict(reference.named_parameters()))
@@ -176,7 +176,8 @@ def run_step(job: Parallelized, case: Case, inputs: Tensor, targets: Tensor) -> 
     rank = dist.get_rank()
     start = sum(case.shares[:rank])
     share = slice(start, start + case.shares[rank])
-    parts = list(zip(inputs[share].tensor_split(case.micro_batches), targets[share].tensor_split(case.micro_batches)))
+    pieces = (tensor[share].tensor_split(case.micro_batches) for tensor in (inputs, targets))
+    parts = list(zip(*pieces, strict=True))
     if not case.shares[rank] and not job.forwards_together:
         parts = []
     job.zero_gradients()

@@ -46,7 +46,7 @@ class Signals:
         self._library = ctypes.CDLL(None, use_errno=True)
         self._memory = segment.memory
         self._base = _address_of(segment)
-        self._watched = [os.pidfd_open(process) if process != os.getpid() else -1 for process in self._processes]
+        self._watched = [_watched(process) for process in self._processes]
 
     @staticmethod
     def size_of(size: int, kinds: int) -> Bytes:
@@ -119,9 +119,23 @@ class Signals:
         return False
 
     def _ended(self, peer: int) -> bool:
+        if self._watched[peer] < 0:
+            return False
         poll = select.poll()
         poll.register(self._watched[peer], select.POLLIN)
         return bool(poll.poll(0))
+
+
+def _watched(process: int) -> int:
+    """A descriptor that tells when a process ends; -1 for this one, and where the kernel or a sandbox has none."""
+    if process == os.getpid():
+        return -1
+    try:
+        return os.pidfd_open(process)
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.EPERM):
+            return -1
+        raise WorkerError(f"process {process} has ended before tensors were exchanged") from None
 
 
 def _address_of(segment: Segment) -> int:

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -42,34 +42,35 @@ _Prepared = Callable[[Bytes, torch.device], Callable[[], None]]
 _PROCESS = "MESHWRIGHT_MEASURE_RANK"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Starts the workers and passes their lines on; in a worker, measures."""
-    options = _options()
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    options = _options(given)
     try:
         if _PROCESS in os.environ:
             _measure(options, rank=int(os.environ[_PROCESS]))
             return 0
-        return _start(options)
+        return _start(options, given)
     except MeshwrightError as error:
         print(error, file=sys.stderr)
         return 1
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m meshwright.exchange.measure", description=__doc__)
     parser.add_argument("--workers", type=int, default=2, help="processes, at least 2")
     parser.add_argument("--threads", type=int, default=1, help="threads of each")
     parser.add_argument("--transport", action="append", choices=TRANSPORTS, help="may be given several times")
     parser.add_argument("--size", type=int, default=16 * MIB, help="bytes of the large message")
     parser.add_argument("--store", default="", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     options.transport = options.transport or ["gloo", "shared_memory"]
     return options
 
 
-def _start(options: argparse.Namespace) -> int:
+def _start(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="meshwright-") as folder:
-        command = [sys.executable, "-m", "meshwright.exchange.measure", *sys.argv[1:], "--store", f"{folder}/store"]
+        command = [sys.executable, "-m", "meshwright.exchange.measure", *arguments, "--store", f"{folder}/store"]
         workers = [
             subprocess.Popen(command, env={**os.environ, _PROCESS: str(rank)}) for rank in range(options.workers)
         ]

@@ -13,7 +13,6 @@ from meshwright.exchange import make_transport
 from meshwright.parallel._agreement import agree
 from meshwright.parallel._batch_norm import GlobalBatchNorm
 from meshwright.parallel._data_parallel import DataParallel
-from meshwright.parallel._fully_sharded import FullySharded
 from meshwright.parallel._parallelized import Parallelized
 from meshwright.parallel._recompute import Recomputation
 from meshwright.parallel._single import SingleWorker
@@ -53,6 +52,9 @@ def apply(
         batch_norm = GlobalBatchNorm(make_transport(strategy.exchange.transport, group, device))
     recomputation = Recomputation(model, strategy.recompute, around=batch_norm)
     if strategy.sharding == "parameters":
+        # torch's sharded tensors take seconds to import, which no other strategy needs
+        from meshwright.parallel._fully_sharded import FullySharded
+
         return FullySharded(
             model,
             optimizer,

@@ -1,7 +1,7 @@
 """Every worker holds the whole model and computes its share of the batch; gradients are summed."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -53,6 +53,8 @@ class DataParallel(Parallelized):
         self._recomputation = recomputation
         self._named = all_parameters(model, optimizer)
         self._buffers = Buffers(model, transport, message_size=strategy.exchange.bucket_size)
+        # for good: a parameter that is thawed later must find its state where it was
+        self._owner_of = dict(zip((name for name, _ in self._named), self._all_owners(), strict=True))
         self._waited: Seconds = 0.0
         self._prepare()
 
@@ -84,7 +86,7 @@ class DataParallel(Parallelized):
         if divisor != 1:
             self._exchange.divide(divisor)
 
-    def clip(self, max_norm: float) -> float:
+    def clip(self, max_norm: float) -> Tensor:
         """Scales all gradients to a global norm; the norm before."""
         gradients = [tensor.grad for _, tensor in self._trainable if tensor.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
@@ -97,7 +99,7 @@ class DataParallel(Parallelized):
         scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
         if gradients:
             torch._foreach_mul_(gradients, scale.to(gradients[0].device))
-        return float(norm)
+        return norm
 
     def update(self) -> None:
         """Steps the optimizer on what is owned, then exchanges what changed."""
@@ -160,11 +162,14 @@ class DataParallel(Parallelized):
         if self._batch_norm is not None:
             self._batch_norm.close()
 
+    def _all_owners(self) -> list[int]:
+        return owners([tensor.nbytes * tensor.requires_grad for _, tensor in self._named], self._transport.size)
+
     def _prepare(self) -> None:
         self._requires_gradient = [tensor.requires_grad for _, tensor in self._named]
         self._trainable = [(name, tensor) for name, tensor in self._named if tensor.requires_grad]
         tensors = [tensor for _, tensor in self._trainable]
-        self._owners: Sequence[int] = owners(tensors, self._transport.size)
+        self._owners = [self._owner_of[name] for name, _ in self._trainable]
         exchange = self._strategy.exchange
         options = {"bucket_size": exchange.bucket_size, "overlap": exchange.overlap}
         self._exchange = (

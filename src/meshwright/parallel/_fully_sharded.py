@@ -113,7 +113,7 @@ class FullySharded(Parallelized):
         if divisor != 1 and gradients:
             torch._foreach_div_(gradients, divisor)
 
-    def clip(self, max_norm: float) -> float:
+    def clip(self, max_norm: float) -> Tensor:
         """Scales all gradients to a global norm; the norm before."""
         started = time.perf_counter()
         squares = torch.zeros(1, dtype=torch.float64, device=self._device)
@@ -124,11 +124,11 @@ class FullySharded(Parallelized):
         for gradient in self._local_gradients(sharded=False):
             squares += torch.linalg.vector_norm(gradient).double().square()
         self._waited += time.perf_counter() - started
-        norm = squares.sqrt()
+        norm = squares.sqrt()[0]
         gradients = self._local_gradients()
         if gradients:
-            torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0)[0])
-        return float(norm)
+            torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+        return norm
 
     def update(self) -> None:
         """Steps the optimizer on the shards."""

@@ -2,22 +2,25 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from meshwright.units import Bytes
 
 
-def owners(parameters: Sequence[Tensor], size: int) -> list[int]:
+def owners(sizes: Sequence[Bytes], num_workers: int) -> list[int]:
     """Gives each parameter to a worker, in consecutive runs of about equal bytes.
 
     Runs, because gradients of neighbours are complete at about the same time and travel together.
 
     Args:
-        parameters: all that need gradients.
-        size: number of workers.
+        sizes: of the parameters (B); 0 for one without state.
+        num_workers: among how many they are shared out.
+
+    Returns:
+        A worker for each parameter.
     """
-    whole = sum(parameter.nbytes for parameter in parameters)
-    owner, start = [], 0
-    for parameter in parameters:
-        middle = start + parameter.nbytes / 2
-        owner.append(min(size - 1, int(size * middle / whole)) if whole else 0)
-        start += parameter.nbytes
-    return owner
+    whole = max(1, sum(sizes))
+    chosen, start = [], 0
+    for size in sizes:
+        middle = start + size / 2
+        chosen.append(min(num_workers - 1, int(num_workers * middle / whole)))
+        start += size
+    return chosen

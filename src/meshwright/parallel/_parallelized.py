@@ -56,11 +56,11 @@ class Parallelized(ABC):
         """
 
     @abstractmethod
-    def clip(self, max_norm: float) -> float:
+    def clip(self, max_norm: float) -> Tensor:
         """Scales all gradients down to a global norm where it is exceeded, as `torch.nn.utils.clip_grad_norm_` does.
 
         Returns:
-            The norm before, over all parameters, the same on every worker.
+            The norm before, over all parameters, the same on every worker; a tensor, so that no GPU is waited for.
         """
 
     @abstractmethod

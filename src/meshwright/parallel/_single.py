@@ -53,9 +53,9 @@ class SingleWorker(Parallelized):
         if divisor != 1 and gradients:
             torch._foreach_div_(gradients, divisor)
 
-    def clip(self, max_norm: float) -> float:
+    def clip(self, max_norm: float) -> Tensor:
         """Scales the gradients as `torch.nn.utils.clip_grad_norm_` does; their norm before."""
-        return float(nn.utils.clip_grad_norm_([tensor for _, tensor in self._named], max_norm))
+        return nn.utils.clip_grad_norm_([tensor for _, tensor in self._named], max_norm)
 
     def update(self) -> None:
         """Steps the optimizer."""
