@@ -98,7 +98,7 @@ def test_processors_have_cores_and_exchange_through_memory() -> None:
     assert [link.tier for link in cluster.links] == ["process"]
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.sampled_from(list(KNOWN.devices)), st.integers(1, 16))
 def test_every_device_makes_a_host(key: str, devices: int) -> None:
     cluster = parse_cluster(f"{key}:{devices}")

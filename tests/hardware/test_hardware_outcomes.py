@@ -4,7 +4,7 @@ from math import exp, log, sqrt
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshwright.errors import DocumentError
@@ -96,6 +96,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(monkeypatch: pytest.MonkeyP
     )
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 100.0), min_size=1, max_size=10))
 def test_a_correction_lies_between_the_extremes(ratios: list[float]) -> None:
     values = _logarithms([(ratio, 1.0, 1.0) for ratio in ratios])

@@ -74,7 +74,8 @@ def test_every_kind_was_measured_in_every_setting(run: tuple[Cluster, list[str]]
     assert {(1, 1), (cores, 1), (1, cores)} <= settings
     kinds = {
         "pointwise", "transcendental", "normalization", "reduction", "random", "indexing", "copy", "convolution",
-        "attention", "recurrent", "overhead", "optimizer", "optimizer_fused", "allocation",
+        "attention", "recurrent", "batch_normalization", "pooling", "overhead", "optimizer",
+        "optimizer_fused", "allocation",
     }  # fmt: skip
     for setting in settings:
         here = [rate for rate in processor.operation_rates if (rate.threads, rate.processes) == setting]

@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshwright.hardware import CollectiveRate, MatrixRate, OperationRate
 from meshwright.hardware.probe import links, main, slowest
 from meshwright.hardware.probe_collectives import LARGE, SMALL, fitted_rate
+from meshwright.hardware.probe_images import image_cases
 from meshwright.hardware.probe_layers import layer_cases
 from meshwright.hardware.probe_matrices import MatrixCase, cases_of, is_exact, matrix_rates
 from meshwright.hardware.probe_operations import FLOAT, WIDTH, operation_cases
@@ -114,6 +115,15 @@ def test_operations_touch_the_bytes_they_say() -> None:
     assert cases["reduction", "default"].run().shape == (rows,)
 
 
+def test_images_touch_the_bytes_they_say() -> None:
+    """4 MiB in; batch normalization writes as much, its backward reads two and writes one; pooling a quarter of it."""
+    size = 64 * 64 * 16 * 16 * 4
+    touched = {(case.kind, case.variant): case.touched for case in image_cases(CPU)}
+    assert touched["batch_normalization", "default"] == 2 * size
+    assert touched["batch_normalization", "backward_channels_last"] == 3 * size
+    assert touched["pooling", "channels_last"] == size + size // 4 * 3
+
+
 def test_layers_count_forward_and_backward() -> None:
     """By hand for the smallest of each kind.
 
@@ -145,6 +155,7 @@ def test_overheads_optimizers_and_allocation_have_rows() -> None:
     assert tiny_step() > 0
 
 
+@settings(deadline=None)
 @given(st.integers(1, 512))
 def test_thread_counts_go_from_one_to_all(cores: int) -> None:
     counts = thread_counts(cores)
@@ -178,6 +189,7 @@ def test_a_product_that_was_wrong_once_is_not_exact() -> None:
     assert not combined([rates(1.0, 0.1), rates(2.0, 0.1, exact=False)], rate=max, overhead=min).matrices[0].exact
 
 
+@settings(deadline=None)
 @given(st.floats(1e-7, 1e-2), st.floats(1e6, 1e12))
 def test_a_line_gives_back_its_latency_and_bandwidth(latency: float, bandwidth: float) -> None:
     found = fitted_rate(latency + SMALL / bandwidth, latency + LARGE / bandwidth)

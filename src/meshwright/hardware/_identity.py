@@ -12,7 +12,7 @@ import psutil
 from meshwright.units import GIB, Bytes, format_bytes
 
 # A calibration measured by an older probe lacks rows that newer code reads; raising this number measures again.
-PROBE_FORMAT = 3
+PROBE_FORMAT = 4
 
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 _CGROUP = Path("/sys/fs/cgroup")

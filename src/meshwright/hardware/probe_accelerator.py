@@ -7,6 +7,7 @@ from torch import distributed as dist
 
 from meshwright.errors import HardwareError
 from meshwright.hardware._device import Device, OperationRate
+from meshwright.hardware.probe_images import image_rates
 from meshwright.hardware.probe_layers import layer_rates
 from meshwright.hardware.probe_matrices import DTYPES, MatrixCase, matrix_rates
 from meshwright.hardware.probe_operations import operation_rates
@@ -68,6 +69,7 @@ def accelerator(budget: Seconds) -> Device:
             *overhead_rates(timer, **setting),
             *operation_rates(timer, **setting),
             *layer_rates(timer, **setting),
+            *image_rates(timer, **setting),
             *optimizer_rates(timer, **setting),
             *_transfer_rates(timer, device),
         ),

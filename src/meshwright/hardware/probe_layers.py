@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from meshwright.hardware._device import OperationRate
-from meshwright.hardware.probe_images import image_rates
 from meshwright.hardware.probe_timer import Timer
 from meshwright.units import FLOP, Bytes
 
@@ -41,15 +40,14 @@ class LayerCase:
 
 
 def layer_rates(timer: Timer, *, device: torch.device, threads: int, processes: int) -> list[OperationRate]:
-    """FLOP/s of convolution, attention and recurrence over forward and backward, by size; B/s of image operations."""
-    rates = [
+    """FLOP/s of convolution, attention and recurrence over forward and backward, by size."""
+    return [
         OperationRate(
             kind=case.kind, threads=threads, processes=processes, size=case.touched, variant=case.variant,
             bandwidth=case.flops / timer(_forward_and_backward(case)), overhead=0.0,
         )
         for case in layer_cases(device)
     ]  # fmt: skip
-    return rates + image_rates(timer, device=device, threads=threads, processes=processes)
 
 
 def layer_cases(device: torch.device) -> Iterator[LayerCase]:

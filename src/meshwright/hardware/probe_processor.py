@@ -11,6 +11,7 @@ from time import perf_counter
 import torch
 
 from meshwright.hardware._device import MatrixRate, OperationRate
+from meshwright.hardware.probe_images import image_rates
 from meshwright.hardware.probe_layers import layer_rates
 from meshwright.hardware.probe_matrices import MatrixCase, cases_of, matrix_rates, processor_cases
 from meshwright.hardware.probe_operations import operation_rates
@@ -22,7 +23,7 @@ from meshwright.units import GIB, Seconds
 FEW_CORES = 8
 CPU = torch.device("cpu")
 LONGEST: Seconds = 0.04  # a product that takes longer, in a data type that is slow here, is left out
-PIECES = 83  # timed pieces of work in one setting
+PIECES = 89  # timed pieces of work in one setting
 LONGEST_ROUND: Seconds = 10.0  # after a longer one there is no other: the whole probe takes 30 s
 _MALLOPT_TRIM_THRESHOLD, _MALLOPT_MMAP_THRESHOLD = -1, -3
 
@@ -111,6 +112,7 @@ def setting_rates(
             *overhead_rates(timer, **setting),
             *operation_rates(timer, **setting),
             *layer_rates(timer, **setting),
+            *image_rates(timer, **setting),
             *optimizer_rates(timer, **setting),
             allocation_rate(timer, threads=threads, processes=member.group),
         )
