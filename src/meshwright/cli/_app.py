@@ -86,7 +86,10 @@ def run_command(tokens: Sequence[str]) -> int:
             takes_value = {name: argument.token_count()[0] > 0 for argument in collection for name in argument.names}
             separated = [verb, *with_script_separated(tokens[1:], takes_value=takes_value)]
             for name in shadowed(separated, options=takes_value):
-                print(f"note: {name} after the script is the script's; for Meshwright write it before", file=sys.stderr)
+                print(
+                    f"note: {name} stands after the script and goes to it; Meshwright's own stand before",
+                    file=sys.stderr,
+                )
         code = app(separated, exit_on_error=False, print_error=False, result_action="return_value")
         return code if isinstance(code, int) else 0
     except CycloptsError as error:

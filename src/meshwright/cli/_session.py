@@ -14,9 +14,19 @@ ORIGINS: tuple[Origin, ...] = ("default", "measured", "file", "command line", "e
 
 
 def find_cluster(settings: Settings, *, progress: Progress, num_hosts: int = 1) -> Cluster:
-    """The hardware to plan for: a file's, or this machine's."""
+    """The hardware to plan for: a file's, or this machine's.
+
+    Raises:
+        UsageError: the file names no host.
+    """
     if settings.cluster is not None:
         cluster = read_cluster(settings.cluster)
+        if not cluster.hosts:
+            raise UsageError(
+                f"{settings.cluster} has no hosts",
+                cause="a plan is made for the devices of hosts",
+                command=f"meshwright hardware --save {settings.cluster}",
+            )
     else:
         cluster = here(fresh=settings.fresh, progress=progress.status.announce)
     return spread_over(cluster, num_hosts=num_hosts)
@@ -31,11 +41,7 @@ def find_plan(
     folder: Path,
     progress: Progress,
 ) -> Plan:
-    """The plan to follow: a file's, or one made now.
-
-    Raises:
-        UsageError: a plan was given together with choices that only planning could follow.
-    """
+    """The plan to follow: a file's, or one made now."""
     if settings.plan is None:
         return plan_script(
             script,
@@ -45,13 +51,6 @@ def find_plan(
             folder=folder,
             progress=progress.status.announce,
             limit=settings.planning_limit,
-        )
-    if settings.goal.origins or settings.goal.allow or settings.goal.memory_limit:
-        raise UsageError(
-            f"--plan {settings.plan} together with --set, --allow or --memory",
-            cause="those steer the making of a plan, and this one is made",
-            alternatives=["leave out --plan", "leave out the others", "edit the plan's file"],
-            command="meshwright plan SCRIPT",
         )
     return read_plan(settings.plan)
 

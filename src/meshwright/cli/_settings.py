@@ -102,14 +102,16 @@ def resolve(*options: Any, **more: Any) -> Settings:
     merged = merge(given, file=file)
     raw = {name: value for name, (value, _) in merged.items()}
     pins, origins = merge_pins(file.set, parse_pins(pinned))
+    goal = Goal(
+        pins=pins,
+        allow=check_allowances(raw["allow"]),
+        memory_limit=parse_memory(raw["memory"]),
+        steps=raw["steps"],
+        origins=origins,
+    )
+    check_plan_is_alone(raw["plan"], goal=goal)
     return Settings(
-        goal=Goal(
-            pins=pins,
-            allow=check_allowances(raw["allow"]),
-            memory_limit=parse_memory(raw["memory"]),
-            steps=raw["steps"],
-            origins=origins,
-        ),
+        goal=goal,
         cluster=raw["cluster"],
         plan=raw["plan"],
         output=raw["output"],
@@ -130,6 +132,21 @@ def merge(given: Mapping[str, Any], *, file: Configuration) -> dict[str, tuple[A
         if typed is not None and typed != () and typed is not False:
             merged[name] = (typed, "command line")
     return merged
+
+
+def check_plan_is_alone(plan: Path | None, *, goal: Goal) -> None:
+    """Refuses wishes for a plan beside a plan that is made already.
+
+    Raises:
+        UsageError: there are both.
+    """
+    if plan is not None and (goal.origins or goal.allow or goal.memory_limit):
+        raise UsageError(
+            f"--plan {plan} together with --set, --allow or --memory",
+            cause="those steer the making of a plan, and this one is made",
+            alternatives=["leave out --plan", "leave out the others", "edit the plan's file"],
+            command="meshwright plan SCRIPT",
+        )
 
 
 def parse_pins(texts: Sequence[str]) -> Pins:

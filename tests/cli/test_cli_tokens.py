@@ -1,0 +1,34 @@
+"""Where the script's own arguments begin."""
+
+import pytest
+
+from meshwright.cli._tokens import own_tokens, shadowed, with_script_separated
+
+TAKES_VALUE = {"--set": True, "--memory": True, "--json": False}
+
+
+@pytest.mark.parametrize(
+    ("typed", "parsed"),
+    [
+        ("train.py", "-- train.py"),
+        ("train.py --lr 3 --help", "-- train.py --lr 3 --help"),
+        ("--set a=1 --json train.py --json", "--set a=1 --json -- train.py --json"),
+        ("--memory=4GiB train.py", "--memory=4GiB -- train.py"),
+        ("--memory 4GiB", "--memory 4GiB"),
+        ("-- train.py --lr", "-- train.py --lr"),
+        ("--unknown x train.py", "--unknown -- x train.py"),
+        ("", ""),
+    ],
+)
+def test_the_script_is_the_first_token_that_is_no_option(typed: str, parsed: str) -> None:
+    assert with_script_separated(typed.split(), takes_value=TAKES_VALUE) == parsed.split()
+
+
+def test_own_options_end_at_the_script() -> None:
+    assert own_tokens(["--json", "--", "train.py"]) == ["--json"]
+    assert own_tokens(["--json"]) == ["--json"]
+
+
+def test_options_of_ours_among_the_script_s_are_noticed() -> None:
+    tokens = ["--json", "--", "train.py", "--memory=1", "--lr", "--memory"]
+    assert shadowed(tokens, options=TAKES_VALUE) == ["--memory"]
