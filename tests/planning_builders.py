@@ -20,7 +20,7 @@ def processor(
 
     Args:
         bfloat16: its matrix rate with one thread (FLOP/s); 0: not measured.
-        overhead: of each operation (s).
+        overhead: of each operation (s); autograd's record of one, and a node of the backward, take twice that.
         onednn_exact: whether oneDNN's matrices were found exact.
     """
     speedup = {1: 1.0, 2: 1.8}
@@ -41,9 +41,9 @@ def processor(
         for kind in (*KINDS, "optimizer_fused")
     ]
     operations += [
-        OperationRate(kind="overhead", threads=count, variant=variant, bandwidth=0.0, overhead=overhead)
+        OperationRate(kind="overhead", threads=count, variant=variant, bandwidth=0.0, overhead=overhead * times)
         for count in threads
-        for variant in ("default", "forward", "backward")
+        for variant, times in (("default", 1), ("forward", 2), ("backward", 2))
     ]
     operations += [OperationRate(kind="allocation", threads=count, bandwidth=5e9, overhead=0.0) for count in threads]
     return Device(

@@ -2,7 +2,7 @@
 
     matrix                             max(FLOP / rate(edge), bytes / copy bandwidth) + autograd
     convolution, attention, recurrent  FLOP / rate(bytes) + overhead + autograd
-    view                               overhead + autograd
+    view                               overhead + autograd; nothing in the backward, which runs no Python
     all others                         bytes / bandwidth(bytes) + overhead + autograd
 
 `edge` is the cube root of rows × inner × columns, the cube of the same work. A matrix rate is measured with its
@@ -17,15 +17,26 @@ import numpy as np
 from meshwright.cost._rates import Rates
 from meshwright.cost._strategy import Kernels, Precision
 from meshwright.cost._workload import ITEM_SIZES, Column, Index, Workload
-from meshwright.units import Seconds
+from meshwright.units import MIB, Seconds
 
 FLOP_KINDS = ("convolution", "attention", "recurrent")
 LOWERED_KINDS = ("matrix", *FLOP_KINDS)
+# Operations on images with rates of their own: part of torch's name, kind of rate, phase.
+_SLOW_IMAGE_OPERATIONS = (
+    ("batch_norm", "batch_normalization", "forward"),
+    ("batch_norm", "batch_normalization", "backward"),
+    ("max_pool", "pooling", "forward"),
+)
 # Of the faster mask source (numerics/_random.py, measured there against torch's): how many times as fast, what seeding
 # a mask takes, and the smallest mask it is used for (B, of float32).
 _SFC64_SPEEDUP = 5.0
 _SFC64_SEEDING: Seconds = 15e-6
 _SFC64_SMALLEST = 2**16
+# glibc's DEFAULT_MMAP_THRESHOLD_MAX on 64-bit systems: larger blocks are mapped and unmapped each time (B).
+_LARGEST_KEPT = 32 * MIB
+# The optimizer's Python per tensor, in launches: AdamW (12 launches) took 18.8 µs and SGD (2) 10 µs a tensor here.
+_BOOKKEEPING = 8
+_ADAMW_LAUNCHES = 12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +46,7 @@ class ComputeTime:
     Args:
         forward: forward and loss (s).
         operations: each backward operation's time, in the backward's order (s; one instance of a repeated one).
-        backward: all instances of them, and fresh memory for the gradients (s).
+        backward: all instances of them (s).
         recompute: forward operations done again in the backward (s).
     """
 
@@ -67,11 +78,10 @@ def compute_time(
         inside = workload.in_blocks(recompute)[workload.forward]
         share = len(recompute) / max(1, len(workload.blocks))
         again = float((forward * workload.repeats[workload.forward])[inside].sum()) * share
-    fresh_forward, fresh_backward = _fresh_memory_time(workload, rates, kernels=kernels, examples=examples)
     return ComputeTime(
-        forward=float((forward * workload.repeats[workload.forward]).sum()) + fresh_forward,
+        forward=float((forward * workload.repeats[workload.forward]).sum()),
         operations=backward,
-        backward=float((backward * workload.repeats[workload.backward]).sum()) + fresh_backward,
+        backward=float((backward * workload.repeats[workload.backward]).sum()),
         recompute=again,
     )
 
@@ -94,14 +104,15 @@ def operation_times(
         elif kind in FLOP_KINDS:
             times[rows] = _flop_times(rates, kind, flops[rows], sizes[rows], kernels, dtype=dtype, used=used)
         elif kind == "view":
-            times[rows] = rates.overhead("overhead")
+            times[rows] = np.where(workload.in_forward[rows], rates.overhead("overhead"), 0.0)
         elif kind == "random":
             times[rows] = _mask_times(rates, workload.bytes_written.at(examples)[rows], kernels)
         else:
-            times[rows] = sizes[rows] / rates.bandwidth(kind, sizes[rows]) + _launch(rates, kind)
+            times[rows] = _moving_times(workload, rates, rows, kind, sizes[rows], kernels)
         if lowered:
             times[rows] += _cast_times(workload, rates, rows, scale, examples)
-    return times + _autograd_times(workload, rates)
+    fresh = _fresh_memory_times(workload, rates, kernels=kernels, examples=examples)
+    return times + fresh + _autograd_times(workload, rates)
 
 
 def _matrix_times(
@@ -130,6 +141,20 @@ def _flop_times(
         edges = np.cbrt(flops / 2)
         times *= rates.matrix(dtype, "default", edges) / rates.matrix(used, "default", edges)
     return times + _launch(rates, kind)
+
+
+def _moving_times(workload: Workload, rates: Rates, rows: Index, kind: str, sizes: Column, kernels: Kernels) -> Column:
+    """Kinds limited by memory; batch normalization and pooling of images by rates of their own where measured."""
+    times = sizes / rates.bandwidth(kind, sizes) + _launch(rates, kind)
+    layout = kernels.memory_format if kernels.memory_format == "channels_last" else "default"
+    for name, slow, phase in _SLOW_IMAGE_OPERATIONS:
+        variant = layout if phase == "forward" else "backward" if layout == "default" else f"backward_{layout}"
+        if not rates.has(slow, variant=variant):
+            continue
+        found = workload.named(name)[rows] & (workload.in_forward[rows] == (phase == "forward"))
+        moved = sizes / rates.bandwidth(slow, sizes, variant=variant) + _launch(rates, kind)
+        times = np.where(found, moved, times)
+    return times
 
 
 def _mask_times(rates: Rates, sizes: Column, kernels: Kernels) -> Column:
@@ -164,36 +189,31 @@ def _autograd_times(workload: Workload, rates: Rates) -> Column:
     return times
 
 
-def _fresh_memory_time(
-    workload: Workload, rates: Rates, *, kernels: Kernels, examples: float
-) -> tuple[Seconds, Seconds]:
-    """What the operating system takes to hand out memory that the process had given back in the step before.
+def _fresh_memory_times(workload: Workload, rates: Rates, *, kernels: Kernels, examples: float) -> Column:
+    """What the operating system takes to hand out an operation's output again that was given back before.
 
-    Saved activations in the forward, gradients and what is alive besides in the backward. Nothing where memory is
-    retained, nor on a device whose allocator keeps it anyway.
+    glibc keeps what is freed, except tensors over its largest threshold: those come from the system each time (seen
+    in page faults: 320 MB a step for a GPT with two 65 MB logits, none for models with smaller tensors). Nothing
+    where memory is retained, nor on a device whose allocator keeps it anyway.
     """
-    if kernels.allocator == "retained" or not rates.has("allocation"):
-        return 0.0, 0.0
-    saved = saved_size(workload, examples)
-    sizes = np.array([saved, workload.gradient_size + workload.graph.transient.at(examples)])
-    spent = sizes / rates.bandwidth("allocation", sizes)
-    return float(spent[0]), float(spent[1])
-
-
-def saved_size(workload: Workload, examples: float) -> float:
-    """Activations that the forward of a micro-batch leaves for the backward (B)."""
-    return sum(item.size.at(examples) * item.repeats for item in workload.graph.activations)
+    sizes = workload.bytes_written.at(examples)
+    returned = workload.allocates & (sizes > _LARGEST_KEPT)
+    if kernels.allocator == "retained" or not rates.has("allocation") or not returned.any():
+        return np.zeros(len(sizes))
+    return np.where(returned, sizes / rates.bandwidth("allocation", sizes), 0.0)
 
 
 def optimizer_time(workload: Workload, rates: Rates, *, kernels: Kernels, shards: int) -> Seconds:
-    r"""Time of the update.
+    r"""Time of the update, shared out among `shards` workers.
 
-    $t = \text{tensors} · \text{overhead} + \text{elements} · (12 + 2·\text{state}) / \text{bandwidth}$: parameter and
-    gradient are read, the parameter is written, the state is read and written; shared out among `shards` workers.
+    $t = \text{tensors} · \text{overhead} · \frac{\text{launches} + 8}{12 + 8}
+       + \text{elements} · (12 + 2·\text{state}) / \text{bandwidth}$: parameter and gradient are read, the parameter is
+    written, the state is read and written.
     """
     state = workload.graph.optimizer
     kind = "optimizer_fused" if kernels.optimizer == "fused" and state.fused else "optimizer"
     moved = workload.trainable_elements * (12 + 2 * state.bytes_per_element)
     per_tensor = np.array([moved / max(1, workload.trainable_tensors)])
-    launches = workload.trainable_tensors * rates.overhead(kind)
+    calls = (state.operations + _BOOKKEEPING) / (_ADAMW_LAUNCHES + _BOOKKEEPING) if kind == "optimizer" else 1.0
+    launches = workload.trainable_tensors * rates.overhead(kind) * calls
     return (launches + moved / float(rates.bandwidth(kind, per_tensor)[0])) / shards

@@ -65,6 +65,8 @@ class Workload:
                      for operation in operations])
             for side in ("rows", "inner", "columns")
         )  # fmt: skip
+        self.allocates = np.array([item.kind != "view" and not item.name.endswith("_") for item in operations])
+        self.in_forward = np.array([operation.phase == "forward" for operation in operations])
         self.forward: Index = np.flatnonzero([operation.phase == "forward" for operation in operations])
         self.backward: Index = np.flatnonzero([operation.phase == "backward" for operation in operations])
 
@@ -72,6 +74,10 @@ class Workload:
     def blocks(self) -> tuple[str, ...]:
         """Paths of every repeated block: what can be recomputed."""
         return tuple(path for block in self.graph.blocks for path in block.paths)
+
+    def named(self, part: str) -> NDArray[np.bool_]:
+        """Which operations have this in their name."""
+        return np.array([part in operation.name for operation in self.graph.operations], dtype=np.bool_)
 
     def in_blocks(self, paths: tuple[str, ...]) -> NDArray[np.bool_]:
         """Which operations run inside the modules of these paths."""

@@ -22,7 +22,7 @@ def does_not_fit(pricer: Pricer, goal: Goal, priced: Sequence[Priced]) -> DoesNo
     Args:
         priced: every legal strategy; none of them fits.
     """
-    least = _least(priced)
+    least = _least(priced, shared=not _per_worker(pricer.cluster))
     peak = least.prediction.memory.peak
     share = f" for each of {least.strategy.num_workers} workers" if least.strategy.num_workers > 1 else ""
     return DoesNotFitError(
@@ -115,9 +115,14 @@ def _without_kernels(pins: Pins) -> Pins:
     )
 
 
-def _least(priced: Sequence[Priced]) -> Priced:
-    """The strategy that exceeds its limit by least."""
-    return min(priced, key=lambda item: (item.prediction.memory.peak - item.memory_limit, item.rank))
+def _least(priced: Sequence[Priced], *, shared: bool) -> Priced:
+    """The strategy that exceeds its limit by least; together where the workers share a host's memory."""
+
+    def excess(item: Priced) -> int:
+        each = item.prediction.memory.peak - item.memory_limit
+        return each * item.strategy.num_workers if shared else each
+
+    return min(priced, key=lambda item: (excess(item), item.rank))
 
 
 def _per_worker(cluster: Cluster) -> bool:
