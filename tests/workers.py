@@ -89,7 +89,7 @@ class Pool:
         if self._processes:
             return
         context = get_context("forkserver")
-        context.set_forkserver_preload(["torch", "torch.distributed"])
+        context.set_forkserver_preload(["torch", "torch.distributed", "torch._dynamo", "torch.distributed.fsdp"])
         store = Path(tempfile.mkdtemp(prefix="meshwright-test-")) / "store"
         for rank in range(self.size):
             here, there = context.Pipe()

@@ -1,6 +1,5 @@
 """The transport that a strategy names."""
 
-import sys
 from typing import Literal
 
 import torch
@@ -25,10 +24,10 @@ def make_transport(
     Raises:
         PlanError: the transport cannot reach such tensors.
     """
-    if name == "shared_memory" and (device.type != "cpu" or sys.platform != "linux"):
+    if name == "shared_memory" and device.type != "cpu":
         raise PlanError(
-            f"shared_memory cannot carry tensors of {device.type} on {sys.platform}",
-            cause="it joins processes of one Linux host that compute on the CPU",
+            f"shared_memory cannot carry tensors of {device.type}",
+            cause="it joins processes that compute on the CPUs of one host",
             alternatives=["--set transport=nccl for NVIDIA GPUs", "--set transport=gloo"],
         )
     if name == "shared_memory":

@@ -9,6 +9,7 @@ what it gives to the exchange. A worker moves the collectives on when it starts 
 """
 
 import os
+import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from meshwright.errors import WorkerError
+from meshwright.errors import PlanError, WorkerError
 from meshwright.exchange._segment import Segment, SegmentAddress, host_identity
 from meshwright.exchange._signals import Signals
 from meshwright.exchange._transport import Transfer, Transport
@@ -51,10 +52,17 @@ class SharedMemoryTransport(Transport):
         timeout: how long a living worker may keep the others waiting (s).
 
     Raises:
+        PlanError: this is not Linux.
         WorkerError: the workers are not on one host, or there is too little memory.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None, *, timeout: Seconds = TIMEOUT) -> None:
+        if sys.platform != "linux":
+            raise PlanError(
+                f"shared_memory does not work on {sys.platform}",
+                cause="it needs Linux's anonymous shared files and semaphores between processes",
+                alternatives=["exchange through gloo: --set transport=gloo"],
+            )
         self._group = dist.group.WORLD if group is None else group
         self._rank, self._size = dist.get_rank(self._group), dist.get_world_size(self._group)
         hosts = self._gathered(host_identity())
