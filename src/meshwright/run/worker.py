@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> int:
     end_with_parent()
     end_on_signals(lambda: session.finish("interrupted", reason="stopped by a signal, in the middle of a step"))
     try:
+        _check_script(arguments)
         _take_place(role)
         _run(role, session, arguments)
     except KeyboardInterrupt:
@@ -71,9 +72,14 @@ def _take_place(role: Role) -> None:
         share_chance()
 
 
-def _run(role: Role, session: Session, arguments: list[str]) -> None:
+def _check_script(arguments: list[str]) -> None:
     if not arguments:
         raise UsageError("no script", command="python -m meshwright.run.worker SCRIPT [ARGS]")
+    if not Path(arguments[0]).is_file():
+        raise UsageError(f"no script at {arguments[0]}", cause=f"the folder is {Path.cwd()}")
+
+
+def _run(role: Role, session: Session, arguments: list[str]) -> None:
     if role.kind == "plan" and role.rank > 0:
         from meshwright.run import _trial
 
@@ -93,14 +99,8 @@ def _run(role: Role, session: Session, arguments: list[str]) -> None:
 
 
 def run_script(arguments: list[str]) -> None:
-    """Runs a script as `python` would: as `__main__`, with its arguments, its own folder first on the path.
-
-    Raises:
-        UsageError: there is no such script.
-    """
+    """Runs a script as `python` would: as `__main__`, with its arguments, its own folder first on the path."""
     script = Path(arguments[0])
-    if not script.is_file():
-        raise UsageError(f"no script at {script}", cause=f"the folder is {Path.cwd()}")
     sys.argv = list(arguments)
     sys.path[0] = str(script.resolve().parent)
     runpy.run_path(str(script), run_name="__main__")
