@@ -49,10 +49,10 @@ def _breakdowns(run: Run) -> Iterator[Figure]:
     caption = f"{format_seconds(prediction.time.step)} predicted on the slowest worker; nothing was measured."
     if measurement.time.step > 0:
         bars.append(("measured", measurement.time))
-        step = Outcome(name="step", predicted=prediction.time.step, measured=measurement.time.step)
+        step = Outcome(name="step", predicted=prediction.time.step, measured=measurement.step)
         caption = (
             f"{step.texts[0]} predicted, {step.texts[1]} measured on the slowest worker: "
-            f"{describe_error(step.error)}. Exchange that the backward hides is not counted."
+            f"{describe_error(step.error)}. Measured items are medians; exchange that the backward hides is left out."
         )
     yield time_figure(bars, caption=caption)
     peak = Outcome(name="memory", predicted=prediction.memory.peak, measured=measurement.memory, unit="B")

@@ -37,4 +37,4 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return " ".join(_text(item) for item in value) or "none"
-    return str(value)
+    return str(value) or "–"

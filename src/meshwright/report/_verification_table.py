@@ -11,7 +11,8 @@ def verification_table(verification: Verification) -> RenderableType:
     """Distances of loss, gradients and parameters, each beside the largest that counts as rounding."""
     found = verification
     word = "equal" if found.equal else "not equal"
-    table = Table(title=f"{found.strategy}: {word} to one device", title_justify="left")
+    title = Text(f"{found.strategy}: {word} to one device", style="bold green" if found.equal else "bold red")
+    table = Table()
     table.add_column("")
     for column in ("distance", "rounding up to"):
         table.add_column(column, justify="right")
@@ -26,7 +27,7 @@ def verification_table(verification: Verification) -> RenderableType:
         style = "green" if distance <= tolerance else "red"
         table.add_row(name, Text(f"{distance:.1e}", style=style), f"{tolerance:.0e}", Text(where))
     notes = [Text(note, style="dim") for note in (f"compared in {found.dtype}", *found.notes)]
-    return Group(table, *notes)
+    return Group(title, table, *notes)
 
 
 def _where(name: str, distance: float) -> str:
