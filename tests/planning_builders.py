@@ -1,7 +1,8 @@
 """Hand-made machines and models with round figures, so that prices can be computed in the head.
 
-Machine: matrices at 100 GFLOP/s a thread (2 threads: 180, oneDNN twice as fast), memory at 10 GB/s a thread, no
-overhead unless asked for. Model: `layers` linear layers of 1000 × 1000, so 2 MFLOP forward an example and layer.
+Machine: matrices at 100 GFLOP/s a thread (2 threads: 180, oneDNN twice as fast), memory at 10 GB/s a thread (copies ten
+times as fast), no overhead unless asked for. Model: `layers` linear layers of 1000 × 1000, so 2 MFLOP forward an
+example and layer.
 """
 
 from meshwright.cost import Batch, Mesh, Strategy, Worker
@@ -10,7 +11,7 @@ from meshwright.hardware import Cluster, CollectiveRate, Device, Host, Link, Mat
 
 GB = 10**9
 WIDTH = 1000
-KINDS = ("pointwise", "transcendental", "normalization", "reduction", "random", "indexing", "copy", "optimizer")
+KINDS = ("pointwise", "transcendental", "normalization", "reduction", "random", "indexing", "optimizer")
 
 
 def processor(
@@ -39,6 +40,10 @@ def processor(
         OperationRate(kind=kind, threads=count, bandwidth=10e9 * speedup[count], overhead=overhead)
         for count in threads
         for kind in (*KINDS, "optimizer_fused")
+    ]
+    operations += [
+        OperationRate(kind="copy", threads=count, bandwidth=100e9 * speedup[count], overhead=overhead)
+        for count in threads
     ]
     operations += [
         OperationRate(kind="overhead", threads=count, variant=variant, bandwidth=0.0, overhead=overhead * times)
@@ -78,7 +83,7 @@ def accelerators(*, hosts: int = 2, devices: int = 8, memory: int = 80 * GB) -> 
         matrix_rates=(
             MatrixRate(dtype="bfloat16", size=4096, rate=400e12), MatrixRate(dtype="float32", size=4096, rate=50e12),
         ),
-        operation_rates=tuple(OperationRate(kind=kind, bandwidth=2e12, overhead=5e-6) for kind in KINDS),
+        operation_rates=tuple(OperationRate(kind=kind, bandwidth=2e12, overhead=5e-6) for kind in (*KINDS, "copy")),
     )  # fmt: skip
     links = (
         Link(tier="host", latency=5e-6, bandwidth=200e9),
@@ -102,6 +107,7 @@ def multilayer(
     shape = MatrixShape(
         batch=Linear(fixed=1), rows=Linear(per_example=1), inner=Linear(fixed=width), columns=Linear(fixed=width)
     )
+    saved = Linear(per_example=4 * width * scale)
     product = {
         "kind": "matrix", "module": "layers.0", "dtype": "float32", "repeats": layers, "matrix": shape,
         "flops": Linear(per_example=2 * width**2), "bytes_read": Linear(), "bytes_written": Linear(),
@@ -115,7 +121,7 @@ def multilayer(
         model="Multilayer", batch_size=batch, operations=tuple(operations),
         parameters=(Parameter(paths=("layers.0.weight",), shape=(WIDTH, WIDTH), dtype="float32", repeats=layers),),
         activations=(
-            Activation(module="layers.0", size=Linear(per_example=4 * width * scale), created=0, freed=2, repeats=layers),
+            Activation(module="layers.0", size=saved, created=0, freed=2, repeats=layers),
         ),
         transient=Linear(), batch_bytes=Linear(per_example=4 * width),
         blocks=(Block(paths=tuple(f"layers.{index}" for index in range(layers)), kind="Linear"),) if blocks else (),

@@ -124,9 +124,9 @@ def test_memory_bound_operations_take_their_bytes_over_the_bandwidth() -> None:
 
 
 def test_a_product_of_few_numbers_is_limited_by_memory() -> None:
-    """1 MFLOP would take 10 µs at 100 GFLOP/s; its 1 MB takes 100 µs at 10 GB/s."""
+    """1 MFLOP would take 10 µs at 100 GFLOP/s; its 10 MB take 100 µs to copy at 100 GB/s."""
     operation = replace(
-        build.multilayer().operations[0], repeats=1, flops=Linear(fixed=1e6), bytes_read=Linear(fixed=1e6)
+        build.multilayer().operations[0], repeats=1, flops=Linear(fixed=1e6), bytes_read=Linear(fixed=10e6)
     )
     workload = Workload(replace(build.multilayer(), operations=(operation,)))
     times = operation_times(workload, _rates(), kernels=Kernels(), precision=Precision(), examples=1)

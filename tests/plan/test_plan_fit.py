@@ -49,7 +49,7 @@ def test_pins_that_stand_in_the_way_are_named_with_what_fits_without_them() -> N
 
 
 def test_a_model_larger_than_the_machine_is_told_how_much_it_needs() -> None:
-    """Even one example does not fit, only more memory helps: 0.4 GB of parameters, as much of gradients, 0.8 GB of state
-    and 0.2 GB of context are 1.68 GiB."""
+    """Even one example does not fit, only more memory helps: 0.4 GB of parameters, as much of gradients, 0.8 GB of
+    state and 0.2 GB of context are 1.68 GiB."""
     error = _error(build.multilayer(layers=100), Goal(memory_limit=450_000_000))
     assert [text.split(":")[0] for text in error.alternatives] == ["at least 1.68 GiB of memory per host"]

@@ -13,6 +13,8 @@ from meshwright.units import Seconds
 
 # Bytes of the loss and its weight, summed over the workers once a step.
 _LOSS_SIZE = 16
+# Bytes of a BatchNorm layer's two sums over 256 channels.
+_STATISTICS_SIZE = 2048
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +45,11 @@ def step_exchange(
     """
     if strategy.num_workers == 1:
         return StepExchange()
-    parts = [_gradients(workload, cluster, strategy, computed, busy=busy), _loss(cluster, strategy)]
+    parts = [
+        _gradients(workload, cluster, strategy, computed, busy=busy),
+        _loss(cluster, strategy),
+        _batch_statistics(workload, cluster, strategy),
+    ]
     if strategy.sharding == "parameters":
         parts.append(_gathered_parameters(workload, cluster, strategy, computed, busy=busy))
     elif strategy.sharding != "none":
@@ -92,6 +98,20 @@ def _loss(cluster: Cluster, strategy: Strategy) -> StepExchange:
     return StepExchange(
         exposed=duration,
         collectives=(Collective(name="all_reduce", axis="loss", count=1, size=_LOSS_SIZE, duration=duration),),
+    )
+
+
+def _batch_statistics(workload: Workload, cluster: Cluster, strategy: Strategy) -> StepExchange:
+    """BatchNorm's sums over the global batch: one small all-reduce per layer in the forward and one in the backward."""
+    count = 2 * workload.num_batch_norms * strategy.batch.accumulation
+    if not count:
+        return StepExchange()
+    cost = collective_cost(cluster, strategy, "all_reduce", strategy.num_workers)
+    size = count * _STATISTICS_SIZE
+    duration = count * cost.time(_STATISTICS_SIZE)
+    return StepExchange(
+        exposed=duration,
+        collectives=(Collective(name="all_reduce", axis="batch_norm", count=count, size=size, duration=duration),),
     )
 
 

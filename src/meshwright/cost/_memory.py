@@ -67,7 +67,8 @@ def peak_memory(workload: Workload, device: Device, strategy: Strategy, *, examp
 def saved_peak(workload: Workload, micro: float, strategy: Strategy, *, gradients: float) -> Saved:
     """The moment of the backward when activations and gradients together are largest.
 
-    With accumulation the gradients of earlier micro-batches are whole from the start.
+    Gradients are whole from the start where earlier micro-batches have left theirs, and where they live in the memory
+    that they are sent from.
 
     Args:
         micro: examples of a micro-batch.
@@ -75,7 +76,8 @@ def saved_peak(workload: Workload, micro: float, strategy: Strategy, *, gradient
     """
     kept = _kept_activations(workload, strategy.recompute)
     total = sum(item.size.at(micro) * item.repeats for item in kept)
-    if strategy.batch.accumulation > 1:
+    sent_in_place = strategy.num_workers > 1 and strategy.sharding in ("none", "optimizer")
+    if strategy.batch.accumulation > 1 or sent_in_place:
         return Saved(activations=total, gradients=gradients)
     times, freed, grown = _events(workload, kept, micro, gradients)
     order = np.lexsort((freed > 0, times))  # a gradient is complete before the activation it came from is let go
@@ -148,13 +150,20 @@ def _recomputed_size(workload: Workload, micro: float, recompute: tuple[str, ...
 
 
 def _communication_size(workload: Workload, strategy: Strategy) -> float:
-    """Buckets on their way, and the parameters gathered for the block at work and the next one (B)."""
-    if strategy.num_workers == 1:
+    """What the exchange holds besides gradients (B).
+
+    Two slots in which messages travel, for gradients that only their owner keeps and for parameters that their owner
+    hands out; through shared memory, the parts of the other workers' gradients that this one adds up; and for
+    parameters in shards, what is gathered for the block at work and for the next one.
+    """
+    workers = strategy.num_workers
+    if workers == 1:
         return 0.0
-    buckets = min(float(workload.gradient_size), 2.0 * strategy.exchange.bucket_size)
-    if strategy.sharding != "parameters":
-        return buckets
-    return buckets + 2 * workload.largest_unit
+    slots = 2 * min(workload.gradient_size, strategy.exchange.bucket_size + workload.largest_parameter)
+    if strategy.sharding == "parameters":
+        return slots + 2 * workload.largest_unit
+    seen = workload.gradient_size * (workers - 1) / workers if strategy.exchange.transport == "shared_memory" else 0.0
+    return seen + slots * {"none": 0, "optimizer": 1, "gradients": 2}[strategy.sharding]
 
 
 def _update_size(workload: Workload, device: Device, strategy: Strategy) -> float:

@@ -20,9 +20,13 @@ from meshwright.units import Dollars, Joules, Seconds
 
 # The quantile of the normal distribution that leaves 5 % above it.
 _FIVE_PERCENT = 1.645
-# Share of an exchange hidden behind the backward that takes time from it, where every core computes: shared memory
-# is all copying and adding; gloo also waits for its peer. On an accelerator the link's own engine moves the bytes.
+# Share of an exchange hidden behind the backward that takes time from it: through shared memory the worker itself
+# copies and adds, with or without idle cores; gloo's thread needs a core, and waits for its peer part of the time. On
+# an accelerator the link's own engine moves the bytes.
 _BUSY_SHARE = {"shared_memory": 1.0, "gloo": 0.6, "nccl": 0.0}
+# Times that a worker with neighbours reads or writes its gradients besides the exchange: they are copied into the
+# memory that they are sent from, and divided by the batch's weight there.
+_GRADIENT_PASSES = 4
 # Compiling, seen on this project's six example models (4 to 24 s): once, and per operation of the graph.
 _COMPILE_START: Seconds = 2.0
 _COMPILE_PER_OPERATION: Seconds = 0.02
@@ -131,7 +135,8 @@ class Pricer:
         rates = Rates(device, threads=worker.threads, processes=processes)
         computed = self._compute(strategy, rates, examples)
         full = device.kind == "cpu" and processes * worker.threads >= device.cores
-        busy = _BUSY_SHARE[strategy.exchange.transport] if full else 0.0
+        transport = strategy.exchange.transport
+        busy = _BUSY_SHARE[transport] if full or transport == "shared_memory" else 0.0
         exchange = step_exchange(self.workload, self.cluster, strategy, computed, busy=busy)
         micro_batches, factor = strategy.batch.accumulation, self.correction.time
         shards = strategy.mesh.dp_shard if strategy.sharding != "none" else 1
@@ -143,9 +148,18 @@ class Pricer:
             recompute=factor * micro_batches * computed.recompute,
             optimizer=factor * optimizer_time(self.workload, rates, kernels=strategy.kernels, shards=shards),
             communication=factor * exchange.exposed,
-            overhead=factor * float((batch / rates.bandwidth("copy", batch, variant=variant))[0]),
+            overhead=factor
+            * (float((batch / rates.bandwidth("copy", batch, variant=variant))[0]) + self._packing(strategy, rates)),
         )
         return time, exchange.collectives
+
+    def _packing(self, strategy: Strategy, rates: Rates) -> Seconds:
+        """Copying gradients to where they are sent from, bucket by bucket."""
+        if strategy.num_workers == 1:
+            return 0.0
+        size = float(self.workload.gradient_size)
+        piece = np.array([max(1.0, min(size, float(strategy.exchange.bucket_size)))])
+        return _GRADIENT_PASSES * size / float(rates.bandwidth("copy", piece)[0])
 
     def _compute(self, strategy: Strategy, rates: Rates, examples: int) -> ComputeTime:
         kernels = strategy.kernels

@@ -142,6 +142,11 @@ class Workload:
         return max((_size(item.shape, item.dtype) for item in self.graph.parameters), default=0)
 
     @cached_property
+    def num_batch_norms(self) -> int:
+        """BatchNorm layers that the forward runs."""
+        return int(self.repeats[self.named("batch_norm") & self.in_forward].sum())
+
+    @cached_property
     def largest_unit(self) -> Bytes:
         """Parameters that are gathered together: those of the largest block, or those outside all blocks (B)."""
         inside: dict[str, Bytes] = {}

@@ -65,11 +65,15 @@ def _strategies_of_layout(
 
 
 def grids(num_workers: int, goal: Goal) -> Iterator[tuple[Sharding, Mesh]]:
-    """Sharding levels and meshes of this many workers: replicated, sharded, or sharded within replicas."""
+    """Sharding levels and meshes of this many workers.
+
+    State and gradients are in shards over all workers; parameters also over part of them, in replicas.
+    """
     pins = goal.pins
     levels: Sequence[Sharding] = get_args(Sharding) if pins.sharding is None else (pins.sharding,)
     for sharding in levels:
-        degrees = [1] if sharding == "none" else [degree for degree in divisors(num_workers) if degree > 1]
+        sharded = divisors(num_workers) if sharding == "parameters" else (num_workers,)
+        degrees = (1,) if sharding == "none" else tuple(degree for degree in sharded if degree > 1)
         for shard in degrees:
             mesh = Mesh(dp_replicate=num_workers // shard, dp_shard=shard)
             if pins.data in (None, mesh.dp_replicate) and pins.shard in (None, shard):
