@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from meshwright.cost import Allowance, Strategy
@@ -16,6 +17,7 @@ from meshwright.plan import Pins, Plan
 from meshwright.run._engine import Engine
 from meshwright.run._group import meet
 from meshwright.run._job import Job, block_paths
+from meshwright.run._processor import pin
 from meshwright.run._role import Role
 from meshwright.run._verify import Proof
 
@@ -126,6 +128,9 @@ def _joined(job: Job, request: Request, role: Role, batch: Any) -> Opening:
 
         plan = plan_together(job, batch, role, pins=request.pins, allow=request.allow)
     check_plan(plan, job, world_size=role.world_size)
+    worker = plan.strategy.workers[role.rank]
+    torch.set_num_threads(worker.threads)
+    pin(worker)
     message = [Path("outputs") / f"{Path(sys.argv[0]).stem or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"]
     dist.broadcast_object_list(message, src=0)
     folder = role.folder or message[0]

@@ -15,7 +15,6 @@ from meshwright.graph import Graph, write_graph
 from meshwright.graph.capture import capture
 from meshwright.hardware import Cluster, Correction, read_cluster
 from meshwright.plan import Goal, Pins, Plan, choose, shortlist, write_plan
-from meshwright.run import _trial
 from meshwright.run._job import Job, block_paths
 from meshwright.run._role import Role
 from meshwright.units import Seconds
@@ -56,6 +55,8 @@ def plan_and_leave(
     Raises:
         SystemExit: always, at the end.
     """
+    from meshwright.run import _trial
+
     if role.rank > 0:
         _trial.follow(job, batch)
         raise SystemExit(0)
