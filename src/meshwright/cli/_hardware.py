@@ -25,7 +25,7 @@ def hardware(*, fresh: Flag = False, save: Path | None = None, json: Flag = Fals
         Print one JSON object.
     """
     progress = Progress()
-    cluster = here(fresh=fresh, progress=progress.status.announce)
+    cluster = here(fresh=fresh, progress=progress.status.say)
     progress.close()
     if save is not None:
         write_cluster(cluster, save)

@@ -28,7 +28,7 @@ def find_cluster(settings: Settings, *, progress: Progress, num_hosts: int = 1) 
                 command=f"meshwright hardware --save {settings.cluster}",
             )
     else:
-        cluster = here(fresh=settings.fresh, progress=progress.status.announce)
+        cluster = here(fresh=settings.fresh, progress=progress.status.say)
     return spread_over(cluster, num_hosts=num_hosts)
 
 
