@@ -9,6 +9,7 @@ import report_builders as build
 from rich.console import Console, RenderableType
 
 from meshwright.cost import TimeBreakdown
+from meshwright.hardware import OperationRate
 from meshwright.plan import Candidate, difference, explain
 from meshwright.report import (
     difference_view,
@@ -109,6 +110,20 @@ def test_hardware_names_rates_load_and_collectives() -> None:
     assert "430 GFLOP/s" in text
     assert "shared_memory" in text
     assert "8 GB/s" in text
+
+
+def test_rates_stand_in_a_row_per_kind_and_a_column_per_way_of_using_the_cores() -> None:
+    """The matrix rate is the best of all sizes; an operation's is that of the largest, where no cache helps."""
+    cluster = build.cluster()
+    rates = tuple(
+        OperationRate(kind="copy", threads=threads, size=size, bandwidth=bandwidth, overhead=1e-6)
+        for threads, size, bandwidth in ((1, 2**18, 2e11), (1, 2**26, 1.4e10), (2, 2**26, 4.2e10))
+    )
+    device = replace(cluster.hosts[0].device, operation_rates=rates)
+    rows = _rows(hardware_table(replace(cluster, hosts=(replace(cluster.hosts[0], device=device),))))
+    assert ["bfloat16", "default", "900 GFLOP/s, inexact", "–"] in rows
+    assert ["float32", "onednn", "–", "430 GFLOP/s"] in rows
+    assert ["copy", "default", "14 GB/s", "42 GB/s", "1 µs"] in rows
 
 
 def test_hardware_without_measurements_is_still_shown() -> None:

@@ -17,12 +17,17 @@ LINKS: dict[Tier, str] = {
     "rack": "link within a rack",
     "network": "network",
 }
+COUNTED_IN_FLOP = ("convolution", "attention", "recurrent")
+
+Way = tuple[int, int]
 
 
 def hardware_table(cluster: Cluster) -> RenderableType:
     """A cluster's devices, matrix rates, memory bandwidth and collectives, with when and under what load."""
     parts: list[RenderableType] = [Text(_title(cluster), style="bold"), _facts(hardware_rows(cluster))]
     for host in cluster.hosts:
+        if host.device.matrix_rates or host.device.operation_rates:
+            parts.append(Text(f"\n{host.device.name}", style="bold"))
         if host.device.matrix_rates:
             parts.append(_matrices(host.device))
         if host.device.operation_rates:
@@ -84,45 +89,60 @@ def _facts(rows: Sequence[tuple[str, str]]) -> Table:
 
 
 def _matrices(device: Device) -> Table:
-    table = Table(title=f"Matrix products on {device.name}", title_justify="left")
-    for column in ("data type", "library"):
-        table.add_column(column)
-    for column in ("threads", "processes", "best rate", "at edge"):
-        table.add_column(column, justify="right")
-    table.add_column("exact")
-    key = _matrix_key
-    for _, group in groupby(sorted(device.matrix_rates, key=key), key=key):
-        best = max(group, key=lambda rate: rate.rate)
-        table.add_row(
-            best.dtype, best.library, str(best.threads), str(best.processes),
-            format_scaled(best.rate, "FLOP/s"), str(best.size), "✓" if best.exact else "no",
-        )  # fmt: skip
+    """The best rate over all sizes: a row per data type and library, a column per way of using the cores."""
+    ways = _ways(device.matrix_rates)
+    table = _table("Matrix products: rate of each of PROCESSES × THREADS", "data type", "library", ways=ways)
+    best: dict[tuple[str, str], dict[Way, MatrixRate]] = {}
+    for rate in device.matrix_rates:
+        row = best.setdefault((rate.dtype, rate.library), {})
+        way = rate.processes, rate.threads
+        row[way] = max(row.get(way, rate), rate, key=lambda one: one.rate)
+    for names, row in sorted(best.items()):
+        table.add_row(*names, *(_matrix_text(row.get(way)) for way in ways))
     return table
 
 
-def _matrix_key(rate: MatrixRate) -> tuple[str, str, int, int]:
-    return rate.dtype, rate.library, rate.processes, rate.threads
+def _matrix_text(rate: MatrixRate | None) -> str:
+    if rate is None:
+        return "–"
+    return format_scaled(rate.rate, "FLOP/s") + ("" if rate.exact else ", inexact")
 
 
 def _operations(device: Device) -> Table:
-    table = Table(title=f"Other operations on {device.name}", title_justify="left")
-    for column in ("kind", "variant"):
-        table.add_column(column)
-    for column in ("threads", "processes", "best rate", "each call"):
-        table.add_column(column, justify="right")
-    key = _operation_key
-    for _, group in groupby(sorted(device.operation_rates, key=key), key=key):
-        best = max(group, key=lambda rate: rate.bandwidth)
-        unit = "FLOP/s" if best.kind in {"convolution", "attention", "recurrent"} else "B/s"
-        rate = format_scaled(best.bandwidth, unit) if best.bandwidth else "–"
-        table.add_row(
-            best.kind, best.variant, str(best.threads), str(best.processes), rate, format_seconds(best.overhead)
-        )
+    """The rate at the largest size, where no cache helps, and what a call costs whatever its size."""
+    ways = _ways(device.operation_rates)
+    table = _table("Other operations: rate of each of PROCESSES × THREADS", "kind", "variant", ways=ways)
+    table.add_column("each call", justify="right")
+    largest: dict[tuple[str, str], dict[Way, OperationRate]] = {}
+    for rate in device.operation_rates:
+        row = largest.setdefault((rate.kind, rate.variant), {})
+        way = rate.processes, rate.threads
+        row[way] = max(row.get(way, rate), rate, key=lambda one: one.size)
+    for names, row in sorted(largest.items()):
+        call = row[min(row)].overhead
+        cells = (_operation_text(row.get(way)) for way in ways)
+        table.add_row(*names, *cells, format_seconds(call) if call else "–")
     return table
 
 
-def _operation_key(rate: OperationRate) -> tuple[str, str, int, int]:
-    return rate.kind, rate.variant, rate.processes, rate.threads
+def _operation_text(rate: OperationRate | None) -> str:
+    if rate is None or not rate.bandwidth:
+        return "–"
+    return format_scaled(rate.bandwidth, "FLOP/s" if rate.kind in COUNTED_IN_FLOP else "B/s")
+
+
+def _ways(rates: Sequence[MatrixRate] | Sequence[OperationRate]) -> list[Way]:
+    """The ways of using the cores that were measured: processes and threads of each."""
+    return sorted({(rate.processes, rate.threads) for rate in rates})
+
+
+def _table(title: str, *names: str, ways: Sequence[Way]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in names:
+        table.add_column(name)
+    for processes, threads in ways:
+        table.add_column(f"{processes} × {threads} thread{'s' if threads > 1 else ''}", justify="right")
+    return table
 
 
 def _collectives(rates: Sequence[tuple[str, CollectiveRate]]) -> Table:
