@@ -1,4 +1,4 @@
-"""Small models as people write them, each with its loss and a batch."""
+"""Small models as people write them, each with its loss and a batch, and graphs in numbers that can be compared."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,6 +7,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from meshwright.graph import Graph
+from meshwright.graph.capture import capture, capture_with
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,3 +131,27 @@ def lstm(examples: int = 8) -> Job:
 
 
 ALL: dict[str, Callable[..., Job]] = {"mlp": mlp, "cnn": cnn, "gpt": gpt, "lstm": lstm}
+
+
+def totals(graph: Graph) -> dict[str, float]:
+    """Everything that a price is made of, repeats counted."""
+    size = graph.batch_size
+    return {
+        "operations": sum(op.repeats for op in graph.operations),
+        "flops": sum(op.flops.at(size) * op.repeats for op in graph.operations),
+        "backward flops": sum(op.flops.at(size) * op.repeats for op in graph.operations if op.phase == "backward"),
+        "read": sum(op.bytes_read.at(size) * op.repeats for op in graph.operations),
+        "written": sum(op.bytes_written.at(size) * op.repeats for op in graph.operations),
+        "activations": sum(a.size.at(size) * a.repeats for a in graph.activations),
+        "transient": graph.transient.at(size),
+        "peak": graph.peak.at(size),
+        "parameters": sum(torch.Size(p.shape).numel() * p.repeats for p in graph.parameters),
+        "other peak": graph.peak.at(3 * size),
+    }
+
+
+def both(job: Job) -> tuple[Graph, Graph]:
+    """Captured with repeated blocks once, and every block by itself."""
+    optimizer = torch.optim.SGD(job.model.parameters())
+    once = capture(job.model, optimizer, job.loss, job.batch)
+    return once, capture_with(job.model, optimizer, job.loss, job.batch, groups=())

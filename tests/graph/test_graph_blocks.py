@@ -2,35 +2,10 @@
 
 import pytest
 import torch
-from captured_models import GPT, Job, cnn, gpt, language
+from captured_models import GPT, Job, both, cnn, gpt, language, totals
 from torch import Tensor, nn
 
-from meshwright.graph import Graph
-from meshwright.graph.capture import capture, capture_with
 from meshwright.graph.capture_blocks import repeated_blocks
-
-
-def totals(graph: Graph) -> dict[str, float]:
-    """Everything that a price is made of, repeats counted."""
-    size = graph.batch_size
-    return {
-        "operations": sum(op.repeats for op in graph.operations),
-        "flops": sum(op.flops.at(size) * op.repeats for op in graph.operations),
-        "backward flops": sum(op.flops.at(size) * op.repeats for op in graph.operations if op.phase == "backward"),
-        "read": sum(op.bytes_read.at(size) * op.repeats for op in graph.operations),
-        "written": sum(op.bytes_written.at(size) * op.repeats for op in graph.operations),
-        "activations": sum(a.size.at(size) * a.repeats for a in graph.activations),
-        "transient": graph.transient.at(size),
-        "peak": graph.peak.at(size),
-        "parameters": sum(torch.Size(p.shape).numel() * p.repeats for p in graph.parameters),
-        "other peak": graph.peak.at(3 * size),
-    }
-
-
-def both(job: Job) -> tuple[Graph, Graph]:
-    optimizer = torch.optim.SGD(job.model.parameters())
-    once = capture(job.model, optimizer, job.loss, job.batch)
-    return once, capture_with(job.model, optimizer, job.loss, job.batch, groups=())
 
 
 @pytest.mark.parametrize("layers", [2, 5])
@@ -133,10 +108,11 @@ def test_an_output_that_is_an_input_and_shared_inputs() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.blocks = nn.ModuleList([Shared() for _ in range(3)])
+            self.gate = nn.Linear(10, 10)
             self.head = nn.Linear(10, 4)
 
         def forward(self, x: Tensor) -> Tensor:
-            scale, cache = torch.ones_like(x), object()
+            scale, cache = torch.sigmoid(self.gate(x)), object()
             for block in self.blocks:
                 x, scale, _ = block(x, scale, cache=cache)
             return self.head(x)
@@ -144,6 +120,7 @@ def test_an_output_that_is_an_input_and_shared_inputs() -> None:
     batch = (torch.randn(8, 10), torch.randint(0, 4, (8,)))
     once, full = both(Job(model=Chain(), loss=cnn().loss, batch=batch))
     assert totals(once) == totals(full)
+    assert [block.paths for block in once.blocks] == [("blocks.1", "blocks.2")]  # the first one's x has no gradient
 
 
 def test_parameters_tied_between_blocks_stand_with_all_of_their_names() -> None:

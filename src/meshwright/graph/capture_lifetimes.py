@@ -28,6 +28,7 @@ class BlockRecord:
         calls: how often it ran, replays included.
         left: what it leaves behind besides its outputs when it returns, saved or held by somebody (B).
         last_backward: index of the last operation of its backward.
+        shared: sizes of inputs that other instances are given too, and that have gradients (B).
     """
 
     path: str
@@ -35,6 +36,7 @@ class BlockRecord:
     calls: int = 1
     left: int = 0
     last_backward: int = 0
+    shared: set[int] = field(default_factory=set)
 
 
 @dataclass(kw_only=True, slots=True, eq=False)

@@ -20,14 +20,15 @@ from meshwright.graph._graph import OptimizerState
 from meshwright.graph.capture_copy import fake_mode, fake_tensor
 from meshwright.graph.capture_operations import classify
 
-_LARGEST_DIM = 64
+_LARGEST = 2**20
+_CUT_DIM = 64
 
 
 def optimizer_state(optimizer: Optimizer) -> OptimizerState:
     """Bytes kept per element, launches per parameter, and whether a fused form runs here.
 
     One step of a twin (same class, same options, one fake parameter of each shape) shows it. Where a step reads
-    values (`item()`), the twin is real, with dims cut to 64 elements.
+    values (`item()`), the twin is real; dims of parameters with over a million elements are then cut to 64.
 
     Raises:
         CaptureError: the optimizer fails on the twin too.
@@ -133,15 +134,17 @@ def _small_step(optimizer: Optimizer) -> _Twin:
         twin.step()
     except Exception as error:
         raise CaptureError(
-            f"{type(optimizer).__name__}.step() fails on small parameters: {type(error).__name__}: {error}",
-            cause="what an optimizer keeps is measured by one step of a twin with dims of at most 64",
-            alternatives=["let step() accept parameters of any size"],
+            f"a step of {type(optimizer).__name__} fails: {type(error).__name__}: {error}",
+            cause="what an optimizer keeps is measured by one step of a twin, over one parameter of each shape",
+            alternatives=["let step() accept any number of parameters, all with gradients of 1"],
         ) from error
     return twin
 
 
 def _small(parameter: Tensor) -> nn.Parameter:
-    shape = tuple(min(size, _LARGEST_DIM) for size in parameter.shape)
+    shape = tuple(parameter.shape)
+    if parameter.numel() > _LARGEST:
+        shape = tuple(min(size, _CUT_DIM) for size in shape)
     device = torch.device("cpu") if parameter.device.type == "meta" else parameter.device
     return nn.Parameter(torch.full(shape, 1 / max(prod(shape), 1), dtype=parameter.dtype, device=device))
 

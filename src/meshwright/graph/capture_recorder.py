@@ -2,9 +2,9 @@
 
 import functools
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -149,6 +149,24 @@ class Recorder(TorchDispatchMode):
         if id(record) not in self._backward_begun:
             self._backward_begun.add(id(record))
             self.ledger.mark("begin", record)
+
+
+def sums_once(calls: Sequence[Call]) -> tuple[Call, ...]:
+    """The calls with the sum of an input's gradients over several blocks taken out of the first block.
+
+    Autograd adds up the gradients of a tensor that several blocks are given between the blocks. The replayed ones add
+    theirs to the sum for themselves, so the sum that follows the first instance must not be repeated with it.
+    """
+    left = list(calls)
+    done: set[tuple[int, float]] = set()
+    for number, call in reversed(list(enumerate(calls))):
+        if call.record is None or call.phase == "forward" or call.known.name not in ("aten.add", "aten.add_"):
+            continue
+        place = (id(call.record), call.cost.bytes_written)
+        if call.cost.bytes_written in call.record.shared and place not in done:
+            done.add(place)
+            left[number] = replace(call, record=None)
+    return tuple(left)
 
 
 def _hands_over(known: OperationClass, args: tuple[Any, ...]) -> bool:

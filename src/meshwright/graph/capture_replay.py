@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from meshwright.graph.capture_lifetimes import BlockRecord, storage_key
+from meshwright.graph.capture_lifetimes import Allocation, BlockRecord, storage_key
 from meshwright.graph.capture_recorder import Recorder
 
 
@@ -58,6 +58,7 @@ class FirstInstance:
         kind: class name.
         outputs: a `TensorSpec`, an `InputAgain` or a plain value each.
         output_structure: of the outputs.
+        origins: the storage of each input leaf that has a gradient.
         saved_inputs: numbers of the input leaves that it saves for its backward.
         saved_outputs: of the output tensors, those that it saves for its backward.
         used: for each parameter, whether it takes part.
@@ -68,6 +69,7 @@ class FirstInstance:
     kind: str
     outputs: tuple[Any, ...]
     output_structure: Any
+    origins: tuple[Allocation | None, ...]
     saved_inputs: frozenset[int]
     saved_outputs: tuple[bool, ...]
     used: tuple[bool, ...]
@@ -163,6 +165,7 @@ class BlockRunner:
             kind=type(module).__name__,
             outputs=specs,
             output_structure=output_structure,
+            origins=self._origins(inputs.leaves),
             saved_inputs=frozenset(n for n, leaf in enumerate(inputs.leaves) if self._saves(record, leaf)),
             saved_outputs=tuple(self._saves(record, leaf) for leaf in made),
             used=tuple(storage_key(parameter) in touched for parameter in module.parameters()),
@@ -171,6 +174,10 @@ class BlockRunner:
         self.first_instances.append(first)
         self._known.append((inputs.without_tensors(), first))
         return result
+
+    def _origins(self, leaves: Sequence[Any]) -> tuple[Allocation | None, ...]:
+        ledger = self._recorder.ledger
+        return tuple(ledger.of(leaf) if isinstance(leaf, Tensor) and leaf.requires_grad else None for leaf in leaves)
 
     def _recorded(self, record: BlockRecord, forward: Callable[[], Any]) -> Any:
         recorder = self._recorder
@@ -200,6 +207,9 @@ class BlockRunner:
         if path not in first.record.paths:
             first.record.paths.append(path)
         self._recorder.ledger.mark("replay", first.record)
+        for mine, theirs in zip(first.origins, self._origins(leaves), strict=True):
+            if mine is not None and mine is theirs:
+                first.record.shared.add(mine.size)
         inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         saved = [leaf for index, leaf in enumerate(leaves) if index in first.saved_inputs]
         used = [parameter for parameter, use in zip(module.parameters(), first.used, strict=True) if use]

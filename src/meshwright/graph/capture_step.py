@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from meshwright.errors import CaptureError, LossError
 from meshwright.graph.capture_batch import batch_bytes, batch_size, leaves
 from meshwright.graph.capture_lifetimes import Ledger
-from meshwright.graph.capture_recorder import Recorder, watched
+from meshwright.graph.capture_recorder import Recorder, sums_once, watched
 from meshwright.graph.capture_recording import Recording
 from meshwright.graph.capture_replay import BlockRunner
 
@@ -66,7 +66,7 @@ def record_step(
     model.zero_grad(set_to_none=True)
     return Recording(
         examples=batch_size(batch),
-        calls=tuple(recorder.calls),
+        calls=sums_once(recorder.calls),
         allocations=tuple(ledger.allocations),
         events=tuple(ledger.events),
         gradients=tuple(entry for entry in gradients if entry is not None),
