@@ -111,6 +111,8 @@ def operation_times(
             times[rows] = _moving_times(workload, rates, rows, kind, sizes[rows], kernels)
         if lowered:
             times[rows] += _cast_times(workload, rates, rows, scale, examples)
+    if kernels.compiled and rates.device.kind != "cpu":
+        times = _fused_times(workload, times)
     fresh = _fresh_memory_times(workload, rates, kernels=kernels, examples=examples)
     return times + fresh + _autograd_times(workload, rates)
 
@@ -164,6 +166,17 @@ def _mask_times(rates: Rates, sizes: Column, kernels: Kernels) -> Column:
         return times
     faster = times / _SFC64_SPEEDUP + _SFC64_SEEDING
     return np.where(sizes >= _SFC64_SMALLEST, faster, times)
+
+
+def _fused_times(workload: Workload, times: Column) -> Column:
+    """A compiled stretch of operations limited by memory moves what its largest operation moves, in one launch.
+
+    On a CPU compiling the example models changed their steps by less than 5 %, so that nothing is taken off there.
+    """
+    fused = times.copy()
+    for first, end in workload.fusible_runs:
+        fused[first:end] = times[first:end].max() / (end - first)
+    return fused
 
 
 def _cast_times(workload: Workload, rates: Rates, rows: Index, scale: float, examples: float) -> Column:

@@ -15,7 +15,7 @@ from meshwright.cost._strategy import Batch, Strategy, Worker
 from meshwright.cost._workload import Workload
 from meshwright.errors import PlanError
 from meshwright.graph import Graph
-from meshwright.hardware import Cluster, Correction, Host
+from meshwright.hardware import Cluster, Correction, Device, Host
 from meshwright.units import Dollars, Joules, Seconds
 
 # The quantile of the normal distribution that leaves 5 % above it.
@@ -89,6 +89,7 @@ class Pricer:
         self.workload = Workload(graph)
         self.cluster = cluster
         self.correction = correction
+        self._rates: dict[tuple[object, ...], Rates] = {}
         self._computed: dict[tuple[object, ...], ComputeTime] = {}
         self._held: dict[tuple[object, ...], MemoryBreakdown] = {}
 
@@ -132,7 +133,7 @@ class Pricer:
         self, strategy: Strategy, worker: Worker, processes: int, examples: int
     ) -> tuple[TimeBreakdown, tuple[Collective, ...]]:
         device = find_host(self.cluster, worker).device
-        rates = Rates(device, threads=worker.threads, processes=processes)
+        rates = self._rates_of(device, threads=worker.threads, processes=processes)
         computed = self._compute(strategy, rates, examples)
         full = device.kind == "cpu" and processes * worker.threads >= device.cores
         transport = strategy.exchange.transport
@@ -152,6 +153,12 @@ class Pricer:
             * (float((batch / rates.bandwidth("copy", batch, variant=variant))[0]) + self._packing(strategy, rates)),
         )
         return time, exchange.collectives
+
+    def _rates_of(self, device: Device, *, threads: int, processes: int) -> Rates:
+        key = (device.name, threads, processes)
+        if key not in self._rates:
+            self._rates[key] = Rates(device, threads=threads, processes=processes)
+        return self._rates[key]
 
     def _packing(self, strategy: Strategy, rates: Rates) -> Seconds:
         """Copying gradients to where they are sent from, bucket by bucket."""
@@ -201,7 +208,7 @@ class Pricer:
         on_host = Counter(worker.host for worker in workers)
         speeds = []
         for worker, device in zip(workers, devices, strict=True):
-            rates = Rates(device, threads=worker.threads, processes=on_host[worker.host])
+            rates = self._rates_of(device, threads=worker.threads, processes=on_host[worker.host])
             even = Strategy(workers=(worker,), batch=Batch(size=size, shares=(1,)))
             computed = self._compute(even, rates, max(1, size // len(workers)))
             speeds.append(1 / (computed.forward + computed.backward))

@@ -41,6 +41,7 @@ class Rates:
         self.device = device
         self.threads = threads if device.kind == "cpu" else 1
         self.processes = processes if device.kind == "cpu" else 1
+        self._found: dict[tuple[str, str], list[OperationRate]] = {}
 
     def matrix(self, dtype: str, library: str, edges: Column) -> Column:
         """FLOP/s of products whose edge (cube root of rows × inner × columns) is `edges`.
@@ -95,6 +96,12 @@ class Rates:
         return min(rows, key=lambda row: row.size).overhead if rows else 0.0
 
     def _rows(self, kind: str, variant: str) -> list[OperationRate]:
+        """The nearest rows of a kind, or of one like it; looked up once."""
+        if (kind, variant) not in self._found:
+            self._found[kind, variant] = self._looked_up(kind, variant)
+        return self._found[kind, variant]
+
+    def _looked_up(self, kind: str, variant: str) -> list[OperationRate]:
         for name in (kind, *SUBSTITUTES.get(kind, ())):
             for wanted in dict.fromkeys((variant, "default")):
                 rows = [row for row in self.device.operation_rates if row.kind == name and row.variant == wanted]

@@ -17,6 +17,8 @@ ITEM_SIZES: dict[str, Bytes] = {
     "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1, "complex64": 8, "complex128": 16,
 }  # fmt: skip
 
+_FUSIBLE = ("pointwise", "transcendental", "normalization", "reduction", "copy", "random", "view")
+
 
 @dataclass(frozen=True, slots=True)
 class LinearColumn:
@@ -95,6 +97,19 @@ class Workload:
             if position == len(repeats) or repeats[position] != repeats[start]:
                 runs.append((start, position, repeats[start]))
                 start = position
+        return tuple(runs)
+
+    @cached_property
+    def fusible_runs(self) -> tuple[tuple[int, int], ...]:
+        """Stretches of operations of one phase, as often repeated, that a compiler makes one kernel of: first, end."""
+        runs: list[tuple[int, int]] = []
+        start = 0
+        keys = [(item.kind in _FUSIBLE, item.phase, item.repeats) for item in self.graph.operations]
+        for index in range(1, len(keys) + 1):
+            if index == len(keys) or keys[index] != keys[start]:
+                if keys[start][0] and index - start > 1:
+                    runs.append((start, index))
+                start = index
         return tuple(runs)
 
     @cached_property

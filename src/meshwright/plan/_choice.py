@@ -14,7 +14,6 @@ from meshwright.plan._priced import Priced, num_departures
 from meshwright.plan._reasons import slower, too_large
 from meshwright.plan._shortlist import Shortlist
 from meshwright.plan._trial_result import TrialResult
-from meshwright.units import Seconds
 
 # Trials nearer to the best than this are a draw; of these the one nearest to the script as written is taken.
 _DRAW = 0.01
@@ -37,7 +36,7 @@ def choose(
         correction: the one that the shortlist was priced with.
     """
     results = dict(trials or {})
-    index = _chosen(shortlist.candidates, results, goal)
+    index = _chosen(shortlist.candidates, results)
     chosen, trial = shortlist.candidates[index], results.get(index)
     factor = _typical_factor(shortlist.candidates, results)
     rest = [place for place in range(len(shortlist.candidates)) if place != index]
@@ -75,22 +74,17 @@ def anchored(prediction: Prediction, trial: TrialResult | None) -> Prediction:
     )
 
 
-def _chosen(candidates: Sequence[Priced], results: Mapping[int, TrialResult], goal: Goal) -> int:
+def _chosen(candidates: Sequence[Priced], results: Mapping[int, TrialResult]) -> int:
     """Index of the best: by trial among those tried that stayed within memory, otherwise by prediction."""
     tried = {
         index: result for index, result in results.items() if result.memory <= candidates[index].memory_limit
     } or dict(results)
     if not tried:
         return 0
-    steps = {index: result.step + _start_share(candidates[index], goal) for index, result in tried.items()}
+    steps = {index: result.step + candidates[index].start_share for index, result in tried.items()}
     best = min(steps.values())
     draw = [index for index, step in steps.items() if step <= best * (1 + _DRAW)]
     return min(draw, key=lambda index: (num_departures(candidates[index].strategy), steps[index]))
-
-
-def _start_share(item: Priced, goal: Goal) -> Seconds:
-    """What starting (compiling) costs each step of the run, where its length is known."""
-    return item.prediction.start / goal.steps if goal.steps else 0.0
 
 
 def _typical_factor(candidates: Sequence[Priced], results: Mapping[int, TrialResult]) -> float:

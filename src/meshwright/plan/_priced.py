@@ -18,11 +18,13 @@ class Priced:
         strategy: every decision.
         prediction: what a step of it costs.
         memory_limit: what its fullest worker may use (B).
+        start_share: what starting (compiling) costs each step of the run, where its length is known (s).
     """
 
     strategy: Strategy
     prediction: Prediction
     memory_limit: Bytes
+    start_share: Seconds = 0.0
 
     @property
     def fits(self) -> bool:
@@ -32,20 +34,24 @@ class Priced:
     @property
     def rank(self) -> tuple[Seconds, int, int]:
         """What it is ordered by: time, then fewer workers, then fewer departures from the script as written."""
-        return self.prediction.time.step, self.strategy.num_workers, num_departures(self.strategy)
+        return self.prediction.time.step + self.start_share, self.strategy.num_workers, num_departures(self.strategy)
 
 
 def price_all(pricer: Pricer, goal: Goal) -> list[Priced]:
     """Every legal strategy with its price, in the order of the space."""
     graph, cluster = pricer.workload.graph, pricer.cluster
-    return [
-        Priced(
-            strategy=strategy,
-            prediction=pricer.predict(strategy),
-            memory_limit=memory_limit(cluster, goal, strategy),
-        )
-        for strategy in strategies(graph, cluster, goal, shares=pricer.shares)
-    ]
+    space = strategies(graph, cluster, goal, shares=pricer.shares)
+    return [_priced(pricer, goal, strategy) for strategy in space]
+
+
+def _priced(pricer: Pricer, goal: Goal, strategy: Strategy) -> Priced:
+    prediction = pricer.predict(strategy)
+    return Priced(
+        strategy=strategy,
+        prediction=prediction,
+        memory_limit=memory_limit(pricer.cluster, goal, strategy),
+        start_share=prediction.start / goal.steps if goal.steps else 0.0,
+    )
 
 
 def memory_limit(cluster: Cluster, goal: Goal, strategy: Strategy) -> Bytes:
