@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from meshwright import __version__
 from meshwright.documents import write_text
@@ -65,6 +63,10 @@ def page(runs: Sequence[Run]) -> str:
     """The page's HTML: of one run, or of two compared."""
     figures = pictures(runs[0]) if len(runs) == 1 else pictures_of_both(runs[0], runs[1])
     context = _context_of_one(runs[0]) if len(runs) == 1 else _context_of_both(runs[0], runs[1])
+    # Loaded here: half of what the tables of the terminal would otherwise wait for.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
     environment = Environment(
         loader=PackageLoader("meshwright.report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
