@@ -14,6 +14,7 @@ import argparse
 import sys
 import tempfile
 import tomllib
+from datetime import datetime
 from math import prod
 from pathlib import Path
 from statistics import median
@@ -36,13 +37,15 @@ def measure(name: str, ways: tuple[str, ...], *, rounds: int, block: float) -> t
         for way in ways:
             print(f"{name}: starting {way}", file=sys.stderr, flush=True)
             contest.start(way, command(way, name, contest.port, folder))
-        return contest.rounds(rounds, block=block), folder / "meshwright"
+        seconds = contest.rounds(rounds, block=block)
+    (run,) = (folder / "meshwright").iterdir()
+    return seconds, run
 
 
 def row_of(name: str, seconds: dict[str, list[float]], run: Path) -> dict[str, Any]:
     """One job's line of the table."""
     plan = tomllib.loads((run / "plan.toml").read_text(encoding="utf-8"))
-    planning = tomllib.loads((run / "planning.toml").read_text(encoding="utf-8"))
+    record = tomllib.loads((run / "run.toml").read_text(encoding="utf-8"))
     measurement = tomllib.loads((run / "measurement.toml").read_text(encoding="utf-8"))
     size = plan["strategy"]["batch"]["size"]
     ours = seconds["meshwright"]
@@ -50,7 +53,10 @@ def row_of(name: str, seconds: dict[str, list[float]], run: Path) -> dict[str, A
     row |= {f"{way} samples/s": size / median(times) for way, times in seconds.items()}
     row |= {f"vs {way}": ratio(seconds[way], ours) for way in seconds if way in RIVALS}
     row["one worker / plain"] = ratio(seconds["meshwright_one"], seconds["plain"])
-    row["planning s"] = planning["duration"]
+    # From the command to the plan: starting Python and torch, the script up to its first step, and the planning itself.
+    row["planning s"] = (run / "planning" / "plan.toml").stat().st_mtime - datetime.fromisoformat(
+        record["started"]
+    ).timestamp()
     row["predicted s"] = sum(plan["prediction"]["time"].values())
     row["measured s"] = median(ours)
     row["predicted B"] = sum(plan["prediction"]["memory"].values())
