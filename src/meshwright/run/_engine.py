@@ -63,14 +63,18 @@ class Engine:
         """A step begins now."""
         self.stamps = Stamps(marks=[(BEGIN, self.clock.stamp())])
 
-    def step(self, batch: Any) -> Tensor:
+    def step(self, batch: Any, *, size: int | None = None) -> Tensor:
         """Forward, backward and update of a global batch that this worker holds whole.
+
+        Args:
+            batch: the global batch.
+            size: its number of examples, where it is known already.
 
         Returns:
             The global mean loss, detached.
         """
         self.begin()
-        return self._finish(self.compute(self.share(batch)))
+        return self._finish(self.compute(self.share(batch, size=size)))
 
     def step_share(self, share: Any, *, count: int, size: int) -> Tensor:
         """The same for a share that this worker loaded alone.
@@ -83,11 +87,11 @@ class Engine:
         self.begin()
         return self._finish(self.compute(self._cut(loaded(share, count=count, size=size))))
 
-    def share(self, batch: Any) -> Share:
+    def share(self, batch: Any, *, size: int | None = None) -> Share:
         """This worker's share of a global batch."""
         if self.num_workers == 1 and self._shares.accumulation == 1:
             return Share(parts=(Part(batch=batch, examples=1),), size=1)
-        return self._cut(whole(batch, size=batch_size(batch), plan=self._shares, rank=self.rank))
+        return self._cut(whole(batch, size=size or batch_size(batch), plan=self._shares, rank=self.rank))
 
     def _cut(self, held: Held) -> Share:
         return cut(held, self._shares, stand_in=self._stand_in)
@@ -200,7 +204,8 @@ class _Tally:
         sums = self._sum_up() if self._sums is None else self._sums
         dtype = self._totals[0].dtype if self._totals else self._dtype
         total, weight, num_weighted = sums.unbind()
-        if not num_weighted:
+        is_weighted = bool(self._weights) if self._totals else bool(num_weighted)
+        if not is_weighted:
             return total.to(dtype), 1.0
         return (total / weight).to(dtype), float(weight) or 1.0
 

@@ -167,7 +167,7 @@ class Step:
                 size = batch_size(batch)
                 if is_checked(engine.steps + 1):
                     check_agreement(batch)
-                loss = engine.step(batch)
+                loss = engine.step(batch, size=size)
         if self.recorder is not None:
             self._record(engine, loss, size)
         return loss

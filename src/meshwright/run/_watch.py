@@ -9,6 +9,7 @@ from meshwright.errors import LossError
 from meshwright.units import Seconds, format_seconds
 
 WINDOW = 20
+SHORTEST_WINDOW: Seconds = 2.0
 SLOWER = 1.6
 
 
@@ -72,15 +73,19 @@ class Drift:
     def __init__(self, predicted: Seconds) -> None:
         self._predicted = predicted
         self._window: list[Seconds] = []
+        self._spent: Seconds = 0.0
+        self._first = self._next = 1
         self._normal: Seconds = 0.0
         self._told = False
 
     def add(self, duration: Seconds, step: int) -> str:
         """Takes a step's duration (s); gives a sentence when the median of the last ones has drifted, else nothing."""
         self._window.append(duration)
-        if len(self._window) < WINDOW:
+        self._spent += duration
+        if len(self._window) < WINDOW or self._spent < SHORTEST_WINDOW:
             return ""
-        now, self._window = median(self._window), []
+        self._first, self._next = self._next, step + 1
+        now, self._window, self._spent = median(self._window), [], 0.0
         if not self._normal:
             self._normal = now
             return self._slower_than_predicted(now, step)
@@ -88,19 +93,27 @@ class Drift:
             self._told = False
             return ""
         return self._once(
-            f"{now / self._normal:.1f} × the {format_seconds(self._normal)} they took at the start", now, step
+            now,
+            step,
+            f"{now / self._normal:.1f} × the {format_seconds(self._normal)} they took at the start: "
+            "the load of the machine has changed, or examples became longer",
         )
 
     def _slower_than_predicted(self, now: Seconds, step: int) -> str:
         if not self._predicted or now < SLOWER * self._predicted:
             return ""
-        return self._once(f"{now / self._predicted:.1f} × the predicted {format_seconds(self._predicted)}", now, step)
+        return self._once(
+            now,
+            step,
+            f"{now / self._predicted:.1f} × the predicted {format_seconds(self._predicted)}: "
+            "the machine is busier than when the plan was made, or the prediction is wrong",
+        )
 
-    def _once(self, comparison: str, now: Seconds, step: int) -> str:
+    def _once(self, now: Seconds, step: int, comparison: str) -> str:
         if self._told:
             return ""
         self._told = True
         return (
-            f"meshwright: steps {step - WINDOW + 1} to {step} took {format_seconds(now)} each, {comparison}: the load "
-            "of the machine has changed, or examples became longer; `meshwright run` plans anew for what there is now"
+            f"meshwright: steps {self._first} to {step} took {format_seconds(now)} each, {comparison}; "
+            "`meshwright run` plans anew for what there is now"
         )

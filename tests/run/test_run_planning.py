@@ -1,0 +1,87 @@
+"""Plans made among processes that stand already, and a command line's wishes over a script's."""
+
+import os
+
+import pytest
+import torch
+import torch.distributed as dist
+from run_jobs import cross_entropy, labelled, mlp
+
+import meshwright as mw
+from meshwright.errors import DoesNotFitError, PlanError
+from meshwright.hardware import write_cluster
+from meshwright.plan import Goal, Pins
+from meshwright.run import Job, Role
+from meshwright.run._planning import merged_goal, plan_together
+from meshwright.run._session import CURRENT, Session
+from planning_builders import GB, machine, processor
+
+
+def job():
+    model = mlp()
+    return Job(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), loss=cross_entropy)
+
+
+def role_in(folder):
+    return Role(kind="joined", rank=dist.get_rank(), world_size=2, folder=folder, cluster=folder / "cluster.toml")
+
+
+def planned(folder, pins):
+    return plan_together(job(), labelled(8), role_in(folder), pins=pins, allow=())
+
+
+def test_rank_0_plans_for_the_workers_there_are_and_tells_the_others(workers, tmp_path):
+    write_cluster(machine(), tmp_path / "cluster.toml")
+    first, second = workers(2).run(planned, tmp_path, Pins(matrix_library="default"))
+    assert first == second
+    assert first.model == "Sequential"
+    assert first.strategy.num_workers == 2
+    assert first.strategy.batch.size == 8
+    assert first.strategy.kernels.matrix_library == "default"
+
+
+def refused(folder, pins, kind):
+    with pytest.raises(kind) as caught:
+        planned(folder, pins)
+    return caught.value.fact
+
+
+def test_what_keeps_rank_0_from_a_plan_is_raised_on_every_worker(workers, tmp_path):
+    write_cluster(machine(processor(memory=GB // 4)), tmp_path / "cluster.toml")
+    first, second = workers(2).run(refused, tmp_path, Pins(), DoesNotFitError)
+    assert first == second
+    write_cluster(machine(), tmp_path / "cluster.toml")
+    first, second = workers(2).run(refused, tmp_path, Pins(threads=3), PlanError)
+    assert first == second
+
+
+def joined_steps(folder):
+    """A script's own call among processes of torchrun: plans at the first batch, then runs."""
+    CURRENT.set(Session(role_in(folder)))
+    wanted = job()
+    step = mw.parallel(wanted.model, wanted.optimizer, cross_entropy, plan={"transport": "gloo"})
+    losses = [step(labelled(8, seed)).item() for seed in range(3)]
+    step.recorder.close("finished")
+    torch.set_num_threads(1)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    return losses, step.plan.strategy.num_workers, step.plan.origins["transport"]
+
+
+def test_joined_processes_plan_at_their_first_batch_and_run(workers, tmp_path):
+    write_cluster(machine(), tmp_path / "cluster.toml")
+    first, second = workers(2).run(joined_steps, tmp_path)
+    assert first == second
+    assert first[1:] == (2, "file")
+    model = mlp()
+    step = mw.parallel(model, torch.optim.SGD(model.parameters(), lr=0.1), cross_entropy)
+    assert first[0] == pytest.approx([step(labelled(8, seed)).item() for seed in range(3)], abs=1e-12)
+    assert (tmp_path / "plan.toml").exists()
+    assert (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_pin_of_the_command_line_wins_and_permissions_add_up():
+    goal = Goal(pins=Pins(workers=2), allow=("precision",), memory_limit=7)
+    merged = merged_goal(goal, pins=Pins(workers=1, threads=2), allow=("staleness", "precision"))
+    assert merged.pins == Pins(workers=2, threads=2)
+    assert merged.allow == ("precision", "staleness")
+    assert merged.memory_limit == 7
