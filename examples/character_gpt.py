@@ -14,7 +14,7 @@ parser.add_argument("files", nargs="*", type=Path, default=sorted(Path(sysconfig
 parser.add_argument("--steps", type=int, default=500)
 args = parser.parse_args()
 text = "".join(file.read_text(encoding="utf-8", errors="ignore") for file in args.files)
-characters, tokens = torch.tensor(list(map(ord, text))).unique(return_inverse=True)
+characters, tokens = torch.frombuffer(bytearray(text, "utf-32-le"), dtype=torch.int32).unique(return_inverse=True)
 train, held_out = tokens.tensor_split([len(tokens) * 9 // 10])
 batch, length, width, heads = 32, 128, 128, 4
 
