@@ -10,7 +10,7 @@ from meshwright.cli._settings import Settings
 from meshwright.cost import Measurement
 from meshwright.documents import write_toml
 from meshwright.errors import MeshwrightError
-from meshwright.hardware import here, write_cluster
+from meshwright.hardware import Cluster
 from meshwright.launch import (
     Hosts,
     Progress,
@@ -54,6 +54,34 @@ def lead(
     """
     settings = with_task(settings, where) if isinstance(where, Task) else settings
     record(folder, script, arguments, settings=settings)
+    cluster, plan = _prepare(script, arguments, folder=folder, where=where, settings=settings, progress=progress)
+    record(folder, script, arguments, settings=settings, plan=plan)
+    progress.status.say(
+        f"plan: {plan.strategy.summary}; {format_seconds(plan.prediction.time.step)} per step expected ({folder.plan})"
+    )
+    measurement = run_script(
+        script,
+        arguments,
+        plan=plan,
+        goal=settings.goal,
+        cluster=cluster,
+        folder=folder,
+        progress=progress,
+        where=where,
+    )
+    return plan, measurement
+
+
+def _prepare(
+    script: Path,
+    arguments: Sequence[str],
+    *,
+    folder: RunFolder,
+    where: Hosts | Task,
+    settings: Settings,
+    progress: Progress,
+) -> tuple[Cluster, Plan]:
+    """The hardware and the plan; where there is none, the folder and the other tasks are told."""
     try:
         num_hosts = where.num_hosts if isinstance(where, Task) else where.count
         cluster = find_cluster(settings, progress=progress, num_hosts=num_hosts)
@@ -72,21 +100,7 @@ def lead(
         raise
     if folder.planning.graph.is_file():
         folder.planning.graph.replace(folder.graph)
-    record(folder, script, arguments, settings=settings, plan=plan)
-    progress.status.say(
-        f"plan: {plan.strategy.summary}; {format_seconds(plan.prediction.time.step)} per step expected ({folder.plan})"
-    )
-    measurement = run_script(
-        script,
-        arguments,
-        plan=plan,
-        goal=settings.goal,
-        cluster=cluster,
-        folder=folder,
-        progress=progress,
-        where=where,
-    )
-    return plan, measurement
+    return cluster, plan
 
 
 def join_host(script: Path, arguments: Sequence[str], *, settings: Settings, progress: Progress) -> str:
@@ -94,7 +108,6 @@ def join_host(script: Path, arguments: Sequence[str], *, settings: Settings, pro
     folder = create_run_folder(script, output=settings.output)
     record(folder, script, arguments, settings=settings)
     write_toml(settings.goal, folder.goal)
-    write_cluster(here(progress=progress.status.announce), folder.cluster)
     progress.status.announce(
         f"host {settings.hosts.rank} of {settings.hosts.count}: waiting for the plan of {settings.hosts.address}"
     )

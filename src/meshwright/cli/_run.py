@@ -82,9 +82,9 @@ def run(
                 "measurement": to_mapping(measurement),
             }
         )
-    else:
-        print_aside(outcome_table(plan.prediction, measurement))
-        print_aside(f"{measurement.status} after {measurement.steps} steps; report: {page}")
+        return EXIT_CODES[measurement.status]
+    print_aside(outcome_table(plan.prediction, measurement))
+    print_aside(f"{measurement.status} after {measurement.steps} steps; report: {page}")
     return EXIT_CODES[measurement.status]
 
 
