@@ -18,19 +18,25 @@ RECORD = {"step": 50, "loss": 2.34567, "samples_per_second": 1234.5, "memory": 5
 
 
 def test_the_line_without_an_end_in_sight() -> None:
-    assert progress_text(json.dumps(RECORD)) == "step 50 · loss 2.3457 · 1,234 samples/s · 512.00 MiB"
+    assert progress_text([RECORD]) == "step 50 · loss 2.3457 · 1,234 samples/s · 512.00 MiB"
 
 
 def test_the_time_left_is_told_where_the_end_is_known() -> None:
     """50 steps took 10 s, so 200 more take 40 s."""
-    assert progress_text(json.dumps(RECORD), num_steps=250) == (
+    assert progress_text([RECORD], num_steps=250) == (
         "step 50/250 · loss 2.3457 · 1,234 samples/s · 512.00 MiB · 40 s left"
     )
 
 
 def test_nothing_is_left_at_the_end_and_little_things_are_shown_finely() -> None:
     record = {**RECORD, "samples_per_second": 3.21, "loss": None, "memory": 0}
-    assert progress_text(json.dumps(record), num_steps=50) == "step 50/50 · loss nan · 3.2 samples/s"
+    assert progress_text([record], num_steps=50) == "step 50/50 · loss nan · 3.2 samples/s"
+
+
+def test_throughput_is_examples_over_time() -> None:
+    """10 examples in 0.1 s and 10 in 0.9 s are 20 a second, not the 55.6 of the rates' mean."""
+    records = [{**RECORD, "samples_per_second": 10 / seconds} for seconds in (0.1, 0.9)]
+    assert "· 20.0 samples/s ·" in progress_text(records)
 
 
 def test_half_a_line_waits_for_its_end(tmp_path: Path) -> None:

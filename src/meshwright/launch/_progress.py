@@ -2,7 +2,9 @@
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from math import nan
+from statistics import harmonic_mean
 from typing import Any, BinaryIO, TextIO
 
 from rich.console import Console
@@ -11,6 +13,8 @@ from meshwright.launch._log_tail import LineTail, LogTail
 from meshwright.launch._run_folder import RunFolder
 from meshwright.launch._status import StatusLine
 from meshwright.units import format_bytes, format_seconds
+
+NUM_AVERAGED = 20
 
 
 class Progress:
@@ -28,6 +32,7 @@ class Progress:
         self.rank: int | None = None
         self._streams: list[tuple[LogTail, BinaryIO]] = []
         self._metrics: LineTail | None = None
+        self._recent: list[Mapping[str, Any]] = []
         self._num_steps = 0
         self._line_is_open = False
 
@@ -45,6 +50,7 @@ class Progress:
             (LogTail(folder.log(rank, "err")), self._errors.buffer),
         ]
         self._metrics = LineTail(folder.metrics)
+        self._recent = []
         self._num_steps = num_steps
 
     def refresh(self) -> None:
@@ -52,7 +58,9 @@ class Progress:
         self._copy_output()
         lines = self._metrics.read() if self._metrics is not None else []
         if lines and not self._line_is_open:
-            self.status.show(progress_text(lines[-1], num_steps=self._num_steps))
+            self._recent += [json.loads(line) for line in lines[-NUM_AVERAGED:]]
+            del self._recent[:-NUM_AVERAGED]
+            self.status.show(progress_text(self._recent, num_steps=self._num_steps))
 
     def close(self) -> None:
         """Shows the rest and leaves the last line standing."""
@@ -79,19 +87,23 @@ class Progress:
             self.status.restore()
 
 
-def progress_text(line: str, *, num_steps: int = 0) -> str:
-    """A line of `metrics.jsonl` as the line of progress.
+def progress_text(recent: Sequence[Mapping[str, Any]], *, num_steps: int = 0) -> str:
+    """The newest steps as the line of progress.
+
+    Throughput is examples over time, the harmonic mean of the steps' rates: a pause for data counts as long as it was.
 
     Args:
-        line: a `StepRecord` as JSON.
+        recent: `StepRecord`s as read from `metrics.jsonl`.
         num_steps: steps the run will take; 0 where unknown.
     """
-    record: dict[str, Any] = json.loads(line)
+    record = recent[-1]
     step, loss = record["step"], record.get("loss")
+    rates = [record["samples_per_second"] for record in recent if record["samples_per_second"] > 0]
+    throughput = harmonic_mean(rates) if rates else 0.0
     parts = [
         f"step {step}/{num_steps}" if num_steps else f"step {step}",
         f"loss {nan if loss is None else loss:.4f}",
-        f"{record['samples_per_second']:,.{0 if record['samples_per_second'] >= 100 else 1}f} samples/s",
+        f"{throughput:,.{0 if throughput >= 100 else 1}f} samples/s",
     ]
     if record.get("memory"):
         parts.append(format_bytes(record["memory"]))
