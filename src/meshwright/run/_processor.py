@@ -18,6 +18,7 @@ def prepare(worker: Worker) -> None:
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(worker.threads)
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    _show_device(worker.device)
     pin(worker)
 
 
@@ -36,6 +37,27 @@ def pin(worker: Worker) -> None:
     for task in _tasks():
         with suppress(ProcessLookupError):
             os.sched_setaffinity(task, worker.cores)
+
+
+def free_cores() -> frozenset[int]:
+    """Cores that this process may use; empty where the system does not say."""
+    return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset()
+
+
+def release(cores: frozenset[int]) -> None:
+    """Lets all threads of this process use these cores again."""
+    for task in _tasks() if cores else ():
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(task, cores)
+
+
+def _show_device(device: str) -> None:
+    """Leaves one GPU visible, so that a script that says `cuda` or `cuda:0` gets this worker's."""
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not number:
+        return
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible[int(number)] if int(number) < len(visible) else number
 
 
 def _tasks() -> list[int]:
