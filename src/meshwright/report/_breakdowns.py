@@ -9,10 +9,12 @@ from meshwright.cost import MemoryBreakdown, TimeBreakdown
 from meshwright.report._figure import Figure
 from meshwright.units import GIB, KIB, MIB, Bytes, format_bytes, format_seconds
 
+LONGEST_LABEL = 18
 
-def time_figure(bars: Sequence[tuple[str, TimeBreakdown]], *, caption: str) -> Figure:
-    """Where a step's time goes: a stacked bar for each breakdown, the first one on top."""
-    labels = [escape(label) for label, _ in bars]
+
+def time_figure(bars: Sequence[tuple[tuple[str, ...], TimeBreakdown]], *, caption: str) -> Figure:
+    """Where a step's time goes: a stacked bar for each breakdown under its label's words, the first one on top."""
+    labels = [_axis_label(*label) for label, _ in bars]
     items = [item.name for item in fields(TimeBreakdown) if any(getattr(time, item.name) > 0 for _, time in bars)]
     traces = tuple(
         {
@@ -45,7 +47,7 @@ def time_figure(bars: Sequence[tuple[str, TimeBreakdown]], *, caption: str) -> F
         },
         columns=("", *items, "step"),
         rows=tuple(
-            (label, *(format_seconds(getattr(time, item)) for item in items), format_seconds(time.step))
+            (" ".join(label), *(format_seconds(getattr(time, item)) for item in items), format_seconds(time.step))
             for label, time in bars
         ),
         height=140 + 62 * len(bars),
@@ -106,7 +108,7 @@ def memory_bars(bars: Sequence[tuple[str, MemoryBreakdown, Bytes]]) -> Figure:
     """Several runs' memory: a stacked bar of what was predicted and a plain one of what was measured, for each."""
     items = [item.name for item in fields(MemoryBreakdown) if any(getattr(one, item.name) > 0 for _, one, _ in bars)]
     factor, unit = _binary_scale(max(max(one.peak, measured) for _, one, measured in bars))
-    labels = [f"{escape(name)} {side}" for name, _, _ in bars for side in ("predicted", "measured")]
+    labels = [_axis_label(name, side) for name, _, _ in bars for side in ("predicted", "measured")]
     traces = [
         {
             "type": "bar",
@@ -149,8 +151,13 @@ def memory_bars(bars: Sequence[tuple[str, MemoryBreakdown, Bytes]]) -> Figure:
             )
             for name, one, measured in bars
         ),
-        height=160 + 62 * len(bars) * 2,
+        height=240 + 62 * len(bars) * 2,
     )
+
+
+def _axis_label(*words: str) -> str:
+    """A bar's label, a line per word; of a long one its end, which is where names of runs differ."""
+    return "<br>".join(escape(word if len(word) <= LONGEST_LABEL else "…" + word[-LONGEST_LABEL:]) for word in words)
 
 
 def _limit_line(limit: float, top: float) -> dict[str, Any]:

@@ -120,5 +120,5 @@ def _decided(first: Run, second: Run) -> Iterator[Difference]:
     asked = [{row.name: row.value for row in settings(run.settings)} for run in (first, second)]
     for name in dict.fromkeys((*asked[0], *asked[1])):
         pair = asked[0].get(name, "–"), asked[1].get(name, "–")
-        if pair[0] != pair[1] and name not in choices and name not in NEVER_EQUAL:
+        if pair[0] != pair[1] and name.removeprefix("plan.") not in choices and name not in NEVER_EQUAL:
             yield Difference(name=name, first=pair[0], second=pair[1])

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from math import isfinite
 
+from meshwright.cost import TimeBreakdown
 from meshwright.report._breakdowns import memory_bars, memory_figure, time_figure
 from meshwright.report._comparison import labels
 from meshwright.report._curves import Series, loss_figure, step_figure
@@ -21,10 +22,10 @@ def pictures(run: Run) -> list[Figure]:
 def pictures_of_both(first: Run, second: Run) -> list[Figure]:
     """The figures of two runs, each with both of them in it."""
     runs = list(zip(labels(first, second), (first, second), strict=True))
-    bars = []
+    bars: list[tuple[tuple[str, ...], TimeBreakdown]] = []
     for name, run in runs:
-        bars += [(f"{name} predicted", run.plan.prediction.time)] if run.plan is not None else []
-        bars += [(f"{name} measured", run.measurement.time)] if run.measurement.time.step > 0 else []
+        bars += [((name, "predicted"), run.plan.prediction.time)] if run.plan is not None else []
+        bars += [((name, "measured"), run.measurement.time)] if run.measurement.time.step > 0 else []
     figures = [time_figure(bars, caption="The slowest worker’s step of both runs, item by item.")] if bars else []
     memory = [(name, run.plan.prediction.memory, run.measurement.memory) for name, run in runs if run.plan is not None]
     figures += [memory_bars(memory)] if memory else []
@@ -45,10 +46,10 @@ def _breakdowns(run: Run) -> Iterator[Figure]:
     if run.plan is None:
         return
     prediction, measurement = run.plan.prediction, run.measurement
-    bars = [("predicted", prediction.time)]
+    bars: list[tuple[tuple[str, ...], TimeBreakdown]] = [(("predicted",), prediction.time)]
     caption = f"{format_seconds(prediction.time.step)} predicted on the slowest worker; nothing was measured."
     if measurement.time.step > 0:
-        bars.append(("measured", measurement.time))
+        bars.append((("measured",), measurement.time))
         step = Outcome(name="step", predicted=prediction.time.step, measured=measurement.step)
         caption = (
             f"{step.texts[0]} predicted, {step.texts[1]} measured on the slowest worker: "
