@@ -151,7 +151,7 @@ class Engine:
             tally.exchange()
         loss, divisor = tally.result()
         self.placed.reduce(divisor)
-        marks.append((COMMUNICATION, stamp()))
+        marks.append((OVERHEAD if alone else COMMUNICATION, stamp()))
         return loss
 
 

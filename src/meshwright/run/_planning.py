@@ -65,6 +65,10 @@ def plan_and_leave(
     progress = _Progress(role.folder)
     cluster = _cluster(role, progress)
     goal = merged_goal(read_toml(Goal, role.goal) if role.goal else Goal(), pins=pins, allow=allow)
+    if goal.pins.workers != 1:
+        _trial.summon(role)
+    if given is None and goal.pins.workers != 1:
+        _trial.summon(role)
     progress("capturing the step")
     graph = capture(job.model, job.optimizer, job.loss, batch)
     captured = time.perf_counter()
