@@ -155,3 +155,25 @@ def test_nothing_is_left_open(workers):
 def test_shared_memory_is_refused_for_accelerators():
     with pytest.raises(PlanError, match="cannot carry tensors of cuda"):
         make_transport("shared_memory", None, torch.device("cuda"))
+
+
+def _gathered_and_scattered(numel: int) -> tuple[bool, float]:
+    """Whether everybody's part is in its place, and how far the scattered sum is from the sum."""
+    transport = SharedMemoryTransport()
+    rank, size = transport.rank, transport.size
+    whole = torch.empty(size * numel, dtype=torch.float64)
+    transport.all_gather(whole, _values(rank, numel, torch.float64))
+    gathered = torch.equal(whole, torch.cat([_values(other, numel, torch.float64) for other in range(size)]))
+    part = torch.empty(numel, dtype=torch.float64)
+    transport.reduce_scatter(part, _values(rank, size * numel, torch.float64))
+    total = sum(_values(other, size * numel, torch.float64) for other in range(size))
+    distance = (part - total[rank * numel : (rank + 1) * numel]).abs().max().item()
+    transport.close()
+    return gathered, distance
+
+
+@pytest.mark.parametrize(("size", "numel"), [(2, 1), (3, 1000), (2, 700_001)])
+def test_all_gather_and_reduce_scatter_through_shared_memory(workers, size, numel):
+    for gathered, distance in workers(size).run(_gathered_and_scattered, numel):
+        assert gathered
+        assert distance < 1e-14

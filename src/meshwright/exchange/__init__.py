@@ -1,9 +1,10 @@
 """How do workers agree? Gradients summed in buckets while the backward goes on.
 
 In: gradients of every worker. Out: their sum on every worker, or on the one that owns the parameter.
-Reading order: `_transport` (what a transport does), `_process_group`, `_shared_memory` (with `_segment` and
-`_signals` under it), `_choice` (which one, by name), `_buckets`, `_schedule`, `_gradients`, `_owned_gradients`,
-`_broadcast`. The probe of `hardware` measures the transports that pyproject.toml names as `meshwright.transports`.
+Reading order: `_transport` (what a transport does), `_process_group`, `_shared_memory` (on `_arenas` over `_segment`,
+and `_queue` over `_signals`), `_choice` (which one, by name), `_buckets`, `_schedule`, `_gradients`,
+`_owned_gradients`, `_broadcast`. The probe of `hardware` measures what pyproject.toml names as
+`meshwright.transports`.
 """
 
 from meshwright.exchange._broadcast import TensorBroadcast as TensorBroadcast

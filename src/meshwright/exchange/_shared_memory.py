@@ -8,19 +8,18 @@ No thread works in the background: workers compute with every core there is, so 
 what it gives to the exchange. A worker moves the collectives on when it starts one, and while it waits.
 """
 
-import os
 import sys
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from meshwright.errors import PlanError, WorkerError
-from meshwright.exchange._segment import Segment, SegmentAddress, host_identity
+from meshwright.errors import PlanError
+from meshwright.exchange._arenas import Arenas
+from meshwright.exchange._queue import KINDS, SharedMemoryTransfer, TransferQueue
 from meshwright.exchange._signals import Signals
 from meshwright.exchange._transport import Transfer, Transport
 from meshwright.units import KIB, MIB, Bytes, Seconds
@@ -30,22 +29,16 @@ PIECE: Bytes = 128 * KIB
 STAGING: Bytes = 4 * MIB
 # A peer that has ended is noticed at once; one that lives may be evaluating or saving meanwhile.
 TIMEOUT: Seconds = 1800.0
-_READY, _DONE = 0, 1
 
 Collective = Literal["all_reduce", "reduce", "broadcast"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Arena:
-    """Memory that every worker allocated alike: `views[r]` are the bytes of worker r, seen from here."""
-
-    start: int
-    size: Bytes
-    views: tuple[Tensor, ...]
+# The tensors that are read together, each as one worker holds it; the first is this worker's own.
+Pieces = list[list[Tensor]]
 
 
 class SharedMemoryTransport(Transport):
     """Collectives of processes of one host, for tensors of the CPU.
+
+    Tensors from elsewhere than `allocate` are carried through a staging area, and are done when the call returns.
 
     Args:
         group: the workers; None: all of them.
@@ -63,23 +56,15 @@ class SharedMemoryTransport(Transport):
                 cause="it needs Linux's anonymous shared files and semaphores between processes",
                 alternatives=["exchange through gloo: --set transport=gloo"],
             )
-        self._group = dist.group.WORLD if group is None else group
-        self._rank, self._size = dist.get_rank(self._group), dist.get_world_size(self._group)
-        hosts = self._gathered(host_identity())
-        if len(set(hosts)) > 1:
-            raise WorkerError(
-                f"{self._size} workers on {len(set(hosts))} hosts cannot share memory",
-                alternatives=["exchange through gloo: --set transport=gloo"],
-            )
-        control = self._segments(Signals.size_of(self._size, kinds=2), creators=[0])[0]
+        self._arenas = Arenas(group)
+        self._rank, self._size = self._arenas.rank, self._arenas.size
+        self._everyone = [peer for peer in range(self._size) if peer != self._rank]
+        control = self._arenas.segments(Signals.size_of(self._size, KINDS), creators=[0])[0]
         if self._rank == 0:
-            Signals.prepare(control, self._size, kinds=2)
-        processes = self._gathered(os.getpid())
-        self._signals = Signals(control, rank=self._rank, processes=processes, timeout=timeout)
-        self._arenas: list[_Arena] = []
-        self._unread: deque[_SharedMemoryTransfer] = deque()
-        self._unfinished: deque[_SharedMemoryTransfer] = deque()
-        self._known_pieces: dict[tuple[str, int, int, torch.dtype, int], list[list[Tensor]]] = {}
+            Signals.prepare(control, self._size, KINDS)
+        processes = self._arenas.processes()
+        self._queue = TransferQueue(Signals(control, rank=self._rank, processes=processes, timeout=timeout))
+        self._known_pieces: dict[tuple[str, int, int, torch.dtype, int], Pieces] = {}
         self._staging = self.allocate(STAGING, torch.uint8, torch.device("cpu"))
 
     @property
@@ -95,18 +80,11 @@ class SharedMemoryTransport(Transport):
     def allocate(self, numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Memory that the other workers see. Every worker asks for the same, at the same time."""
         assert device.type == "cpu", device
-        size = max(1, numel) * dtype.itemsize
-        segments = self._segments(size, creators=range(self._size))
-        views = tuple(torch.frombuffer(segment.memory, dtype=torch.uint8, count=size) for segment in segments)
-        own = views[self._rank]
-        self._arenas.append(_Arena(start=own.data_ptr(), size=size, views=views))
-        return own.view(dtype)[:numel]
+        return self._arenas.allocate(numel, dtype)
 
     def release(self, tensor: Tensor) -> None:
         """Forgets memory that `allocate` gave; it is freed with the last tensor in it. No collective may use it."""
-        arena = self._arena(tensor)
-        assert arena is not None
-        self._arenas.remove(arena)
+        self._arenas.release(tensor)
         self._known_pieces.clear()
 
     def all_reduce(self, tensor: Tensor) -> Transfer:
@@ -121,88 +99,66 @@ class SharedMemoryTransport(Transport):
         """Gives every worker the root's tensor, in place."""
         return self._started("broadcast", tensor, root=root)
 
+    def all_gather(self, whole: Tensor, part: Tensor) -> None:
+        """Puts every worker's part into the whole, in the order of the ranks."""
+        staging = self._staging.view(part.dtype)
+        for start, stop in _spans(part.numel(), staging.numel()):
+            copies = self._arenas.copies(staging[: stop - start].copy_(part[start:stop]))
+            begins = [rank * part.numel() + start for rank in range(self._size)]
+            pieces = [[whole[begin : begin + stop - start], copy] for begin, copy in zip(begins, copies, strict=True)]
+            self._exchanged(partial(_overwrite, pieces))
+
+    def reduce_scatter(self, part: Tensor, whole: Tensor) -> None:
+        """Sums everybody's whole; each worker gets its part, in the order of the ranks."""
+        staging = self._staging.view(part.dtype)
+        lane = staging.numel() // self._size
+        for start, stop in _spans(part.numel(), lane):
+            for rank in range(self._size):
+                begin = rank * part.numel() + start
+                staging[rank * lane : rank * lane + stop - start].copy_(whole[begin : begin + stop - start])
+            own_lane = staging[self._rank * lane : self._rank * lane + stop - start]
+            pieces = _cut([part[start:stop], *self._arenas.copies(own_lane)])
+            self._exchanged(partial(_sum_elsewhere, pieces))
+
     def close(self) -> None:
         """Gives the shared memory back."""
-        self._signals.close()
+        self._queue.close()
         self._arenas.clear()
         self._known_pieces.clear()
 
-    def finish(self, transfer: "_SharedMemoryTransfer") -> None:
-        """Waits for a collective, moving on those before it."""
-        while not self.advanced(transfer):
-            if transfer.unread:
-                sources = self._unread[0].sources
-                self._signals.wait(sources[-1], _READY)
-                sources.pop()
-            else:
-                readers = self._unfinished[0].readers
-                self._signals.wait(readers[-1], _DONE)
-                readers.pop()
+    def _exchanged(self, read: partial[None]) -> None:
+        """Everybody reads everybody's staging area."""
+        self._queue.start(read, sources=self._everyone, readers=self._everyone).wait()
 
-    def advanced(self, transfer: "_SharedMemoryTransfer") -> bool:
-        """Does what the signals that have come allow; whether a collective is done."""
-        while self._unread and self._taken(self._unread[0].sources, _READY):
-            head = self._unread.popleft()
-            head.read()
-            for peer in head.read_from:
-                self._signals.post(peer, _DONE)
-            head.unread = False
-        while self._unfinished and not self._unfinished[0].unread:
-            if not self._taken(self._unfinished[0].readers, _DONE):
-                break
-            self._unfinished.popleft().unfinished = False
-        return not transfer.unfinished
-
-    def _taken(self, peers: list[int], kind: int) -> bool:
-        while peers and self._signals.take(peers[-1], kind):
-            peers.pop()
-        return not peers
-
-    def _started(self, collective: Collective, tensor: Tensor, *, root: int) -> "_SharedMemoryTransfer":
-        if self._arena(tensor) is None:
+    def _started(self, collective: Collective, tensor: Tensor, *, root: int) -> SharedMemoryTransfer:
+        if not self._arenas.holds(tensor):
             return self._staged(collective, tensor, root=root)
         sources, readers = self._roles(collective, root)
-        transfer = _SharedMemoryTransfer(
-            self, collective, self._pieces(collective, tensor, root=root), sources=sources, readers=readers
-        )
-        self._unread.append(transfer)
-        self._unfinished.append(transfer)
-        for peer in readers:
-            self._signals.post(peer, _READY)
-        self.advanced(transfer)
-        return transfer
+        read = partial(_READ[collective], self._pieces(collective, tensor, root=root) if sources else [])
+        return self._queue.start(read, sources=sources, readers=readers)
 
-    def _staged(self, collective: Collective, tensor: Tensor, *, root: int) -> "_SharedMemoryTransfer":
-        """Carries a tensor from anywhere through shared memory, part by part; done when it returns."""
+    def _staged(self, collective: Collective, tensor: Tensor, *, root: int) -> SharedMemoryTransfer:
+        """Carries a tensor from anywhere through shared memory, part by part."""
         data = tensor.view(-1)
         staging = self._staging.view(tensor.dtype)
-        transfer = _SharedMemoryTransfer(self, collective, [], sources=[], readers=[])
-        for part in data.split(staging.numel()) if data.numel() else ():
-            stage = staging[: part.numel()].copy_(part)
-            transfer = self._started(collective, stage, root=root)
-            self.finish(transfer)
-            part.copy_(stage)
-        transfer.unread = transfer.unfinished = False
-        return transfer
+        for start, stop in _spans(data.numel(), staging.numel()):
+            stage = staging[: stop - start].copy_(data[start:stop])
+            self._started(collective, stage, root=root).wait()
+            data[start:stop].copy_(stage)
+        return self._queue.start(partial(_overwrite, []), sources=(), readers=())
 
-    def _roles(self, collective: Collective, root: int) -> tuple[list[int], list[int]]:
+    def _roles(self, collective: Collective, root: int) -> tuple[Sequence[int], Sequence[int]]:
         """Whose tensors this worker reads, and who reads its own."""
-        everyone = [peer for peer in range(self._size) if peer != self._rank]
         if collective == "all_reduce":
-            return everyone, everyone
-        senders_at_root = everyone if self._rank == root else []
-        at_leaf = [] if self._rank == root else [root]
-        return (senders_at_root, at_leaf) if collective == "reduce" else (at_leaf, senders_at_root)
+            return self._everyone, self._everyone
+        at_root, elsewhere = (self._everyone, []) if self._rank == root else ([], [root])
+        return (at_root, elsewhere) if collective == "reduce" else (elsewhere, at_root)
 
-    def _pieces(self, collective: Collective, tensor: Tensor, *, root: int) -> list[list[Tensor]]:
+    def _pieces(self, collective: Collective, tensor: Tensor, *, root: int) -> Pieces:
         """The parts that this worker reads, each as every worker that takes part holds it; remembered."""
         key = (collective, tensor.data_ptr(), tensor.numel(), tensor.dtype, root)
         if key not in self._known_pieces:
-            arena = self._arena(tensor)
-            assert arena is not None
-            assert tensor.is_contiguous(), "only contiguous tensors travel"
-            offset, size = tensor.data_ptr() - arena.start, tensor.nbytes
-            copies = [view[offset : offset + size].view(tensor.dtype) for view in arena.views]
+            copies = self._arenas.copies(tensor)
             if collective == "all_reduce":
                 line = 64 // tensor.itemsize
                 share = -(-tensor.numel() // (self._size * line)) * line
@@ -211,85 +167,45 @@ class SharedMemoryTransport(Transport):
                 held = [copies[root], *(copy for rank, copy in enumerate(copies) if rank != root)]
             else:
                 held = [copies[self._rank], copies[root]]
-            length = max(1, PIECE // tensor.itemsize)
-            self._known_pieces[key] = [
-                list(parts) for parts in zip(*(copy.split(length) for copy in held), strict=True)
-            ]
+            self._known_pieces[key] = _cut(held)
         return self._known_pieces[key]
 
-    def _arena(self, tensor: Tensor) -> "_Arena | None":
-        address = tensor.data_ptr()
-        for arena in self._arenas:
-            if arena.start <= address and address + tensor.nbytes <= arena.start + arena.size:
-                return arena
-        return None
 
-    def _segments(self, size: Bytes, *, creators: Sequence[int]) -> list[Segment]:
-        """One segment of each creator, attached by every worker."""
-        own = Segment.create(size) if self._rank in creators else None
-        addresses: list[SegmentAddress | None] = self._gathered(own.address if own else None)
-        segments = [
-            own if own and creator == self._rank else Segment.attach(cast(SegmentAddress, addresses[creator]))
-            for creator in creators
-        ]
-        self._gathered(None)
-        for segment in segments:
-            segment.seal()
-        return segments
-
-    def _gathered(self, value: Any) -> list[Any]:
-        values: list[Any] = [None] * self._size
-        dist.all_gather_object(values, value, group=self._group)
-        return values
+def _spans(numel: int, length: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, numel, length):
+        yield start, min(start + length, numel)
 
 
-class _SharedMemoryTransfer(Transfer):
-    """A collective of this transport.
+def _cut(tensors: Sequence[Tensor]) -> Pieces:
+    """Tensors of one length in pieces that fit the cache together."""
+    length = PIECE // tensors[0].itemsize
+    return [list(parts) for parts in zip(*(tensor.split(length) for tensor in tensors), strict=True)]
 
-    Args:
-        transport: its owner.
-        collective: which.
-        pieces: what this worker reads, and where it writes the result.
-        sources: peers whose tensors this worker reads, once they are ready.
-        readers: peers that read this worker's tensor, and say when they are done.
-    """
 
-    def __init__(
-        self,
-        transport: SharedMemoryTransport,
-        collective: Collective,
-        pieces: list[list[Tensor]],
-        *,
-        sources: list[int],
-        readers: list[int],
-    ) -> None:
-        self._transport = transport
-        self._collective = collective
-        self._pieces = pieces
-        self.read_from = tuple(sources)
-        self.sources = list(sources)
-        self.readers = list(readers)
-        self.unread = True
-        self.unfinished = True
+def _sum_into_all(pieces: Pieces) -> None:
+    for first, *others in pieces:
+        for other in others:
+            first.add_(other)
+        for other in others:
+            other.copy_(first)
 
-    def read(self) -> None:
-        """Combines everybody's tensors, or the part that falls to this worker."""
-        if not self.read_from:
-            return
-        for own, *others in self._pieces:
-            if self._collective == "broadcast":
-                own.copy_(others[0])
-                continue
-            for other in others:
-                own.add_(other)
-            if self._collective == "all_reduce":
-                for other in others:
-                    other.copy_(own)
 
-    def advance(self) -> bool:
-        """Does what can be done without waiting; whether it is done."""
-        return self._transport.advanced(self)
+def _sum_into_own(pieces: Pieces) -> None:
+    for own, *others in pieces:
+        for other in others:
+            own.add_(other)
 
-    def wait(self) -> None:
-        """Waits until it is done."""
-        self._transport.finish(self)
+
+def _sum_elsewhere(pieces: Pieces) -> None:
+    for result, first, *others in pieces:
+        result.copy_(first)
+        for other in others:
+            result.add_(other)
+
+
+def _overwrite(pieces: Pieces) -> None:
+    for own, other in pieces:
+        own.copy_(other)
+
+
+_READ = {"all_reduce": _sum_into_all, "reduce": _sum_into_own, "broadcast": _overwrite}

@@ -15,13 +15,14 @@ from torch.optim import Optimizer
 
 from meshwright.cost import Mesh, Strategy
 from meshwright.errors import PlanError
-from meshwright.exchange import GradientExchange, Transport
+from meshwright.exchange import GradientExchange, SharedMemoryTransport, Transport
 from meshwright.parallel._agreement import Buffers
 from meshwright.parallel._batch_norm import GlobalBatchNorm
 from meshwright.parallel._named import all_parameters
 from meshwright.parallel._parallelized import Parallelized
 from meshwright.parallel._presence import Presence
 from meshwright.parallel._recompute import Recomputation
+from meshwright.parallel._shard_exchange import SharedAllGather, SharedReduceScatter
 from meshwright.units import Seconds
 
 
@@ -64,6 +65,7 @@ class FullySharded(Parallelized):
         before = all_parameters(model, optimizer)
         whole = [tensor for name, tensor in before if tensor.dim() == 0 or name.startswith("optimizer.")]
         _shard(model, blocks, _mesh(strategy.mesh, before[0][1].device.type, group), set(whole))
+        self._shards = self._shared_exchange(strategy, group)
         after = dict(all_parameters(model, None))
         self._named = [(name, after.get(name, tensor)) for name, tensor in before]
         if optimizer is not None:
@@ -164,15 +166,28 @@ class FullySharded(Parallelized):
         }
 
     def close(self) -> None:
-        """Takes hooks and wrappers off; the parameters stay sharded."""
+        """Takes hooks and wrappers off; the parameters stay sharded, and the model cannot run any further."""
         self.zero_gradients()
         self._presence.close()
         self._whole.close()
         self._buffers.close()
         self._recomputation.close()
         self._transport.close()
+        if self._shards is not None:
+            self._shards.close()
         if self._batch_norm is not None:
             self._batch_norm.close()
+
+    def _shared_exchange(self, strategy: Strategy, group: dist.ProcessGroup | None) -> SharedMemoryTransport | None:
+        """Where the plan says so and all workers hold shards of one copy, shards travel through shared memory too."""
+        if strategy.exchange.transport != "shared_memory" or strategy.mesh.dp_replicate > 1:
+            return None
+        transport = SharedMemoryTransport(group)
+        for module in self._model.modules():
+            if isinstance(module, FSDPModule):
+                module.set_custom_all_gather(cast(Any, SharedAllGather(transport)))
+                module.set_custom_reduce_scatter(cast(Any, SharedReduceScatter(transport)))
+        return transport
 
     @property
     def _device(self) -> torch.device:
