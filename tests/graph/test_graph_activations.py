@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from meshwright.graph import Linear
 from meshwright.graph.capture import capture
+from meshwright.graph.capture_copy import fake_batch, fake_mode, fake_model
+from meshwright.graph.capture_recording import saved_storages
+from meshwright.graph.capture_step import record_step
 
 
 def saved_by_a_real_step(job: Job) -> int:
@@ -35,6 +38,20 @@ def test_saved_activations_equal_those_of_a_real_step(name: str) -> None:
     graph = capture(job.model, torch.optim.SGD(job.model.parameters()), job.loss, job.batch)
     saved = sum(activation.size.at(8) * activation.repeats for activation in graph.activations)
     assert saved == saved_by_a_real_step(job)
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_a_fake_step_equals_a_real_one_operation_by_operation(name: str) -> None:
+    """Same operations, modules, costs, savings, transients and peak, with and without values."""
+    job = ALL[name](8)
+    mode = fake_mode()
+    fake = record_step(fake_model(job.model, mode), job.loss, fake_batch(job.batch, mode), mode=mode)
+    real = record_step(copy.deepcopy(job.model), job.loss, copy.deepcopy(job.batch))
+    assert [(call.known, call.module, call.phase, call.cost) for call in fake.calls] == [
+        (call.known, call.module, call.phase, call.cost) for call in real.calls
+    ]
+    assert saved_storages(fake) == saved_storages(real)
+    assert (fake.peak, fake.transient) == (real.peak, real.transient)
 
 
 def test_mlp_activations_by_hand() -> None:

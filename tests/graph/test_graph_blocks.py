@@ -130,3 +130,22 @@ def test_parameters_tied_between_blocks_stand_with_all_of_their_names() -> None:
     tied = {parameter.paths for parameter in once.parameters if len(parameter.paths) > 1}
     assert ("layers.0.wide.weight", "layers.1.wide.weight") in tied
     assert totals(once)["parameters"] == totals(full)["parameters"]
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_layers_that_the_user_checkpoints(reentrant: bool) -> None:
+    """Each layer's forward runs twice; the second time counts as backward."""
+
+    class Checkpointed(GPT):
+        def forward(self, tokens: Tensor) -> Tensor:
+            x = self.tokens(tokens) + self.places(torch.arange(tokens.shape[1]))
+            for layer in self.layers:
+                x = torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=reentrant)
+            return self.head(self.norm(x))
+
+    once, full = both(Job(model=Checkpointed(layers=3), loss=language, batch=gpt().batch))
+    assert totals(once) == totals(full)
+    assert once.gaps == ()
+    plain, _ = both(gpt(layers=3))
+    assert totals(once)["flops"] > totals(plain)["flops"]
+    assert totals(once)["activations"] < totals(plain)["activations"]

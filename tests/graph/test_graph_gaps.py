@@ -142,3 +142,9 @@ def test_an_empty_batch() -> None:
     job = mlp()
     with pytest.raises(BatchError, match=r"^a batch of size 0"):
         captured(Job(model=job.model, loss=job.loss, batch=(torch.zeros(0, 10), torch.zeros(0, dtype=torch.long))))
+
+
+def test_parameters_without_shapes() -> None:
+    job = mlp()
+    with pytest.raises(CaptureError, match=r"^2 parameters of Sequential have no shape yet, 0\.weight first\n"):
+        capture(nn.Sequential(nn.LazyLinear(4)), torch.optim.SGD(job.model.parameters()), job.loss, job.batch)

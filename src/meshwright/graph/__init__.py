@@ -1,7 +1,8 @@
 """What does a step do? Operations, parameters, saved activations and their lifetimes, for any batch size.
 
 In: model, optimizer, loss, one batch. Out: a `Graph`.
-Reading order: `_graph` (the data), `capture` (the only part that loads torch).
+Reading order: `_graph` (the data), `_document` (the data as a file), `capture` (the only part that loads torch; its
+docstring names the order of the files that it is made of).
 """
 
 from meshwright.graph._document import read_graph as read_graph

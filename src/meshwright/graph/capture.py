@@ -19,6 +19,7 @@ import psutil
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from meshwright.errors import BatchError, CaptureError, LossError
@@ -64,7 +65,7 @@ def capture_with(
     model: nn.Module, optimizer: Optimizer, loss: LossFunction, batch: Any, *, groups: Sequence[Sequence[str]]
 ) -> Graph:
     """Like `capture`, with the groups of equal modules given; none: every module is captured by itself."""
-    examples = batch_size(batch)
+    _check_shapes(model)
     with _random_states_kept(), _quiet():
         scaling, gaps = _recorded(model, loss, batch, groups)
         state = optimizer_state(optimizer)
@@ -74,7 +75,7 @@ def capture_with(
     traits |= {"data_dependent"} if gaps else set()
     return Graph(
         model=type(model).__name__,
-        batch_size=examples,
+        batch_size=batch_size(batch),
         operations=scaling.operations(),
         parameters=_parameters(model, whole),
         activations=scaling.activations(),
@@ -162,6 +163,16 @@ def _check_memory(model: nn.Module, construct: Construct) -> None:
             f"{type(model).__name__} cannot be captured without values: {construct}",
             cause=f"a real copy and its gradients need {format_bytes(needed)}; {format_bytes(available)} are free",
             alternatives=ways,
+        )
+
+
+def _check_shapes(model: nn.Module) -> None:
+    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise CaptureError(
+            f"{len(lazy)} parameters of {type(model).__name__} have no shape yet, {lazy[0]} first",
+            cause="lazy modules get their parameters when they are first called",
+            alternatives=["call model(inputs) once before the optimizer is made"],
         )
 
 

@@ -1,6 +1,7 @@
 """Which construct of a user's program a fake step stumbles over, and what was done about it."""
 
 import os
+import textwrap
 import traceback
 from dataclasses import dataclass
 
@@ -34,7 +35,7 @@ def construct_behind(error: BaseException) -> Construct:
     frame = users[-1] if users else frames[-1]
     return Construct(
         place=f"{os.path.relpath(frame.filename) if _near(frame.filename) else frame.filename}:{frame.lineno}",
-        code=frame.line or "",
+        code=textwrap.shorten(frame.line or "", 100, placeholder=" …"),
         operation=_operation(error),
     )
 

@@ -25,6 +25,7 @@ class BlockRecord:
     Args:
         path: of the first instance.
         paths: of every instance that ran so far.
+        with_gradients: whether autograd was on.
         calls: how often it ran, replays included.
         left: what it leaves behind besides its outputs when it returns, saved or held by somebody (B).
         last_backward: index of the last operation of its backward.
@@ -33,6 +34,7 @@ class BlockRecord:
 
     path: str
     paths: list[str]
+    with_gradients: bool
     calls: int = 1
     left: int = 0
     last_backward: int = 0

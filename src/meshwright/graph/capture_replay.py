@@ -136,8 +136,10 @@ class BlockRunner:
         """Runs a module's forward, or replays it."""
         recorder = self._recorder
         group, path = self._groups.get(id(module), (-1, ""))
-        if group < 0 or recorder.record is not None or recorder.ledger.phase == "backward":
+        if group < 0 or recorder.record is not None:
             return forward(*args, **kwargs)
+        if recorder.ledger.phase == "backward":
+            return self._recomputed(path, lambda: forward(*args, **kwargs))
         inputs = Inputs.of(group, args, kwargs)
         for known, first in self._known:
             if known.allow(inputs):
@@ -149,7 +151,10 @@ class BlockRunner:
         self._known.clear()
 
     def _capture(self, module: nn.Module, forward: Callable[[], Any], path: str, inputs: Inputs) -> Any:
-        before, record = _attributes(module), BlockRecord(path=path, paths=[path])
+        before, record = (
+            _attributes(module),
+            BlockRecord(path=path, paths=[path], with_gradients=torch.is_grad_enabled()),
+        )
         result = self._recorded(record, forward)
         touched = self._recorder.touched
         outputs, output_structure = pytree.tree_flatten(result)
@@ -174,6 +179,21 @@ class BlockRunner:
         self.first_instances.append(first)
         self._known.append((inputs.without_tensors(), first))
         return result
+
+    def _recomputed(self, path: str, forward: Callable[[], Any]) -> Any:
+        """A forward that the user's own checkpointing runs again.
+
+        That of a first instance counts for all of them: nobody asks a replayed one for what it saved. Reentrant
+        checkpointing runs a forward without gradients, and then each instance again by itself.
+        """
+        captured = (first.record for first in self.first_instances if first.record.with_gradients)
+        self._recorder.record = next((record for record in captured if record.path == path), None)
+        self._recorder.note_owner()
+        try:
+            return forward()
+        finally:
+            self._recorder.record = None
+            self._recorder.note_owner()
 
     def _origins(self, leaves: Sequence[Any]) -> tuple[Allocation | None, ...]:
         ledger = self._recorder.ledger
@@ -229,6 +249,7 @@ class _Replay(torch.autograd.Function):
         with recorder.paused():
             outputs = [spec.empty() for spec in first.outputs if isinstance(spec, TensorSpec)]
             ctx.lump = torch.empty(1, dtype=torch.uint8)
+            mark = torch.empty(0)  # what the user's checkpointing keeps its inputs by
         specs = [spec for spec in first.outputs if isinstance(spec, TensorSpec)]
         positions = [index for index, spec in enumerate(first.outputs) if isinstance(spec, TensorSpec)]
         for index, output in zip(positions, outputs, strict=True):
@@ -239,7 +260,7 @@ class _Replay(torch.autograd.Function):
             *(output for output, spec in zip(outputs, specs, strict=True) if not spec.requires_grad)
         )
         kept = [output for output, saved in zip(outputs, first.saved_outputs, strict=True) if saved]
-        ctx.save_for_backward(*tensors[:num_saved], *kept)
+        ctx.save_for_backward(*tensors[:num_saved], *kept, mark)
         ctx.wanted = [
             TensorSpec.of(tensor) if index >= num_saved and tensor.requires_grad else None
             for index, tensor in enumerate(tensors)

@@ -1,6 +1,6 @@
 """One training step of a copy of a model, watched: loss, backward, and what they leave."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -46,6 +46,7 @@ def record_step(
     with (
         torch.enable_grad(),
         torch.compiler.set_stance("force_eager"),
+        torch.autograd.set_multithreading_enabled(False),  # nodes are numbered by thread
         nullcontext() if mode is None else mode,
         watched(model, recorder, runner),
         recorder,
@@ -58,7 +59,7 @@ def record_step(
         del result
         runner.forget_inputs()
         ledger.begin_backward(total)
-        total.backward(inputs=parameters)
+        _differentiate(total, parameters)
     gradients = [ledger.of(parameter.grad) for parameter in parameters if parameter.grad is not None]
     if not gradients:
         raise _unused_model(model)
@@ -111,6 +112,32 @@ def checked_loss(result: Any) -> Tensor:
             ],
         )
     return value
+
+
+def _differentiate(total: Tensor, parameters: list[nn.Parameter]) -> None:
+    """Backward into the copy's parameters and nothing else.
+
+    Where the loss reaches other leaves (another model of the user's), these are left out; else `inputs` is not given,
+    which reentrant checkpointing would refuse.
+    """
+    own = {id(parameter) for parameter in parameters}
+    if all(id(leaf) in own for leaf in _graph_leaves(total)):
+        total.backward()
+    else:
+        total.backward(inputs=parameters)
+
+
+def _graph_leaves(total: Tensor) -> Iterator[Tensor]:
+    """Every leaf that a backward would give a gradient to."""
+    pending, seen = [total.grad_fn], set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            yield node.variable
+        pending.extend(following for following, _ in node.next_functions)
 
 
 def _unused_model(model: nn.Module) -> CaptureError:
