@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
-from launch_builders import run_folder
 from rich.console import Console
 
+from launch_builders import run_folder
 from meshwright.launch import Progress
 from meshwright.launch._log_tail import LineTail
 from meshwright.launch._progress import progress_text
