@@ -35,8 +35,9 @@ def choose(
         trials: measured steps, by index into `shortlist.candidates`; none where nothing was run.
         correction: the one that the shortlist was priced with.
     """
-    results = dict(trials or {})
-    index = _chosen(shortlist.candidates, results)
+    results = {index: result for index, result in (trials or {}).items() if not result.failure}
+    failures = {index: result.failure for index, result in (trials or {}).items() if result.failure}
+    index = _chosen(shortlist.candidates, results, failures)
     chosen, trial = shortlist.candidates[index], results.get(index)
     factor = _typical_factor(shortlist.candidates, results)
     rest = [place for place in range(len(shortlist.candidates)) if place != index]
@@ -51,7 +52,7 @@ def choose(
         memory_limit=chosen.memory_limit,
         binding=binding(contenders[0], shortlist.too_large),
         flips=flips(pricer, contenders, shortlist.too_large),
-        candidates=_candidates(shortlist, results, index),
+        candidates=_candidates(shortlist, results, failures, index),
         origins=_origins(goal, shortlist),
         cluster=f"{cluster.name} {cluster.identity}".strip(),
     )
@@ -74,13 +75,13 @@ def anchored(prediction: Prediction, trial: TrialResult | None) -> Prediction:
     )
 
 
-def _chosen(candidates: Sequence[Priced], results: Mapping[int, TrialResult]) -> int:
+def _chosen(candidates: Sequence[Priced], results: Mapping[int, TrialResult], failures: Mapping[int, str]) -> int:
     """Index of the best: by trial among those tried that stayed within memory, otherwise by prediction."""
     tried = {
         index: result for index, result in results.items() if result.memory <= candidates[index].memory_limit
     } or dict(results)
     if not tried:
-        return 0
+        return next((index for index in range(len(candidates)) if index not in failures), 0)
     steps = {index: result.step + candidates[index].start_share for index, result in tried.items()}
     best = min(steps.values())
     draw = [index for index, step in steps.items() if step <= best * (1 + _DRAW)]
@@ -95,7 +96,9 @@ def _contender(item: Priced, trial: TrialResult | None, factor: float) -> Conten
     return Contender(priced=item, factor=trial.step / item.prediction.time.step if trial else factor)
 
 
-def _candidates(shortlist: Shortlist, results: Mapping[int, TrialResult], index: int) -> tuple[Candidate, ...]:
+def _candidates(
+    shortlist: Shortlist, results: Mapping[int, TrialResult], failures: Mapping[int, str], index: int
+) -> tuple[Candidate, ...]:
     """Every candidate with its reason: the chosen one, the tried ones by time, the untried, those that do not fit."""
     chosen = shortlist.candidates[index]
     trial = results.get(index)
@@ -106,7 +109,8 @@ def _candidates(shortlist: Shortlist, results: Mapping[int, TrialResult], index:
     for place in rest:
         item, result = shortlist.candidates[place], results.get(place)
         against = best if result or not trial else chosen.prediction.time.step
-        rows.append(_candidate(item, result, slower(item, chosen, trial=result, best=against)))
+        failed = f"its trial failed: {failures[place]}" if place in failures else ""
+        rows.append(_candidate(item, result, failed or slower(item, chosen, trial=result, best=against)))
     for item in shortlist.others:
         reason = slower(item, chosen, trial=None, best=chosen.prediction.time.step)
         rows.append(_candidate(item, None, reason))
