@@ -25,11 +25,12 @@ from meshwright.units import format_bytes, format_seconds
 
 LEADING_CANDIDATES = 12
 WIDEST_BAR = 90
+MOST_TIMES = 4.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CandidateRow:
-    """A candidate as the page shows it; widths are of bars, in proportion to the step (px)."""
+    """A candidate as the page shows it; widths are of bars (px), cut off at a step four times the chosen one."""
 
     summary: str
     chosen: bool
@@ -89,6 +90,7 @@ def _context_of_one(run: Run) -> dict[str, Any]:
         "verdict": judge(run),
         "grid": _grid(run),
         "outcomes": _outcomes(run),
+        "reasons": _reasons(run.plan) if run.plan is not None else [],
         "considered": len(rows),
         "leading": rows[:LEADING_CANDIDATES],
         "others": rows[LEADING_CANDIDATES:],
@@ -118,6 +120,12 @@ def _context_of_both(first: Run, second: Run) -> dict[str, Any]:
     }
 
 
+def _reasons(plan: Plan) -> list[tuple[str, str]]:
+    """What binds the plan and what would flip the choice, each with its name."""
+    binding = [("what binds", plan.binding)] if plan.binding else []
+    return binding + [("what would flip it", flip) for flip in plan.flips]
+
+
 def _grid(run: Run) -> Grid | None:
     if run.plan is None:
         return None
@@ -134,23 +142,23 @@ def _machine(cluster: Cluster | None) -> list[tuple[str, str]]:
 
 def _candidate_rows(plan: Plan) -> list[CandidateRow]:
     """The chosen candidate, then those that were tried, then those that were priced, then the rest; fastest first."""
-    slowest = max((max(one.step, one.trial) for one in plan.candidates), default=0.0) or 1.0
     chosen, rest = plan.candidates[:1], plan.candidates[1:]
-    return [_candidate_row(one, chosen=one in chosen, slowest=slowest) for one in (*chosen, *sorted(rest, key=_order))]
+    full = MOST_TIMES * max((one.trial or one.step for one in chosen), default=1.0)
+    return [_candidate_row(one, chosen=one in chosen, full=full) for one in (*chosen, *sorted(rest, key=_order))]
 
 
 def _order(candidate: Candidate) -> tuple[bool, bool, float]:
     return candidate.trial <= 0, candidate.step <= 0, candidate.trial or candidate.step
 
 
-def _candidate_row(candidate: Candidate, *, chosen: bool, slowest: float) -> CandidateRow:
+def _candidate_row(candidate: Candidate, *, chosen: bool, full: float) -> CandidateRow:
     return CandidateRow(
         summary=candidate.summary,
         chosen=chosen,
         step=format_seconds(candidate.step) if candidate.step else "–",
-        step_width=round(WIDEST_BAR * candidate.step / slowest),
+        step_width=round(WIDEST_BAR * min(1.0, candidate.step / full)),
         trial=format_seconds(candidate.trial) if candidate.trial else "–",
-        trial_width=round(WIDEST_BAR * candidate.trial / slowest),
+        trial_width=round(WIDEST_BAR * min(1.0, candidate.trial / full)),
         memory=format_bytes(candidate.memory) if candidate.memory else "–",
         reason="chosen" if chosen else candidate.reason,
     )

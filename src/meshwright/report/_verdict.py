@@ -46,6 +46,15 @@ class Verdict:
     tiles: tuple[Tile, ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gain:
+    """How many times faster the chosen plan is (`ratio`) than another: what that is, and its choices in a line."""
+
+    ratio: float
+    over: str
+    summary: str
+
+
 def judge(run: Run) -> Verdict:
     """The verdict on a run."""
     return Verdict(
@@ -59,22 +68,21 @@ def judge(run: Run) -> Verdict:
 
 def as_written(plan: Plan) -> Candidate | None:
     """The tried candidate that is the user's script by itself: one worker, nothing chosen; the fastest of them."""
-    plain = [one for one in plan.candidates if one.trial > 0 and _AS_WRITTEN.fullmatch(one.summary)]
+    plain = [one for one in plan.candidates[1:] if one.trial > 0 and _AS_WRITTEN.fullmatch(one.summary)]
     return min(plain, key=lambda one: one.trial) if plain else None
 
 
-def gain(run: Run) -> tuple[float, str] | None:
-    """How many times faster the measured step is than a tried alternative, and which alternative that is."""
-    if run.plan is None or run.measurement.step <= 0:
+def gain(plan: Plan) -> Gain | None:
+    """How many times faster the chosen plan was than another, both in the trial; None where they were not tried."""
+    chosen, *others = plan.candidates or (None,)
+    tried = [one for one in others if one.trial > 0]
+    if chosen is None or chosen.trial <= 0 or not tried:
         return None
-    plain = as_written(run.plan)
-    if plain is not None and run.plan.candidates[0] != plain:
-        return plain.trial / run.measurement.step, f"the script as written ({plain.summary})"
-    tried = [one for one in run.plan.candidates[1:] if one.trial > 0]
-    if not tried:
-        return None
+    plain = as_written(plan)
+    if plain is not None:
+        return Gain(ratio=plain.trial / chosen.trial, over="the script as written", summary=plain.summary)
     best = min(tried, key=lambda one: one.trial)
-    return best.trial / run.measurement.step, f"the next best plan ({best.summary})"
+    return Gain(ratio=best.trial / chosen.trial, over="the next best plan", summary=best.summary)
 
 
 def verify_command(run: Run) -> str:
@@ -122,8 +130,8 @@ def _headline(run: Run) -> str:
     text = f"{who} trained {run.plan.model}"
     if run.samples_per_second:
         text += f" at {_count(run.samples_per_second)} samples/s"
-    found = gain(run)
-    return f"{text}, {found[0]:.2f} × {found[1]}" if found else text
+    found = gain(run.plan)
+    return f"{text}, {found.ratio:.2f} × {found.over}" if found and as_written(run.plan) else text
 
 
 def _sentences(run: Run) -> Iterator[str]:
@@ -134,6 +142,9 @@ def _sentences(run: Run) -> Iterator[str]:
             f"A step took {step.texts[1]} where {step.texts[0]} was predicted ({describe_error(step.error)}, "
             f"from {'a trial' if prediction.basis == 'trial' else 'the machine’s measured rates'})."
         )
+    found = gain(run.plan) if run.plan is not None else None
+    if found is not None:
+        yield f"In the trial it was {found.ratio:.2f} × as fast as {found.over}: {found.summary}."
     if run.plan is not None and run.measurement.memory > 0:
         memory = Outcome(
             name="memory", predicted=run.plan.prediction.memory.peak, measured=run.measurement.memory, unit="B"
@@ -153,10 +164,10 @@ def _tiles(run: Run) -> Iterator[Tile]:
         yield _compared(Outcome(name="Step time", predicted=predicted, measured=measurement.step))
     if run.samples_per_second:
         yield Tile(label="Throughput", value=f"{_count(run.samples_per_second)}/s", note="samples, loading included")
-    found = gain(run)
+    found = gain(run.plan) if run.plan is not None else None
     if found is not None:
-        tone: Tone = "good" if found[0] >= 1 else "warn"
-        yield Tile(label="Speed", value=f"{found[0]:.2f} ×", note=found[1], tone=tone)
+        tone: Tone = "good" if found.ratio >= 1 else "warn"
+        yield Tile(label="Speed", value=f"{found.ratio:.2f} ×", note=f"{found.over}, in the trial", tone=tone)
     if measurement.memory > 0:
         peak = run.plan.prediction.memory.peak if run.plan is not None else 0
         yield _compared(Outcome(name="Peak memory", predicted=peak, measured=measurement.memory, unit="B"))
