@@ -1,5 +1,7 @@
 """The shortlist against brute force, and what decides between precisions."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ import planning_builders as build
 from meshwright.cost import predict
 from meshwright.plan import Goal, Pins, shortlist
 from meshwright.plan._priced import family
+from meshwright.plan._shortlist import TRIED, tried_value
 from meshwright.plan._space import strategies
 from meshwright.units import MIB
 
@@ -47,9 +50,17 @@ def test_every_family_near_the_best_is_tried_and_the_rest_is_told() -> None:
 
 def test_candidates_differ_in_something_that_a_trial_can_tell() -> None:
     found = shortlist(build.multilayer(layers=4, batch=64), build.machine(), Goal())
-    keys = [(family(item.strategy), item.strategy.kernels, item.strategy.sharding, item.strategy.exchange.transport)
-            for item in found.candidates]  # fmt: skip
-    assert len(set(keys)) == len(keys)
+    keys = {(family(item.strategy), *(tried_value(item.strategy, name) for name in TRIED)) for item in found.candidates}
+    assert len(keys) == len(found.candidates) == 6
+
+
+def test_the_family_of_the_script_as_written_is_tried_however_slow_its_rates_say() -> None:
+    """Rates with two threads a hundredth of what they should be, as beside other processes."""
+    device = build.processor()
+    slow = tuple(replace(row, rate=row.rate / 100) if row.threads == 2 else row for row in device.matrix_rates)
+    found = shortlist(build.multilayer(batch=2000), build.machine(replace(device, matrix_rates=slow)), Goal())
+    assert family(found.candidates[-1].strategy) == (1, 2)
+    assert found.candidates[-1].prediction.time.step > 10 * found.candidates[0].prediction.time.step
 
 
 def test_the_script_as_written_is_tried_when_it_is_near() -> None:

@@ -69,7 +69,8 @@ def exchanged_size(item: Priced) -> int:
 
 def _exchange_name(item: Priced, chosen: Priced) -> str:
     source = item if item.strategy.num_workers > 1 else chosen
-    return f"exchange of {format_bytes(exchanged_size(source))} over {source.strategy.exchange.transport}"
+    text = f"exchange of {format_bytes(exchanged_size(source))} over {source.strategy.exchange.transport}"
+    return text if source is item else f"no {text}"
 
 
 def _tail(text: str) -> str:

@@ -9,10 +9,15 @@ from meshwright.hardware import Cluster, Correction
 from meshwright.plan._fit import does_not_fit
 from meshwright.plan._goal import Goal, Pins
 from meshwright.plan._legality import check_pins, no_strategy
-from meshwright.plan._priced import Priced, choice, family, num_departures, price_all
+from meshwright.plan._priced import Priced, choice, family, price_all
 
 # A strategy slower than this by prediction is not tried: the interval of a prediction is narrower.
 _WORTH_A_TRIAL = 1.6
+# Choices that a trial compares, one value at a time.
+TRIED = (
+    "matrix_library", "allocator", "optimizer", "memory_format", "random", "compiled", "precision", "accumulation",
+    "recompute", "sharding", "transport",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,26 +74,46 @@ def shortlist(
 
 
 def _diverse(fitting: list[Priced], count: int) -> tuple[Priced, ...]:
-    """The best of every family first, the script as it is written, then second bests that differ in what is run."""
-    limit = fitting[0].prediction.time.step * _WORTH_A_TRIAL
-    near = [item for item in fitting if item.prediction.time.step <= limit]
-    plain = next((item for item in near if num_departures(item.strategy) == 0), near[0])
-    chosen = list(_best_of_families(near, without=set()))[:count]
-    for item in (plain, *near):
+    """What a trial learns most from: the best of every family near the best, then one value of one choice at a time.
+
+    The family in which the script runs as it is written is among them however far its prediction: it is what users
+    compare with, and rates measured on a busy machine are worst for many threads.
+    """
+    limit = fitting[0].rank[0] * _WORTH_A_TRIAL
+    near = [item for item in fitting if item.rank[0] <= limit]
+    plain = _plain_family(fitting)
+    chosen = list(_best_of_families(near, without=set()))[: max(1, count - 1)]
+    if count > 1 and plain is not None and family(plain.strategy) not in {family(item.strategy) for item in chosen}:
+        chosen.append(plain)
+    for item in near:
         if len(chosen) >= count:
             break
-        if all(_differs(item.strategy, other.strategy) for other in chosen):
+        if _brings_something_new(item, chosen):
             chosen.append(item)
-    return tuple(sorted(chosen, key=lambda item: item.rank))
+    return tuple(sorted(chosen[:count], key=lambda item: item.rank))
 
 
-def _differs(first: Strategy, second: Strategy) -> bool:
-    """Whether two strategies run something different that a trial could tell apart."""
-    if family(first) != family(second):
-        return True
-    if first.kernels != second.kernels or first.precision != second.precision or first.sharding != second.sharding:
-        return True
-    return first.num_workers > 1 and first.exchange.transport != second.exchange.transport
+def _plain_family(fitting: list[Priced]) -> Priced | None:
+    """The best strategy of one worker with the most threads, or on one accelerator."""
+    alone = [item for item in fitting if item.strategy.num_workers == 1]
+    most = max((item.strategy.workers[0].threads for item in alone), default=0)
+    return next((item for item in alone if item.strategy.workers[0].threads == most), None)
+
+
+def _brings_something_new(item: Priced, chosen: list[Priced]) -> bool:
+    """Whether some choice has a value here that none of the chosen ones of its family has."""
+    relatives = [other.strategy for other in chosen if family(other.strategy) == family(item.strategy)]
+    return any(
+        tried_value(item.strategy, name) not in {tried_value(other, name) for other in relatives} for name in TRIED
+    )
+
+
+def tried_value(strategy: Strategy, name: str) -> object:
+    """The value of a choice as far as a trial can tell it: whether there are micro-batches or shards, not how many."""
+    if name == "precision":
+        return strategy.precision.compute
+    value = choice(strategy, name)
+    return value in (1, "none") if name in ("accumulation", "sharding") else value
 
 
 def _best_of_families(ordered: Iterable[Priced], *, without: set[tuple[int, int]]) -> tuple[Priced, ...]:
