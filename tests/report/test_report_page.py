@@ -166,6 +166,17 @@ def test_the_reference_run_is_drawn_and_its_distance_said(tmp_path: Path) -> Non
     assert "from the one-device program over the 100 steps that both did" in loss.caption
 
 
+def test_a_proof_that_set_dropout_aside_is_not_drawn_over_a_run_that_had_it(tmp_path: Path) -> None:
+    folder = build.write_run(tmp_path / "a")
+    write_toml(build.verification(), folder / "verification.toml")
+    drawn = next(figure for figure in pictures(read_run(folder)) if figure.key == "loss")
+    assert [trace["name"] for trace in drawn.traces] == ["one device", "this run"]
+    write_toml(build.verification(notes=("dropout was off on both sides",)), folder / "verification.toml")
+    alone = next(figure for figure in pictures(read_run(folder)) if figure.key == "loss")
+    assert [trace["name"] for trace in alone.traces] == ["this run"]
+    assert alone.caption == "The proof’s losses are not beside it: dropout was off on both sides."
+
+
 def test_an_interrupted_run_says_so_on_top(tmp_path: Path) -> None:
     folder = build.write_run(tmp_path / "a", steps=40)
     write_toml(build.measurement(status="interrupted", steps=40, reason="Ctrl-C"), folder / "measurement.toml")

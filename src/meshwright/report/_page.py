@@ -91,7 +91,6 @@ def _context_of_one(run: Run) -> dict[str, Any]:
         "grid": _grid(run),
         "outcomes": _outcomes(run),
         "reasons": _reasons(run.plan) if run.plan is not None else [],
-        "considered": len(rows),
         "leading": rows[:LEADING_CANDIDATES],
         "others": rows[LEADING_CANDIDATES:],
         "settings": settings(run.settings),

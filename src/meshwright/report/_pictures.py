@@ -90,13 +90,18 @@ def _curves(run: Run) -> Iterator[Figure]:
 
 
 def _reference(run: Run) -> tuple[tuple[int, float], ...]:
-    """The one-device program's losses: of its own run where there is one, else of the steps that were verified."""
-    if run.reference or run.verification is None:
+    """The one-device program's losses: of its own run where there is one, else of the steps that were verified.
+
+    A proof that set something aside (dropout) has other losses than the run, on both of its sides.
+    """
+    if run.reference or run.verification is None or run.verification.notes:
         return run.reference
     return tuple(enumerate(run.verification.reference_losses, start=1))
 
 
 def _loss_caption(run: Run, reference: tuple[tuple[int, float], ...]) -> str:
+    if not reference and run.verification is not None:
+        return f"The proof’s losses are not beside it: {'; '.join(run.verification.notes)}."
     if not reference:
         return f"For the one-device program’s loss beside it: {verify_command(run)}"
     own = dict(_losses(run))
