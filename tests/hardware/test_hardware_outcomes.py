@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshwright.errors import DocumentError
-from meshwright.hardware import Correction, Outcome, correction, record_outcome, recorded_outcomes
+from meshwright.hardware import Correction, Outcome, correction, outcome_kind, record_outcome, recorded_outcomes
 from meshwright.hardware._cache import outcomes_path
 from meshwright.hardware._outcome import RECENT, _logarithms
 
@@ -106,3 +106,8 @@ def test_a_correction_lies_between_the_extremes(ratios: list[float]) -> None:
 
 def test_unknown_figures_do_not_count() -> None:
     assert _logarithms([(0.0, 1.0, 1.0), (1.0, 0.0, 1.0)]) == []
+
+
+@pytest.mark.parametrize(("flops", "decade"), [(0, 0), (9.9e6, 6), (1e7, 7), (2.5e11, 11)])
+def test_a_kind_is_a_model_of_a_size_on_a_device(flops: float, decade: int) -> None:
+    assert outcome_kind(model="Sequential", flops=flops, device="cpu") == f"Sequential, 10^{decade} FLOP, on cpu"

@@ -60,16 +60,16 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("cache")
 def test_a_finished_run_is_remembered_beside_the_calibration() -> None:
     here = identity()
-    remember(plan(), MEASURED, cluster=cluster(identity=here))
+    remember(replace(plan(), cluster=f"test {here}"), MEASURED, cluster=cluster(identity=here))
     (outcome,) = recorded_outcomes(here)
-    assert (outcome.kind, outcome.basis) == ("Linear on cpu", "model")
+    assert (outcome.kind, outcome.basis) == ("Linear, 10^0 FLOP, on cpu", "model")
     assert (outcome.predicted_step, outcome.measured_step) == (0.004, 0.003)
     assert outcome.measured_memory == 2**28
 
 
 @pytest.mark.usefixtures("cache")
 def test_a_trial_and_the_model_behind_it_are_remembered_both() -> None:
-    tried = replace(plan(), prediction=replace(plan().prediction, basis="trial"))
+    tried = replace(plan(), prediction=replace(plan().prediction, basis="trial"), cluster=f"test {identity()}")
     remember(tried, MEASURED, cluster=cluster(identity=identity()))
     steps = {outcome.basis: outcome.predicted_step for outcome in recorded_outcomes(identity())}
     assert steps == {"trial": pytest.approx(0.003), "model": 0.004}
@@ -77,14 +77,15 @@ def test_a_trial_and_the_model_behind_it_are_remembered_both() -> None:
 
 @pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize(
-    ("measured", "where"),
+    ("measured", "ran_on", "made_for"),
     [
-        (replace(MEASURED, status="failed"), None),
-        (replace(MEASURED, steps=9), None),
-        (MEASURED, "elsewhere"),
+        (replace(MEASURED, status="failed"), identity(), identity()),
+        (replace(MEASURED, steps=9), identity(), identity()),
+        (MEASURED, "elsewhere", "elsewhere"),
+        (MEASURED, identity(), "elsewhere"),
     ],
-    ids=["failed", "too short", "other hardware"],
+    ids=["failed", "too short", "other hardware", "a plan for other hardware"],
 )
-def test_what_says_little_is_not_remembered(measured: Measurement, where: str | None) -> None:
-    remember(plan(), measured, cluster=cluster(identity=where or identity()))
+def test_what_says_little_is_not_remembered(measured: Measurement, ran_on: str, made_for: str) -> None:
+    remember(replace(plan(), cluster=f"test {made_for}"), measured, cluster=cluster(identity=ran_on))
     assert recorded_outcomes(identity()) == ()

@@ -32,6 +32,7 @@ from meshwright.hardware._identity import memory_available as memory_available
 from meshwright.hardware._identity import usable_cores as usable_cores
 from meshwright.hardware._outcome import Outcome as Outcome
 from meshwright.hardware._outcome import correction as correction
+from meshwright.hardware._outcome import outcome_kind as outcome_kind
 from meshwright.hardware._outcome import record_outcome as record_outcome
 from meshwright.hardware._outcome import recorded_outcomes as recorded_outcomes
 from meshwright.hardware._short_form import parse_cluster as parse_cluster

@@ -8,14 +8,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from math import exp, log, sqrt
+from math import exp, floor, log, log10, sqrt
 from statistics import fmean
 
 from meshwright.documents import from_mapping, to_json
 from meshwright.errors import DocumentError
 from meshwright.hardware._cache import outcomes_path
 from meshwright.hardware._correction import Correction
-from meshwright.units import Bytes, Seconds
+from meshwright.units import FLOP, Bytes, Seconds
 
 # An older run says less about the machine as it is now: drivers, neighbours and libraries change.
 RECENT = 20
@@ -26,7 +26,7 @@ class Outcome:
     """What a run was predicted to take, and what it took.
 
     Args:
-        kind: predictions of one kind err alike; the caller chooses it (`GPT on cpu`).
+        kind: predictions of one kind err alike; made by `outcome_kind`.
         basis: of the prediction: `model` or `trial`.
         predicted_step: per step (s).
         measured_step: per step, median (s).
@@ -44,6 +44,20 @@ class Outcome:
     measured_memory: Bytes = 0
     applied: Correction = Correction()
     recorded_at: str = ""
+
+
+def outcome_kind(*, model: str, flops: FLOP, device: str) -> str:
+    """The kind that predictions for a model are filed under: `GPT, 10^11 FLOP, on cpu`.
+
+    A class name alone says little (`Sequential`): what errs on a step of 100 µs says nothing of one of 100 ms.
+
+    Args:
+        model: class name.
+        flops: of one step (FLOP).
+        device: kind of the devices.
+    """
+    decade = floor(log10(flops)) if flops >= 1 else 0
+    return f"{model}, 10^{decade} FLOP, on {device}"
 
 
 def record_outcome(identity: str, outcome: Outcome) -> None:

@@ -6,7 +6,7 @@ from statistics import median
 
 from meshwright.cost import Measurement, TimeBreakdown
 from meshwright.documents import read_toml, write_toml
-from meshwright.hardware import Cluster, Correction, Outcome, correction, identity, record_outcome
+from meshwright.hardware import Cluster, Correction, Outcome, correction, identity, outcome_kind, record_outcome
 from meshwright.launch._run_folder import RunFolder
 from meshwright.plan import Plan
 
@@ -53,16 +53,17 @@ def from_records(folder: RunFolder) -> Measurement:
 def remember(plan: Plan, measurement: Measurement, *, cluster: Cluster) -> None:
     """Keeps predicted and measured beside this machine's calibration, for the next prediction.
 
-    A run that was cut off or very short says little, and one on other hardware nothing about this machine. Where a
-    trial stands behind the prediction, the model's own price of the same plan is compared too.
+    A run that was cut off or very short says little; one on other hardware, or under a plan made for other hardware,
+    says nothing about this machine's calibration. Where a trial stands behind the prediction, the model's own price of the same plan is compared too.
 
     Raises:
         DocumentError: the cache folder cannot be written.
     """
     enough = measurement.status == "finished" and measurement.steps >= FEWEST_STEPS_TO_LEARN_FROM
-    if not enough or cluster.identity != identity():
+    if not enough or cluster.identity != identity() or not plan.cluster.endswith(cluster.identity):
         return
-    kind = f"{plan.model} on {cluster.hosts[0].device.kind}"
+    device = cluster.hosts[0].device.kind
+    kind = outcome_kind(model=plan.model, flops=plan.prediction.flops, device=device)
     prices = {plan.prediction.basis: plan.prediction.time.step}
     if plan.candidates and plan.candidates[0].step:
         prices["model"] = plan.candidates[0].step

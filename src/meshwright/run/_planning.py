@@ -140,7 +140,9 @@ def _correction(cluster: Cluster, graph: Graph) -> Correction:
     """From the outcomes of earlier runs of this model on this machine."""
     if not cluster.identity:
         return Correction()
-    return hardware.correction(cluster.identity, f"{graph.model} on {cluster.hosts[0].device.kind}")
+    flops = sum(operation.flops.at(graph.batch_size) * operation.repeats for operation in graph.operations)
+    kind = hardware.outcome_kind(model=graph.model, flops=flops, device=cluster.hosts[0].device.kind)
+    return hardware.correction(cluster.identity, kind)
 
 
 def _say_nothing(_line: str) -> None:
