@@ -88,7 +88,7 @@ def _timed(
     try:
         # The first step makes the optimizer's state and fetches memory; it may also be all that there is time for.
         warm = _step(engine, batch)
-        if warm < duration / 4:
+        if _agreed(int(warm < duration / 4), group):
             warm = _step(engine, batch)
         left = duration - (time.perf_counter() - begun)
         count = _agreed(min(max(int(left / max(warm, 1e-6)), 2), _MOST_STEPS), group)
@@ -107,11 +107,11 @@ def _step(engine: Engine, batch: Any) -> Seconds:
     return time.perf_counter() - begun
 
 
-def _agreed(count: int, group: dist.ProcessGroup | None) -> int:
-    """The first worker's count, so that all make the same steps."""
+def _agreed(number: int, group: dist.ProcessGroup | None) -> int:
+    """What the first worker says, so that all make the same steps."""
     if group is None:
-        return count
-    value = torch.tensor(count)
+        return number
+    value = torch.tensor(number)
     dist.broadcast(value, src=0, group=group)
     return int(value)
 

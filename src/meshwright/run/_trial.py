@@ -8,6 +8,7 @@ once, as it would. While one worker is tried alone, the others sleep in a collec
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -100,17 +101,22 @@ def follow(job: Job, batch: Any) -> None:
         meet(role)
     strategies, known = _said(None)
     job = replace(job, **known)
-    rank, groups = dist.get_rank(), _groups(strategies, dist.get_world_size())
-    with old_objects_set_aside():
+    groups = _groups(strategies, dist.get_world_size())
+    # Where a rank is lost in a heat, the leader goes on alone, and there is nothing left to follow.
+    with old_objects_set_aside(), suppress(RuntimeError):
         while (order := _said(None)) is not None:
             place, duration = order
-            strategy = strategies[place]
-            if rank < strategy.num_workers:
-                group = groups[strategy.num_workers]
-                own = run_heat(job, batch, strategy, rank=rank, group=group, duration=duration)
-                together(own, group)
+            _run_part(job, batch, strategies[place], groups, duration)
     if not met:
         part()
+
+
+def _run_part(job: Job, batch: Any, strategy: Strategy, groups: _Groups, duration: Seconds) -> Heat:
+    """This rank's part of a heat, where it has one."""
+    group, rank = groups[strategy.num_workers], dist.get_rank()
+    if rank >= strategy.num_workers:
+        return Heat()
+    return together(run_heat(job, batch, strategy, rank=rank, group=group, duration=duration), group)
 
 
 class _Crew:
