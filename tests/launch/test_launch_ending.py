@@ -5,8 +5,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from launch_builders import cluster, plan, run_folder
 
+from launch_builders import cluster, plan, run_folder
 from meshwright.cost import Measurement, StepRecord, TimeBreakdown
 from meshwright.documents import write_toml
 from meshwright.hardware import identity, recorded_outcomes

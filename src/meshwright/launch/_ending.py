@@ -54,7 +54,8 @@ def remember(plan: Plan, measurement: Measurement, *, cluster: Cluster) -> None:
     """Keeps predicted and measured beside this machine's calibration, for the next prediction.
 
     A run that was cut off or very short says little; one on other hardware, or under a plan made for other hardware,
-    says nothing about this machine's calibration. Where a trial stands behind the prediction, the model's own price of the same plan is compared too.
+    says nothing about this machine's calibration. Where a trial stands behind the prediction, the model's own price of
+    the same plan is compared too.
 
     Raises:
         DocumentError: the cache folder cannot be written.
