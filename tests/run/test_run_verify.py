@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from run_jobs import Dropping, Normed, Tied, cross_entropy, labelled, masked_cross_entropy, masked_tokens, mlp, strategy
+from torch import nn
 
 import meshwright as mw
 from meshwright.cost import Verification
@@ -71,6 +72,44 @@ def test_a_sum_that_poses_as_a_mean_is_not_equal(workers):
     assert not found.equal
     assert found.gradient == pytest.approx(0.5)
     assert found.worst_gradient in dict(mlp().named_parameters())
+
+
+class Shifted(nn.Module):
+    """Adds one number to all logits: its gradient is zero in exact arithmetic, because softmax does not see it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(5, 3)
+        self.shift = nn.Parameter(torch.ones(1))
+
+    def forward(self, values):
+        return self.layer(values) + self.shift
+
+
+def test_a_gradient_of_rounding_only_is_left_out_and_named(workers):
+    torch.manual_seed(0)
+    batches = [(labelled(40, seed)[0].float() * 100, labelled(40, seed)[1]) for seed in range(3)]
+    found = workers(2).run(verified, Shifted(), cross_entropy, batches, None, None, adam)[0]
+    assert found.equal
+    assert found.notes == ("gradient zero but for rounding, left out of the parameters' distance: shift",)
+
+
+def twice_decayed(model, batches):
+    """A step whose parallel side decays the weights twice as much as it should."""
+    job = Job(model=model, optimizer=torch.optim.AdamW(model.parameters(), weight_decay=0.1), loss=cross_entropy)
+    proof = Proof(job, strategy(8), role=Role(rank=dist.get_rank(), world_size=2, steps=3))
+    for batch in batches:
+        proof.collect(batch)
+    for settings in proof._settings:
+        settings[0]["weight_decay"] *= 2
+    return proof.conclude()
+
+
+def test_a_small_error_of_the_update_is_found_by_the_parameters(workers):
+    found = workers(2).run(twice_decayed, mlp().float(), _float32(labelled(8)) * 3)[0]
+    assert not found.equal
+    assert found.parameters > found.parameter_tolerance
+    assert found.losses[0] == pytest.approx(found.reference_losses[0])
 
 
 def test_dropout_is_off_on_both_sides_and_the_proof_says_so(workers):

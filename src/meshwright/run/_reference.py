@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from meshwright.errors import LossError
+from meshwright.run._distance import norm, whole_norm
 from meshwright.run._engine import Engine
 from meshwright.run._job import Job
 from meshwright.run._quiet import draws_noticed, random_operations_off
@@ -79,6 +80,16 @@ class Reference:
     def parameters(self) -> dict[str, Tensor]:
         """Copies of the parameters as they are now."""
         return self._engine.placed.full_parameters()
+
+    def without_gradient(self, part: float) -> list[str]:
+        """Names of the parameters that had a gradient in some step, but never more than this part of the whole."""
+        largest: dict[str, float] = {}
+        for step in self.steps:
+            whole = whole_norm(step.gradients)
+            for name, gradient in step.gradients.items():
+                if gradient is not None:
+                    largest[name] = max(largest.get(name, 0.0), norm(gradient) / whole)
+        return [name for name, value in largest.items() if 0 < value <= part]
 
     def _draws(self, batch: Any) -> bool:
         """Whether a forward draws random numbers; leaves random numbers and buffers as they were."""

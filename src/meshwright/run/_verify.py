@@ -6,7 +6,7 @@ same batches under the plan. Losses, all gradients and all parameters are compar
 
 import copy
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,29 @@ from meshwright.run._quiet import random_operations_off
 from meshwright.run._reference import Hyperparameters, Reference, hyperparameters_of, set_hyperparameters
 from meshwright.run._role import Role
 
-# Largest relative distance of gradients, and of the way the parameters walked, that rounding explains. Adam divides
-# by the gradient's size, so a gradient that is only noise walks as far as any other: parameters may differ by more.
-TOLERANCES = {"float64": (1e-9, 1e-6), "float32": (1e-4, 5e-2), "bfloat16": (5e-2, 0.5), "float16": (5e-2, 0.5)}
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tolerance:
+    """What rounding explains in a data type; all relative.
+
+    Args:
+        gradient: of the whole gradient, and of the loss.
+        parameters: of the way that the parameters walked.
+        noise: a parameter whose gradient is smaller than this part of the whole has no gradient but rounding. Adam
+            divides it by its own size, so that it walks as far as any other, in no direction: it is left out.
+    """
+
+    gradient: float
+    parameters: float
+    noise: float
+
+
+TOLERANCES = {
+    "float64": Tolerance(gradient=1e-9, parameters=1e-7, noise=1e-14),
+    "float32": Tolerance(gradient=1e-4, parameters=1e-3, noise=1e-6),
+    "bfloat16": Tolerance(gradient=5e-2, parameters=0.5, noise=1e-2),
+    "float16": Tolerance(gradient=5e-2, parameters=0.5, noise=1e-2),
+}
 
 
 class Proof:
@@ -130,32 +150,35 @@ class Proof:
     def _verification(
         self, reference: Reference, losses: list[float], gradients: list[Any], parameters: dict[str, Tensor]
     ) -> Verification:
+        dtype = _dtype(self._job.model, self._strategy)
+        tolerance = TOLERANCES[dtype]
+        noise = reference.without_gradient(tolerance.noise)
         expected = reference.parameters()
         walked = {name: difference(value, reference.begin[name]) for name, value in expected.items()}
+        for name in noise:
+            del expected[name], parameters[name]
         moved = distance(parameters, expected, scale=whole_norm(walked))
         worst = max(gradients, key=lambda item: item.whole)
         wanted = [step.loss for step in reference.steps]
         off = max(abs(one - other) / max(1.0, abs(other)) for one, other in zip(losses, wanted, strict=True))
-        dtype = _dtype(self._job.model, self._strategy)
-        tolerance, parameter_tolerance = TOLERANCES[dtype]
-        equal = off <= tolerance and worst.whole <= tolerance and moved.whole <= parameter_tolerance
+        equal = max(off, worst.whole) <= tolerance.gradient and moved.whole <= tolerance.parameters
         return Verification(
-            equal=bool(equal),
+            equal=equal,
             steps=len(losses),
             dtype=dtype,
             strategy=self._strategy.summary if self._strategy is not None else "the plain step",
-            tolerance=tolerance,
+            tolerance=tolerance.gradient,
             loss=off,
             gradient=worst.whole,
             worst_gradient=worst.worst,
             worst_gradient_distance=worst.worst_value,
             parameters=moved.whole,
-            parameter_tolerance=parameter_tolerance,
+            parameter_tolerance=tolerance.parameters,
             worst_parameter=moved.worst,
             worst_parameter_distance=moved.worst_value,
             losses=tuple(losses),
             reference_losses=tuple(wanted),
-            notes=_notes(reference),
+            notes=_notes(reference, noise),
         )
 
 
@@ -230,8 +253,11 @@ def _step(engine: Engine, batch: Any, *, is_random: bool) -> tuple[float, dict[s
     return loss.item(), gradients
 
 
-def _notes(reference: Reference) -> tuple[str, ...]:
+def _notes(reference: Reference, noise: list[str]) -> tuple[str, ...]:
     notes = []
+    if noise:
+        named = ", ".join(noise[:3]) + (f" and {len(noise) - 3} more" if len(noise) > 3 else "")
+        notes.append(f"gradient zero but for rounding, left out of the parameters' distance: {named}")
     if reference.is_random:
         notes.append("random operations (dropout) were off on both sides, because each worker draws its own numbers")
     if reference.is_still_random:
@@ -258,7 +284,7 @@ def _dtype(model: nn.Module, strategy: Strategy | None) -> str:
     names = {str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()}
     if strategy is not None and strategy.precision.compute != "as_written":
         names.add(strategy.precision.compute)
-    return max(names & set(TOLERANCES), key=lambda name: TOLERANCES[name][0], default="float32")
+    return max(names & set(TOLERANCES), key=lambda name: TOLERANCES[name].gradient, default="float32")
 
 
 def _cast(job: Job, dtype: torch.dtype) -> Job:
