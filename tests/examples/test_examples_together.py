@@ -62,16 +62,6 @@ def test_the_digits_are_learnt_by_two_workers_proved_and_reported(tmp_path: Path
     assert "Proved equal to one device" in (run / "report.html").read_text(encoding="utf-8")
 
 
-def test_weighted_rows_are_equal_to_one_device(tmp_path: Path, files: list[str]) -> None:
-    found = json.loads(
-        _meshwright(
-            tmp_path, "verify", "--json", *files, str(EXAMPLES / "tabular_mlp.py"), "--epochs", "1", "--width", "32"
-        )
-    )
-    assert found["equal"]
-    assert 0 < found["gradient"] < 1e-5
-
-
 def test_an_existing_loop_on_two_workers_learns_what_it_learnt_before(tmp_path: Path, files: list[str]) -> None:
     script = EXAMPLES / "existing_loop.py"
     together = _meshwright(tmp_path, "run", *files, str(script), "--epochs", "1")
