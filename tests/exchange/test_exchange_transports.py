@@ -2,6 +2,7 @@
 
 import os
 import signal
+from functools import partial
 
 import pytest
 import torch
@@ -51,14 +52,17 @@ def test_half_precision(workers):
 
 
 def _overlapping(name: str) -> bool:
-    """Twelve collectives of three kinds under way at once, and the roots' results only where they belong."""
+    """Twelve collectives of four kinds under way at once, and results only where they belong."""
     transport = make_transport(name, None, CPU)
     rank, size = transport.rank, transport.size
-    kinds = ["all_reduce", "reduce", "broadcast"] * 4
+    kinds = ["all_reduce", "collect", "broadcast", "publish"] * 3
     tensors = [transport.allocate(513 + number, torch.float64, CPU).fill_(rank + number) for number in range(12)]
     transfers = []
+    seen: dict[int, list[torch.Tensor]] = {number: [] for number in range(12)}
     for number, (kind, tensor) in enumerate(zip(kinds, tensors, strict=True)):
         options = {} if kind == "all_reduce" else {"root": number % size}
+        if kind in ("collect", "publish"):
+            options["receive"] = partial(lambda number, shown: seen[number].append(shown.clone()), number)
         transfers.append(getattr(transport, kind)(tensor, **options))
         if rank == 0:
             transfers[0].advance()
@@ -67,9 +71,13 @@ def _overlapping(name: str) -> bool:
     right = []
     for number, (kind, tensor) in enumerate(zip(kinds, tensors, strict=True)):
         total = sum(other + number for other in range(size))
-        expected = number % size + number if kind == "broadcast" else total
-        if kind != "reduce" or number % size == rank:
-            right.append(bool((tensor == expected).all()))
+        root = number % size
+        if kind == "publish":
+            right.append([shown.eq(root + number).all().item() for shown in seen[number]] == [True] * (rank != root))
+        elif kind == "collect":
+            right.append(sum(seen[number]).eq(total - rank - number).all().item() if rank == root else not seen[number])
+        else:
+            right.append(tensor.eq(total if kind == "all_reduce" else root + number).all().item())
     transport.close()
     return all(right)
 

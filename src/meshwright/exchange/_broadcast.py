@@ -2,16 +2,17 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from meshwright.exchange._buckets import Bucket, group
 from meshwright.exchange._transport import Transfer, Transport
-from meshwright.units import Bytes
+from meshwright.units import MIB, Bytes
 
-# One message travels while the next is packed.
-SLOTS = 2
+# Small enough to stay in the cache between packing and unpacking.
+MESSAGE: Bytes = 4 * MIB
 
 
 class TensorBroadcast:
@@ -25,7 +26,7 @@ class TensorBroadcast:
     """
 
     def __init__(
-        self, tensors: Sequence[Tensor], roots: Sequence[int], transport: Transport, *, message_size: Bytes
+        self, tensors: Sequence[Tensor], roots: Sequence[int], transport: Transport, *, message_size: Bytes = MESSAGE
     ) -> None:
         self._transport = transport
         parts = [
@@ -35,13 +36,14 @@ class TensorBroadcast:
         ]
         self._parts = [part for part, _, _ in parts]
         self._numbers = [number for _, _, number in parts]
-        self._messages = group(self._parts, range(len(parts)), size=message_size, owners=[root for _, root, _ in parts])
+        messages = group(self._parts, range(len(parts)), size=message_size, owners=[root for _, root, _ in parts])
+        self._messages = _in_turns(messages)
         largest: dict[torch.device, int] = {}
         for message in self._messages:
             size = message.numel * message.dtype.itemsize
             largest[message.device] = max(largest.get(message.device, 0), size)
         self._slots = {
-            device: deque(transport.allocate(size, torch.uint8, device) for _ in range(SLOTS))
+            device: deque(transport.allocate(size, torch.uint8, device) for _ in range(max(2, transport.size)))
             for device, size in largest.items()
         }
 
@@ -74,26 +76,23 @@ class TensorBroadcast:
         for message in self._messages:
             free = self._slots[message.device]
             while not free:
-                self._unpack(*under_way.popleft(), receive)
+                self._settle(*under_way.popleft())
             slot = free.popleft()
             if message.owner == self._transport.rank:
-                self._pack(message, slot)
-            size = message.numel * message.dtype.itemsize
-            under_way.append((message, slot, self._transport.broadcast(slot[:size], root=message.owner)))
+                for member, place in self._places(message, slot):
+                    place.copy_(self._parts[member])
+            sent = slot[: message.numel * message.dtype.itemsize]
+            take = partial(self._unpack, message, receive)
+            under_way.append((message, slot, self._transport.publish(sent, root=message.owner, receive=take)))
         while under_way:
-            self._unpack(*under_way.popleft(), receive)
+            self._settle(*under_way.popleft())
 
-    def _pack(self, message: Bucket, slot: Tensor) -> None:
-        for member, place in self._places(message, slot):
-            place.copy_(self._parts[member])
+    def _unpack(self, message: Bucket, receive: Callable[[int, Tensor, Tensor], object], sent: Tensor) -> None:
+        for member, place in self._places(message, sent):
+            receive(self._numbers[member], self._parts[member], place)
 
-    def _unpack(
-        self, message: Bucket, slot: Tensor, transfer: Transfer, receive: Callable[[int, Tensor, Tensor], object]
-    ) -> None:
+    def _settle(self, message: Bucket, slot: Tensor, transfer: Transfer) -> None:
         transfer.wait()
-        if message.owner != self._transport.rank:
-            for member, place in self._places(message, slot):
-                receive(self._numbers[member], self._parts[member], place)
         self._slots[message.device].append(slot)
 
     def _places(self, message: Bucket, slot: Tensor) -> list[tuple[int, Tensor]]:
@@ -102,6 +101,17 @@ class TensorBroadcast:
             (member, message.view(flat, position, self._parts[member]))
             for position, member in enumerate(message.members)
         ]
+
+
+def _in_turns(messages: Sequence[Bucket]) -> list[Bucket]:
+    """Every root's first message, then every root's second: all of them pack at the same time, then all unpack."""
+    turn: dict[int, int] = {}
+    turns = []
+    for message in messages:
+        turns.append(turn.get(message.owner, 0))
+        turn[message.owner] = turns[-1] + 1
+    order = sorted(range(len(messages)), key=lambda number: (turns[number], messages[number].owner))
+    return [messages[number] for number in order]
 
 
 def _overwrite(_: int, part: Tensor, sent: Tensor) -> None:

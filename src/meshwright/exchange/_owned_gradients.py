@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ class OwnedGradientExchange:
     """Sums each gradient on the worker that owns its parameter, and frees it elsewhere as soon as it is sent.
 
     Used like `GradientExchange`. Buckets travel through two slots of memory that are used again and again, so a worker
-    never holds all gradients at once.
+    never holds all gradients at once. The owner's own are where they always are; the others' are added to them.
 
     Args:
         parameters: names and tensors, all that need gradients, the same on every worker.
@@ -103,7 +104,15 @@ class OwnedGradientExchange:
         free = self._slots[bucket.dtype, bucket.device]
         while not free:
             self._settle()
-        flat = free.popleft()
+        slot = free.popleft()
+        flat = slot[: bucket.numel]
+        if bucket.owner != self._transport.rank:
+            self._hand_over(bucket, flat)
+        transfer = self._transport.collect(flat, root=bucket.owner, receive=partial(self._add, bucket))
+        self._in_flight.append((bucket, slot, transfer))
+
+    def _hand_over(self, bucket: Bucket, flat: Tensor) -> None:
+        """Puts another worker's gradients into a bucket, and forgets them."""
         present = []
         for position, member in enumerate(bucket.members):
             tensor = self._tensors[member]
@@ -113,25 +122,25 @@ class OwnedGradientExchange:
                 view.zero_()
             else:
                 view.copy_(tensor.grad)
-            if bucket.owner != self._transport.rank:
-                tensor.grad = None
+            tensor.grad = None
         flags = flat[bucket.flags : bucket.flags + len(present)].fill_(1)
         if not all(present):
             flags.copy_(torch.tensor(present))
-        transfer = self._transport.reduce(flat[: bucket.numel], root=bucket.owner)
-        self._in_flight.append((bucket, flat, transfer))
+
+    def _add(self, bucket: Bucket, flat: Tensor) -> None:
+        """Adds what others had for this worker's gradients."""
+        missing = any(self._tensors[member].grad is None for member in bucket.members)
+        counts = flat[bucket.flags : bucket.flags + len(bucket.members)].tolist() if missing else []
+        for position, member in enumerate(bucket.members):
+            tensor = self._tensors[member]
+            view = bucket.view(flat, position, tensor)
+            if tensor.grad is not None:
+                tensor.grad.add_(view)
+            elif counts[position] > 0:
+                tensor.grad = torch.empty_like(tensor).copy_(view)
 
     def _settle(self) -> None:
-        """Waits for the oldest bucket; its owner takes the sums out, and the slot is free again."""
-        bucket, flat, transfer = self._in_flight.popleft()
+        """Waits for the oldest bucket; its slot is free again."""
+        bucket, slot, transfer = self._in_flight.popleft()
         transfer.wait()
-        if bucket.owner == self._transport.rank:
-            missing = [member for member in bucket.members if self._tensors[member].grad is None]
-            counts = flat[bucket.flags : bucket.flags + len(bucket.members)].tolist() if missing else []
-            for position, member in enumerate(bucket.members):
-                tensor = self._tensors[member]
-                if tensor.grad is None and counts[position] > 0:
-                    tensor.grad = torch.empty_like(tensor)
-                if tensor.grad is not None:
-                    tensor.grad.copy_(bucket.view(flat, position, tensor))
-        self._slots[bucket.dtype, bucket.device].append(flat)
+        self._slots[bucket.dtype, bucket.device].append(slot)

@@ -1,6 +1,7 @@
 """Collectives of torch's own libraries: gloo between CPUs, NCCL between GPUs."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -9,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from meshwright.errors import WorkerError
-from meshwright.exchange._transport import Transfer, Transport
+from meshwright.exchange._transport import Receive, Transfer, Transport
 
 
 class ProcessGroupTransport(Transport):
@@ -55,21 +56,29 @@ class ProcessGroupTransport(Transport):
         """Sums a tensor over the workers, in place, on every worker."""
         return self._started(lambda: self._backend.allreduce(tensor))
 
-    def reduce(self, tensor: Tensor, *, root: int) -> Transfer:
-        """Sums a tensor over the workers, in place, on the root."""
-        return self._started(lambda: self._backend.reduce(tensor, root))
-
     def broadcast(self, tensor: Tensor, *, root: int) -> Transfer:
         """Gives every worker the root's tensor, in place."""
         return self._started(lambda: self._backend.broadcast(tensor, root))
+
+    def publish(self, tensor: Tensor, *, root: int, receive: Receive) -> Transfer:
+        """Shows the root's tensor to all others."""
+        takes = partial(receive, tensor) if self._rank != root else None
+        return self._started(lambda: self._backend.broadcast(tensor, root), takes)
+
+    def collect(self, tensor: Tensor, *, root: int, receive: Receive) -> Transfer:
+        """Shows the sum of the others' tensors to the root."""
+        takes = partial(receive, tensor) if self._rank == root else None
+        if takes is not None:
+            tensor.zero_()
+        return self._started(lambda: self._backend.reduce(tensor, root), takes)
 
     def close(self) -> None:
         """Closes the connections."""
         self._backend.shutdown()
 
-    def _started(self, start: Callable[[], Any]) -> Transfer:
+    def _started(self, start: Callable[[], Any], takes: Callable[[], object] | None = None) -> Transfer:
         try:
-            return _ProcessGroupTransfer(start(), self)
+            return _ProcessGroupTransfer(start(), self, takes)
         except RuntimeError as error:
             raise self.failure(error) from error
 
@@ -83,9 +92,10 @@ class ProcessGroupTransport(Transport):
 
 
 class _ProcessGroupTransfer(Transfer):
-    def __init__(self, work: Any, transport: ProcessGroupTransport) -> None:
+    def __init__(self, work: Any, transport: ProcessGroupTransport, takes: Callable[[], object] | None) -> None:
         self._work = work
         self._transport = transport
+        self._takes = takes
 
     def advance(self) -> bool:
         return self._work.is_completed()
@@ -95,3 +105,6 @@ class _ProcessGroupTransfer(Transfer):
             self._work.wait()
         except RuntimeError as error:
             raise self._transport.failure(error) from error
+        if self._takes is not None:
+            self._takes()
+            self._takes = None

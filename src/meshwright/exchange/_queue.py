@@ -28,7 +28,7 @@ class TransferQueue:
         self._unfinished: deque[SharedMemoryTransfer] = deque()
 
     def start(
-        self, read: Callable[[], None], *, sources: Sequence[int], readers: Sequence[int]
+        self, read: Callable[[], object], *, sources: Sequence[int], readers: Sequence[int]
     ) -> "SharedMemoryTransfer":
         """Starts a transfer; this worker's tensor is ready now.
 
@@ -85,7 +85,7 @@ class SharedMemoryTransfer(Transfer):
     """A transfer and the signals that it still waits for."""
 
     def __init__(
-        self, queue: TransferQueue, read: Callable[[], None], *, sources: Sequence[int], readers: Sequence[int]
+        self, queue: TransferQueue, read: Callable[[], object], *, sources: Sequence[int], readers: Sequence[int]
     ) -> None:
         self._queue = queue
         self.read = read

@@ -9,7 +9,7 @@ what it gives to the exchange. A worker moves the collectives on when it starts 
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Literal
 
@@ -19,9 +19,9 @@ from torch import Tensor
 
 from meshwright.errors import PlanError
 from meshwright.exchange._arenas import Arenas
-from meshwright.exchange._queue import KINDS, SharedMemoryTransfer, TransferQueue
+from meshwright.exchange._queue import KINDS, TransferQueue
 from meshwright.exchange._signals import Signals
-from meshwright.exchange._transport import Transfer, Transport
+from meshwright.exchange._transport import Receive, Transfer, Transport
 from meshwright.units import KIB, MIB, Bytes, Seconds
 
 # Two operands and the result stay in a second-level cache (512 KiB and more on today's processors).
@@ -30,8 +30,8 @@ STAGING: Bytes = 4 * MIB
 # A peer that has ended is noticed at once; one that lives may be evaluating or saving meanwhile.
 TIMEOUT: Seconds = 1800.0
 
-Collective = Literal["all_reduce", "reduce", "broadcast"]
-# The tensors that are read together, each as one worker holds it; the first is this worker's own.
+Collective = Literal["all_reduce", "broadcast"]
+# The tensors that are read together, each as one worker holds it.
 Pieces = list[list[Tensor]]
 
 
@@ -64,7 +64,7 @@ class SharedMemoryTransport(Transport):
             Signals.prepare(control, self._size, KINDS)
         processes = self._arenas.processes()
         self._queue = TransferQueue(Signals(control, rank=self._rank, processes=processes, timeout=timeout))
-        self._known_pieces: dict[tuple[str, int, int, torch.dtype, int], Pieces] = {}
+        self._known_pieces: dict[tuple[int, int, torch.dtype], Pieces] = {}
         self._staging = self.allocate(STAGING, torch.uint8, torch.device("cpu"))
 
     @property
@@ -91,13 +91,24 @@ class SharedMemoryTransport(Transport):
         """Sums a tensor over the workers, in place, on every worker."""
         return self._started("all_reduce", tensor, root=0)
 
-    def reduce(self, tensor: Tensor, *, root: int) -> Transfer:
-        """Sums a tensor over the workers, in place, on the root."""
-        return self._started("reduce", tensor, root=root)
-
     def broadcast(self, tensor: Tensor, *, root: int) -> Transfer:
         """Gives every worker the root's tensor, in place."""
         return self._started("broadcast", tensor, root=root)
+
+    def publish(self, tensor: Tensor, *, root: int, receive: Receive) -> Transfer:
+        """Shows the root's tensor to all others, where it lies."""
+        if self._rank == root:
+            return self._queue.start(_nothing, sources=(), readers=self._everyone)
+        shown = self._arenas.copies(tensor)[root]
+        return self._queue.start(partial(receive, shown), sources=(root,), readers=())
+
+    def collect(self, tensor: Tensor, *, root: int, receive: Receive) -> Transfer:
+        """Shows the others' tensors to the root one by one, where they lie."""
+        if self._rank != root:
+            return self._queue.start(_nothing, sources=(), readers=(root,))
+        copies = self._arenas.copies(tensor)
+        shown = [copies[peer] for peer in self._everyone]
+        return self._queue.start(lambda: [receive(copy) for copy in shown], sources=self._everyone, readers=())
 
     def all_gather(self, whole: Tensor, part: Tensor) -> None:
         """Puts every worker's part into the whole, in the order of the ranks."""
@@ -126,18 +137,19 @@ class SharedMemoryTransport(Transport):
         self._arenas.clear()
         self._known_pieces.clear()
 
-    def _exchanged(self, read: partial[None]) -> None:
+    def _exchanged(self, read: Callable[[], object]) -> None:
         """Everybody reads everybody's staging area."""
         self._queue.start(read, sources=self._everyone, readers=self._everyone).wait()
 
-    def _started(self, collective: Collective, tensor: Tensor, *, root: int) -> SharedMemoryTransfer:
+    def _started(self, collective: Collective, tensor: Tensor, *, root: int) -> Transfer:
         if not self._arenas.holds(tensor):
             return self._staged(collective, tensor, root=root)
-        sources, readers = self._roles(collective, root)
-        read = partial(_READ[collective], self._pieces(collective, tensor, root=root) if sources else [])
-        return self._queue.start(read, sources=sources, readers=readers)
+        if collective == "all_reduce":
+            sum_up = partial(_sum_into_all, self._pieces(tensor))
+            return self._queue.start(sum_up, sources=self._everyone, readers=self._everyone)
+        return self.publish(tensor, root=root, receive=tensor.copy_)
 
-    def _staged(self, collective: Collective, tensor: Tensor, *, root: int) -> SharedMemoryTransfer:
+    def _staged(self, collective: Collective, tensor: Tensor, *, root: int) -> Transfer:
         """Carries a tensor from anywhere through shared memory, part by part."""
         data = tensor.view(-1)
         staging = self._staging.view(tensor.dtype)
@@ -145,29 +157,16 @@ class SharedMemoryTransport(Transport):
             stage = staging[: stop - start].copy_(data[start:stop])
             self._started(collective, stage, root=root).wait()
             data[start:stop].copy_(stage)
-        return self._queue.start(partial(_overwrite, []), sources=(), readers=())
+        return self._queue.start(_nothing, sources=(), readers=())
 
-    def _roles(self, collective: Collective, root: int) -> tuple[Sequence[int], Sequence[int]]:
-        """Whose tensors this worker reads, and who reads its own."""
-        if collective == "all_reduce":
-            return self._everyone, self._everyone
-        at_root, elsewhere = (self._everyone, []) if self._rank == root else ([], [root])
-        return (at_root, elsewhere) if collective == "reduce" else (elsewhere, at_root)
-
-    def _pieces(self, collective: Collective, tensor: Tensor, *, root: int) -> Pieces:
-        """The parts that this worker reads, each as every worker that takes part holds it; remembered."""
-        key = (collective, tensor.data_ptr(), tensor.numel(), tensor.dtype, root)
+    def _pieces(self, tensor: Tensor) -> Pieces:
+        """The part of a tensor that this worker sums, as every worker holds it; remembered."""
+        key = (tensor.data_ptr(), tensor.numel(), tensor.dtype)
         if key not in self._known_pieces:
+            line = 64 // tensor.itemsize
+            share = -(-tensor.numel() // (self._size * line)) * line
             copies = self._arenas.copies(tensor)
-            if collective == "all_reduce":
-                line = 64 // tensor.itemsize
-                share = -(-tensor.numel() // (self._size * line)) * line
-                held = [copy[self._rank * share : (self._rank + 1) * share] for copy in copies]
-            elif collective == "reduce":
-                held = [copies[root], *(copy for rank, copy in enumerate(copies) if rank != root)]
-            else:
-                held = [copies[self._rank], copies[root]]
-            self._known_pieces[key] = _cut(held)
+            self._known_pieces[key] = _cut([copy[self._rank * share : (self._rank + 1) * share] for copy in copies])
         return self._known_pieces[key]
 
 
@@ -190,12 +189,6 @@ def _sum_into_all(pieces: Pieces) -> None:
             other.copy_(first)
 
 
-def _sum_into_own(pieces: Pieces) -> None:
-    for own, *others in pieces:
-        for other in others:
-            own.add_(other)
-
-
 def _sum_elsewhere(pieces: Pieces) -> None:
     for result, first, *others in pieces:
         result.copy_(first)
@@ -208,4 +201,5 @@ def _overwrite(pieces: Pieces) -> None:
         own.copy_(other)
 
 
-_READ = {"all_reduce": _sum_into_all, "reduce": _sum_into_own, "broadcast": _overwrite}
+def _nothing() -> None:
+    pass

@@ -1,9 +1,13 @@
 """What carries tensors between workers, whatever it is made of."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+# Takes what it needs from a tensor that is another worker's, or about to be overwritten.
+Receive = Callable[[Tensor], object]
 
 
 class Transfer(ABC):
@@ -52,12 +56,28 @@ class Transport(ABC):
         """Sums a contiguous tensor over the workers, in place, on every worker."""
 
     @abstractmethod
-    def reduce(self, tensor: Tensor, *, root: int) -> Transfer:
-        """Sums a contiguous tensor over the workers, in place, on the root; elsewhere its values are spent."""
-
-    @abstractmethod
     def broadcast(self, tensor: Tensor, *, root: int) -> Transfer:
         """Gives every worker the root's contiguous tensor, in place."""
+
+    @abstractmethod
+    def publish(self, tensor: Tensor, *, root: int, receive: Receive) -> Transfer:
+        """Shows the root's tensor to all others, who take from it what they need; theirs is spent.
+
+        Args:
+            tensor: from `allocate`.
+            root: whose is shown.
+            receive: called elsewhere than on the root, before the transfer is done.
+        """
+
+    @abstractmethod
+    def collect(self, tensor: Tensor, *, root: int, receive: Receive) -> Transfer:
+        """Shows the others' tensors to the root, one by one or summed; all that it is given adds up to their sum.
+
+        Args:
+            tensor: from `allocate`; the root's own counts for nothing, and is spent.
+            root: who is shown them.
+            receive: called on the root, before the transfer is done, in the same order in every run.
+        """
 
     @abstractmethod
     def close(self) -> None:

@@ -9,36 +9,28 @@ from torch.optim import Optimizer
 
 from meshwright.exchange import TensorBroadcast, Transport
 from meshwright.parallel._named import all_parameters, batch_norm_buffers
-from meshwright.units import Bytes
 
 _LOG = logging.getLogger("meshwright")
 
 
-def agree(
-    model: nn.Module, optimizer: Optimizer | None, transport: Transport, *, message_size: Bytes
-) -> tuple[str, ...]:
-    """Gives every worker worker 0's parameters and buffers, and says so where they differed.
-
-    Returns:
-        Names of the tensors in which some worker differed, the same on every worker.
-    """
+def agree(model: nn.Module, optimizer: Optimizer | None, transport: Transport) -> None:
+    """Gives every worker worker 0's parameters and buffers, and says so where they differed."""
     named = [*all_parameters(model, optimizer), *model.named_buffers()]
     if not named:
-        return ()
+        return
     tensors = [tensor for _, tensor in named]
-    broadcast = TensorBroadcast(tensors, [0] * len(tensors), transport, message_size=message_size)
+    broadcast = TensorBroadcast(tensors, [0] * len(tensors), transport)
     different = torch.zeros(len(named), device=tensors[0].device)
     different[broadcast.run_and_compare()] = 1.0
     broadcast.close()
     transport.all_reduce(different).wait()
-    names = tuple(name for (name, _), count in zip(named, different.tolist(), strict=True) if count > 0)
+    names = [name for (name, _), count in zip(named, different.tolist(), strict=True) if count > 0]
     if names and transport.rank == 0:
         _LOG.warning(
             "workers had built %d of %d tensors differently (%s%s); all go on from worker 0's. "
             "Call torch.manual_seed before the model is built to have the same model in every run.",
             len(names), len(named), ", ".join(names[:3]), ", …" if len(names) > 3 else "",
         )  # fmt: skip
-    return names
 
 
 class Buffers:
@@ -50,15 +42,13 @@ class Buffers:
     Args:
         model: its buffers are looked at anew at each agreement.
         transport: what carries them; nothing else uses it meanwhile.
-        message_size: about so much travels at once (B).
     """
 
-    def __init__(self, model: nn.Module, transport: Transport, *, message_size: Bytes) -> None:
+    def __init__(self, model: nn.Module, transport: Transport) -> None:
         own = batch_norm_buffers(model)
         self._watched = [buffer for buffer in model.buffers() if id(buffer) not in own]
         self._versions = [buffer._version for buffer in self._watched]
         self._transport = transport
-        self._message_size = message_size
         self._broadcast: TensorBroadcast | None = None
         self._steps = 0
 
@@ -89,6 +79,4 @@ class Buffers:
         ]
         self.close()
         if moving:
-            self._broadcast = TensorBroadcast(
-                moving, [0] * len(moving), self._transport, message_size=self._message_size
-            )
+            self._broadcast = TensorBroadcast(moving, [0] * len(moving), self._transport)

@@ -46,7 +46,7 @@ def apply(
     _check(strategy, optimizer, group)
     device = next((tensor.device for tensor in model.parameters()), torch.device(strategy.workers[0].device))
     transport = make_transport(strategy.exchange.transport, group, device)
-    agree(model, optimizer, transport, message_size=strategy.exchange.bucket_size)
+    agree(model, optimizer, transport)
     batch_norm = None
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         batch_norm = GlobalBatchNorm(make_transport(strategy.exchange.transport, group, device))

@@ -52,7 +52,7 @@ class DataParallel(Parallelized):
         self._batch_norm = batch_norm
         self._recomputation = recomputation
         self._named = all_parameters(model, optimizer)
-        self._buffers = Buffers(model, transport, message_size=strategy.exchange.bucket_size)
+        self._buffers = Buffers(model, transport)
         # for good: a parameter that is thawed later must find its state where it was
         self._owner_of = dict(zip((name for name, _ in self._named), self._all_owners(), strict=True))
         self._waited: Seconds = 0.0
@@ -137,7 +137,7 @@ class DataParallel(Parallelized):
         roots = [
             owner for owner, gradient in zip(self._owners, gradients.values(), strict=True) if gradient is not None
         ]
-        broadcast = TensorBroadcast(whole, roots, self._transport, message_size=self._strategy.exchange.bucket_size)
+        broadcast = TensorBroadcast(whole, roots, self._transport)
         broadcast.run()
         broadcast.close()
         return gradients
@@ -178,9 +178,7 @@ class DataParallel(Parallelized):
             else GradientExchange(self._trainable, self._transport, **options)
         )
         self._parameters = (
-            None
-            if self._strategy.sharding == "none"
-            else TensorBroadcast(tensors, self._owners, self._transport, message_size=exchange.bucket_size)
+            None if self._strategy.sharding == "none" else TensorBroadcast(tensors, self._owners, self._transport)
         )
 
     def _release(self) -> None:

@@ -77,7 +77,7 @@ class FullySharded(Parallelized):
             bucket_size=bucket_size,
         )
         self._presence = Presence(model, [name for name, tensor in self._named if _is_sharded(tensor)])
-        self._buffers = Buffers(model, transport, message_size=bucket_size)
+        self._buffers = Buffers(model, transport)
         self._waited: Seconds = 0.0
 
     @property
