@@ -168,13 +168,18 @@ def test_the_reference_run_is_drawn_and_its_distance_said(tmp_path: Path) -> Non
 
 def test_a_proof_that_set_dropout_aside_is_not_drawn_over_a_run_that_had_it(tmp_path: Path) -> None:
     folder = build.write_run(tmp_path / "a")
-    write_toml(build.verification(), folder / "verification.toml")
+    losses = tuple(record.loss for record in build.records(3))
+    same = build.verification(losses=losses, reference_losses=losses, notes=("key.bias set aside",))
+    write_toml(same, folder / "verification.toml")
     drawn = next(figure for figure in pictures(read_run(folder)) if figure.key == "loss")
     assert [trace["name"] for trace in drawn.traces] == ["one device", "this run"]
-    write_toml(build.verification(notes=("dropout was off on both sides",)), folder / "verification.toml")
+    assert drawn.caption == "The very loss of the one-device program in each of the 3 steps that both did."
+    others = tuple(loss - 0.1 for loss in losses)
+    proof = build.verification(losses=others, reference_losses=others, notes=("dropout was off on both sides",))
+    write_toml(proof, folder / "verification.toml")
     alone = next(figure for figure in pictures(read_run(folder)) if figure.key == "loss")
     assert [trace["name"] for trace in alone.traces] == ["this run"]
-    assert alone.caption == "The proof’s losses are not beside it: dropout was off on both sides."
+    assert alone.caption.endswith("because they are not of this run’s steps: dropout was off on both sides.")
 
 
 def test_an_interrupted_run_says_so_on_top(tmp_path: Path) -> None:

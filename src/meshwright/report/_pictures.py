@@ -13,6 +13,8 @@ from meshwright.report._run_data import Run
 from meshwright.report._verdict import verify_command
 from meshwright.units import format_bytes, format_seconds
 
+SAME_LOSS = 1e-3
+
 
 def pictures(run: Run) -> list[Figure]:
     """The figures of one run."""
@@ -92,16 +94,21 @@ def _curves(run: Run) -> Iterator[Figure]:
 def _reference(run: Run) -> tuple[tuple[int, float], ...]:
     """The one-device program's losses: of its own run where there is one, else of the steps that were verified.
 
-    A proof that set something aside (dropout) has other losses than the run, on both of its sides.
+    A proof that set dropout aside has other losses than the run, on both of its sides; those are not drawn.
     """
-    if run.reference or run.verification is None or run.verification.notes:
+    proof = run.verification
+    if run.reference or proof is None:
         return run.reference
-    return tuple(enumerate(run.verification.reference_losses, start=1))
+    own = dict(_losses(run))
+    pairs = [(own[step], loss) for step, loss in enumerate(proof.losses, start=1) if step in own]
+    alike = all(abs(ours - proved) <= SAME_LOSS * max(1.0, abs(proved)) for ours, proved in pairs)
+    return tuple(enumerate(proof.reference_losses, start=1)) if pairs and alike else ()
 
 
 def _loss_caption(run: Run, reference: tuple[tuple[int, float], ...]) -> str:
     if not reference and run.verification is not None:
-        return f"The proof’s losses are not beside it: {'; '.join(run.verification.notes)}."
+        notes = "; ".join(run.verification.notes) or "its batches were others"
+        return f"The proof’s losses are not beside it, because they are not of this run’s steps: {notes}."
     if not reference:
         return f"For the one-device program’s loss beside it: {verify_command(run)}"
     own = dict(_losses(run))
