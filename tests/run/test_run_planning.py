@@ -8,11 +8,12 @@ import torch.distributed as dist
 from run_jobs import cross_entropy, labelled, mlp
 
 import meshwright as mw
+from meshwright.cost import MemoryBreakdown, Prediction, TimeBreakdown
 from meshwright.errors import DoesNotFitError, PlanError
 from meshwright.hardware import write_cluster
 from meshwright.plan import Goal, Pins
 from meshwright.run import Job, Role
-from meshwright.run._planning import merged_goal, plan_together
+from meshwright.run._planning import merged_goal, plan_together, scaled
 from meshwright.run._session import CURRENT, Session
 from planning_builders import GB, machine, processor
 
@@ -85,3 +86,13 @@ def test_a_pin_of_the_command_line_wins_and_permissions_add_up():
     assert merged.pins == Pins(workers=2, threads=2)
     assert merged.allow == ("precision", "staleness")
     assert merged.memory_limit == 7
+
+
+def test_a_trial_is_corrected_by_what_runs_took_after_earlier_trials():
+    """Steps took 1.5 × their trial before: 2 s become 3 s; memory is no matter of time."""
+    memory = MemoryBreakdown(parameters=5)
+    trial = Prediction(time=TimeBreakdown(forward=1.0, backward=1.0), low=1.6, high=2.4, memory=memory, energy=10.0)
+    found = scaled(trial, 1.5)
+    assert found.time == TimeBreakdown(forward=1.5, backward=1.5)
+    assert (found.low, found.high, found.energy) == (pytest.approx(2.4), pytest.approx(3.6), 15.0)
+    assert found.memory == memory

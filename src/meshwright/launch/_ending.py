@@ -6,7 +6,7 @@ from statistics import median
 
 from meshwright.cost import Measurement, TimeBreakdown
 from meshwright.documents import read_toml, write_toml
-from meshwright.hardware import Cluster, Correction, Outcome, correction, identity, outcome_kind, record_outcome
+from meshwright.hardware import Cluster, Outcome, correction, identity, outcome_kind, record_outcome
 from meshwright.launch._run_folder import RunFolder
 from meshwright.plan import Plan
 
@@ -76,6 +76,6 @@ def remember(plan: Plan, measurement: Measurement, *, cluster: Cluster) -> None:
             measured_step=measurement.step,
             predicted_memory=plan.prediction.memory.peak,
             measured_memory=measurement.memory,
-            applied=correction(cluster.identity, kind) if basis == "model" else Correction(),
+            applied=correction(cluster.identity, kind, basis=basis),
         )
         record_outcome(cluster.identity, outcome)

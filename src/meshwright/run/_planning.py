@@ -1,6 +1,7 @@
 """The planning process: the script's first batch is captured, priced and tried, and the script ends there."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch.distributed as dist
 
 from meshwright import hardware
-from meshwright.cost import Allowance
+from meshwright.cost import Allowance, Prediction, TimeBreakdown
 from meshwright.documents import from_mapping, read_toml, to_mapping, write_toml
 from meshwright.errors import MeshwrightError, from_json, to_json
 from meshwright.graph import Graph, write_graph
@@ -60,38 +61,69 @@ def plan_and_leave(
     if role.rank > 0:
         _trial.follow(job, batch)
         raise SystemExit(0)
-    begun = time.perf_counter()
     assert role.folder is not None
     progress = _Progress(role.folder)
     cluster = _cluster(role, progress)
     goal = merged_goal(read_toml(Goal, role.goal) if role.goal else Goal(), pins=pins, allow=allow)
-    if goal.pins.workers != 1:
-        _trial.summon(role)
     if given is None and goal.pins.workers != 1:
         _trial.summon(role)
+    laps = [time.perf_counter()]
     progress("capturing the step")
     graph = capture(job.model, job.optimizer, job.loss, batch)
-    captured = time.perf_counter()
     write_graph(graph, role.folder / "graph.json")
-    if given is not None:
-        write_plan(given, role.folder / "plan.toml")
-        raise SystemExit(0)
-    progress(f"pricing strategies for {graph.model}")
-    correction = _correction(cluster, graph)
-    listed = shortlist(graph, cluster, goal, correction=correction)
-    priced = time.perf_counter()
-    progress(f"trying the best {len(listed.candidates)} of {listed.considered} strategies")
+    laps.append(time.perf_counter())
     job = replace(job, blocks=block_paths(graph), allow=goal.allow)
-    strategies = [candidate.strategy for candidate in listed.candidates]
-    trials = _trial.trial(job, batch, strategies, budget=TRIAL_BUDGET)
-    tried = time.perf_counter()
-    plan = choose(graph, cluster, goal, listed, trials, correction=correction)
-    times = PlanningTimes(
-        capture=captured - begun, price=priced - captured, trial=tried - priced, total=time.perf_counter() - begun
-    )
-    write_toml(times, role.folder / "planning.toml")
+    plan = given or _planned(job, batch, graph, cluster=cluster, goal=goal, progress=progress, laps=laps)
+    if given is None:
+        write_toml(_times(laps), role.folder / "planning.toml")
     write_plan(plan, role.folder / "plan.toml")
     raise SystemExit(0)
+
+
+def _planned(
+    job: Job,
+    batch: Any,
+    graph: Graph,
+    *,
+    cluster: Cluster,
+    goal: Goal,
+    progress: Callable[[str], None],
+    laps: list[Seconds],
+) -> Plan:
+    from meshwright.run import _trial
+
+    progress(f"pricing strategies for {graph.model}")
+    correction = _correction(cluster, graph, basis="model")
+    listed = shortlist(graph, cluster, goal, correction=correction)
+    laps.append(time.perf_counter())
+    progress(f"trying the best {len(listed.candidates)} of {listed.considered} strategies")
+    strategies = [candidate.strategy for candidate in listed.candidates]
+    trials = _trial.trial(job, batch, strategies, budget=TRIAL_BUDGET)
+    laps.append(time.perf_counter())
+    plan = choose(graph, cluster, goal, listed, trials, correction=correction)
+    if plan.prediction.basis != "trial":
+        return plan
+    return replace(plan, prediction=scaled(plan.prediction, _correction(cluster, graph, basis="trial").time))
+
+
+def _times(laps: list[Seconds]) -> PlanningTimes:
+    begun, captured, priced, tried = laps
+    return PlanningTimes(
+        capture=captured - begun, price=priced - captured, trial=tried - priced, total=time.perf_counter() - begun
+    )
+
+
+def scaled(prediction: Prediction, factor: float) -> Prediction:
+    """A prediction whose times are multiplied by how much longer steps took in earlier runs than in their trials."""
+    times = {item.name: getattr(prediction.time, item.name) * factor for item in fields(TimeBreakdown)}
+    return replace(
+        prediction,
+        time=TimeBreakdown(**times),
+        low=prediction.low * factor,
+        high=prediction.high * factor,
+        energy=prediction.energy * factor,
+        money=prediction.money * factor,
+    )
 
 
 def plan_together(job: Job, batch: Any, role: Role, *, pins: Pins, allow: tuple[Allowance, ...]) -> Plan:
@@ -128,7 +160,7 @@ def _plan_for_world(job: Job, batch: Any, role: Role, *, pins: Pins, allow: tupl
     goal = read_toml(Goal, role.goal) if role.goal else Goal()
     goal = merged_goal(goal, pins=replace(pins, workers=role.world_size), allow=allow)
     graph = capture(job.model, job.optimizer, job.loss, batch)
-    correction = _correction(cluster, graph)
+    correction = _correction(cluster, graph, basis="model")
     return choose(graph, cluster, goal, shortlist(graph, cluster, goal, correction=correction), correction=correction)
 
 
@@ -136,13 +168,13 @@ def _cluster(role: Role, progress: Any) -> Cluster:
     return read_cluster(role.cluster) if role.cluster else hardware.here(progress=progress)
 
 
-def _correction(cluster: Cluster, graph: Graph) -> Correction:
-    """From the outcomes of earlier runs of this model on this machine."""
+def _correction(cluster: Cluster, graph: Graph, *, basis: str) -> Correction:
+    """From the outcomes of earlier runs of this model on this machine, predicted by the model or by a trial."""
     if not cluster.identity:
         return Correction()
     flops = sum(operation.flops.at(graph.batch_size) * operation.repeats for operation in graph.operations)
     kind = hardware.outcome_kind(model=graph.model, flops=flops, device=cluster.hosts[0].device.kind)
-    return hardware.correction(cluster.identity, kind)
+    return hardware.correction(cluster.identity, kind, basis=basis)
 
 
 def _say_nothing(_line: str) -> None:
