@@ -157,13 +157,20 @@ def _check_memory(model: nn.Module, construct: Construct) -> None:
             alternatives=ways,
         )
     needed = 2 * sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-    available = psutil.virtual_memory().available
+    available = _free_memory(next((tensor.device for tensor in model.parameters()), torch.device("cpu")))
     if needed > _SPARE * available:
         raise CaptureError(
             f"{type(model).__name__} cannot be captured without values: {construct}",
             cause=f"a real copy and its gradients need {format_bytes(needed)}; {format_bytes(available)} are free",
             alternatives=ways,
         )
+
+
+def _free_memory(device: torch.device) -> int:
+    """What may be allocated on a device now (B)."""
+    if device.type == "cpu":
+        return psutil.virtual_memory().available
+    return torch.accelerator.get_memory_info(device)[0]
 
 
 def _check_shapes(model: nn.Module) -> None:

@@ -1,6 +1,7 @@
 """What torch's fake kernels leave out: a product they refuse, and a workspace they do not know."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-_FEW_STEPS = (8, 16)
+_FEW_STEPS = (2, 4)
+_SHORT = 2**16
 
 
 def run_kernel(func: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -38,16 +40,28 @@ def _grouped_product(left: Tensor, right: Tensor, offsets: Tensor | None) -> Ten
 def _workspace(args: Sequence[Any]) -> int:
     """What oneDNN's recurrent layer keeps for its backward besides its results (B).
 
-    Its size is oneDNN's own affair, so a real call tells; of more than 16 steps, the line through two shorter calls.
-    Its parts are rounded up to whole pages, which the line spreads over the steps.
+    Its size is oneDNN's own affair, so a real call tells; of sequences with more than 65536 elements, the line through
+    two calls with 2 and 4 steps. Its five parts or so are rounded up to pages of 4 KiB, half of which the line counts
+    at every step: 10 KiB, beside over a hundred of a step of that size.
     """
     steps = args[0].shape[0]
     few, more = _FEW_STEPS
-    with _disable_current_modes(), torch.enable_grad():  # without gradients it keeps nothing
-        if steps <= more:
+    with _disable_current_modes(), torch.enable_grad(), _one_thread():  # without gradients it keeps nothing
+        if args[0].numel() <= _SHORT or steps <= more:
             return _layer_workspace(args, steps)
         start, end = _layer_workspace(args, few), _layer_workspace(args, more)
     return round(start + (end - start) / (more - few) * (steps - few))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """While a small call does not wait for threads that other processes keep from running."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _layer_workspace(args: Sequence[Any], steps: int) -> int:

@@ -5,7 +5,7 @@ and gradients, and one lump of the size of what the first instance saves for its
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,39 +14,7 @@ from torch.utils import _pytree as pytree
 
 from meshwright.graph.capture_lifetimes import Allocation, BlockRecord, storage_key
 from meshwright.graph.capture_recorder import Recorder
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TensorSpec:
-    """A tensor without its values."""
-
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-    requires_grad: bool
-
-    @staticmethod
-    def of(tensor: Tensor) -> "TensorSpec":
-        """The specification of a tensor."""
-        return TensorSpec(
-            shape=tuple(tensor.shape),
-            stride=tensor.stride(),
-            dtype=tensor.dtype,
-            device=tensor.device,
-            requires_grad=tensor.requires_grad,
-        )
-
-    def empty(self) -> Tensor:
-        """A tensor like it."""
-        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InputAgain:
-    """An output that is one of the inputs."""
-
-    number: int
+from meshwright.graph.capture_signature import InputAgain, Inputs, TensorSpec, output_specs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -74,48 +42,6 @@ class FirstInstance:
     saved_outputs: tuple[bool, ...]
     used: tuple[bool, ...]
     input_size: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Inputs:
-    """What a block is called with.
-
-    Args:
-        group: number of its group of equal modules.
-        structure: of its arguments.
-        leaves: its arguments without their structure.
-        needed: what has to be equal for a replay: a `TensorSpec` or the value itself for each leaf, and the modes.
-    """
-
-    group: int
-    structure: Any
-    leaves: tuple[Any, ...]
-    needed: tuple[Any, ...]
-
-    @staticmethod
-    def of(group: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Inputs":
-        """The inputs of a call."""
-        leaves, structure = pytree.tree_flatten((args, kwargs), is_leaf=_is_leaf)
-        needed = (TensorSpec.of(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        modes = (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"))
-        return Inputs(group=group, structure=structure, leaves=tuple(leaves), needed=(*needed, *modes))
-
-    def without_tensors(self) -> "Inputs":
-        """The same without holding on to its tensors."""
-        return replace(self, leaves=())
-
-    def allow(self, other: "Inputs") -> bool:
-        """Whether a block that was captured with these can be replayed with the other ones.
-
-        Tensors are equal by shape, plain values by value, all others (a cache that is handed through) by identity.
-        """
-        plain = (TensorSpec, bool, int, float, str, torch.dtype, torch.device)
-        if self.group != other.group or self.structure != other.structure or len(self.needed) != len(other.needed):
-            return False
-        return all(
-            mine is theirs or (type(mine) is type(theirs) and isinstance(mine, plain) and mine == theirs)
-            for mine, theirs in zip(self.needed, other.needed, strict=True)
-        )
 
 
 class BlockRunner:
@@ -158,7 +84,7 @@ class BlockRunner:
         result = self._recorded(record, forward)
         touched = self._recorder.touched
         outputs, output_structure = pytree.tree_flatten(result)
-        specs = _output_specs(outputs, inputs.leaves)
+        specs = output_specs(outputs, inputs.leaves)
         own = {storage_key(parameter) for parameter in module.parameters()}
         if specs is None or touched & (self._parameters - own) or _attributes(module) != before:
             return result
@@ -288,31 +214,6 @@ def _output(spec: Any, made: Iterator[Tensor], leaves: Sequence[Any]) -> Any:
     return leaves[spec.number] if isinstance(spec, InputAgain) else spec
 
 
-def _output_specs(outputs: list[Any], leaves: Sequence[Any]) -> tuple[Any, ...] | None:
-    """What each output is; None where a replay could not make it (a view of an input, an object of its own)."""
-    inputs = [(index, leaf) for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-    known = {storage_key(leaf) for _, leaf in inputs}
-    specs: list[Any] = []
-    for output in outputs:
-        again = next((index for index, leaf in enumerate(leaves) if leaf is output), None)
-        if again is not None:
-            specs.append(InputAgain(number=again))
-        elif isinstance(output, Tensor):
-            if storage_key(output) in known:
-                return None
-            known.add(storage_key(output))
-            specs.append(TensorSpec.of(output))
-        elif output is None or isinstance(output, bool | int | float | str):
-            specs.append(output)
-        else:
-            return None
-    return tuple(specs)
-
-
 def _attributes(module: nn.Module) -> list[tuple[str, int]]:
     """Which objects hang on a module and those inside of it; a forward that changes them cannot be replayed."""
     return [(name, id(value)) for part in module.modules() for name, value in vars(part).items()]
-
-
-def _is_leaf(value: Any) -> bool:
-    return type(value) not in (tuple, list, dict)

@@ -1,7 +1,7 @@
 """One training step of a copy of a model, watched: loss, backward, and what they leave."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -43,24 +43,9 @@ def record_step(
     ledger = Ledger([*model.parameters(), *model.buffers(), *inputs])
     recorder = Recorder(ledger)
     runner = BlockRunner(model, groups, recorder)
-    with (
-        torch.enable_grad(),
-        torch.compiler.set_stance("force_eager"),
-        torch.autograd.set_multithreading_enabled(False),  # nodes are numbered by thread
-        nullcontext() if mode is None else mode,
-        watched(model, recorder, runner),
-        recorder,
-        torch.autograd.graph.saved_tensors_hooks(recorder.pack, lambda tensor: tensor),
-    ):
-        result = loss(model, batch)
-        weighted = isinstance(result, tuple)
-        total = checked_loss(result)
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        del result
-        runner.forget_inputs()
-        ledger.begin_backward(total)
-        _differentiate(total, parameters)
-    gradients = [ledger.of(parameter.grad) for parameter in parameters if parameter.grad is not None]
+    with nullcontext() if mode is None else mode, _watching(model, recorder, runner):
+        weighted = _step(model, loss, batch, runner, ledger)
+    gradients = [ledger.of(parameter.grad) for parameter in model.parameters() if parameter.grad is not None]
     if not gradients:
         raise _unused_model(model)
     ledger.close()
@@ -76,6 +61,32 @@ def record_step(
         batch_bytes=batch_bytes(batch),
         traits=frozenset(recorder.traits),
     )
+
+
+@contextmanager
+def _watching(model: nn.Module, recorder: Recorder, runner: BlockRunner) -> Iterator[None]:
+    """While every operation and every saved tensor is written down, in eager mode, on one thread."""
+    with (
+        torch.enable_grad(),
+        torch.compiler.set_stance("force_eager"),
+        torch.autograd.set_multithreading_enabled(False),  # autograd numbers its nodes by thread
+        watched(model, recorder, runner),
+        recorder,
+        torch.autograd.graph.saved_tensors_hooks(recorder.pack, lambda tensor: tensor),
+    ):
+        yield
+
+
+def _step(model: nn.Module, loss: LossFunction, batch: Any, runner: BlockRunner, ledger: Ledger) -> bool:
+    """Forward and backward; gives whether the loss came with a weight."""
+    result = loss(model, batch)
+    weighted = isinstance(result, tuple)
+    total = checked_loss(result)
+    del result
+    runner.forget_inputs()
+    ledger.begin_backward(total)
+    _differentiate(total, [parameter for parameter in model.parameters() if parameter.requires_grad])
+    return weighted
 
 
 def checked_loss(result: Any) -> Tensor:
