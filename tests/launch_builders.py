@@ -32,7 +32,10 @@ def loss(model, batch):
         if mode == "raise":
             raise ValueError("the fifth batch is odd")
     value = torch.nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
-    return value if mode == "vector" else value.mean() * (float("nan") if mode == "nan" else 1.0)
+    if mode == "vector":
+        return value
+    odd = float("nan") if mode == "nan" else 3.0 if mode == "unequal" and last else 1.0
+    return value.mean() * odd
 
 
 print("begins", sys.argv[1:])

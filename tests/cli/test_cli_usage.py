@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,16 @@ def test_no_run_to_report(capsys: pytest.CaptureFixture[str]) -> None:
 def test_inside_torchrun(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     assert _refused(capsys, "run train.py").startswith("meshwright: meshwright run was started by torchrun\n")
+
+
+def test_a_port_in_use(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert run_command(f"run --nodes 2 --rendezvous localhost:{port} train.py".split()) == 10
+    assert capsys.readouterr().err.startswith(f"meshwright: port {port} cannot be used: Address already in use\n")
+    assert not (folder / "outputs").exists()
 
 
 def test_for_machines_an_error_is_an_object_too(capsys: pytest.CaptureFixture[str]) -> None:

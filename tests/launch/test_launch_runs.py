@@ -21,6 +21,7 @@ from meshwright.documents import read_toml
 from meshwright.hardware import write_cluster
 from meshwright.launch import RunFolder, latest_run
 from meshwright.plan import write_plan
+from planning_builders import machine
 
 LIMIT = 120.0
 
@@ -36,8 +37,8 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _start(place: Path, options: str, mode: str, **variables: str) -> subprocess.Popen[str]:
-    command = f"run --cluster cluster.toml {options} {place / 'tiny.py'} {mode}"
+def _start(place: Path, options: str, mode: str, *, verb: str = "run", **variables: str) -> subprocess.Popen[str]:
+    command = f"{verb} --cluster cluster.toml {options} {place / 'tiny.py'} {mode}"
     return subprocess.Popen(
         [sys.executable, "-m", "meshwright.cli", *command.split()],
         cwd=place,
@@ -48,8 +49,8 @@ def _start(place: Path, options: str, mode: str, **variables: str) -> subprocess
     )
 
 
-def _run(place: Path, options: str, mode: str) -> tuple[int, str, str]:
-    process = _start(place, options, mode)
+def _run(place: Path, options: str, mode: str, *, verb: str = "run") -> tuple[int, str, str]:
+    process = _start(place, options, mode, verb=verb)
     out, err = process.communicate(timeout=LIMIT)
     return process.returncode, out, err
 
@@ -205,3 +206,36 @@ def test_tasks_of_srun_are_the_workers(place: Path) -> None:
     folder = RunFolder(path=place / "outputs" / "tiny-slurm-7.0")
     measurement = read_toml(Measurement, folder.measurement)
     assert (measurement.status, len(measurement.memory_by_rank)) == ("finished", 2)
+
+
+def test_a_plan_that_computes_the_same_is_proved(place: Path) -> None:
+    code, out, err = _run(place, "--plan two.toml --steps 2 --json", "ok", verb="verify")
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["equal"], found["steps"], len(found["losses"])) == (True, 2, 2)
+
+
+def test_a_script_whose_workers_compute_something_else_is_found_out(place: Path) -> None:
+    """The last of two workers triples its loss: the gradient of its half is three times what it should be."""
+    code, out, err = _run(place, "--plan two.toml --json", "unequal", verb="verify")
+    assert code == 4, err
+    found = json.loads(out)
+    assert found["equal"] is False
+    assert found["gradient"] > 0.1
+
+
+def test_torchrun_starts_the_same_script(place: Path) -> None:
+    write_cluster(machine(), place / "cluster.toml")
+    command = "-m torch.distributed.run --standalone --nproc-per-node 2 tiny.py ok"
+    done = subprocess.run(
+        [sys.executable, *command.split()],
+        cwd=place,
+        env={**os.environ, "MESHWRIGHT_CLUSTER": str(place / "cluster.toml")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT,
+    )
+    assert done.returncode == 0, done.stderr
+    (measured,) = place.glob("outputs/*/measurement.toml")
+    assert len(read_toml(Measurement, measured).memory_by_rank) == 2
