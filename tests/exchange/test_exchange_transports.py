@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from meshwright.errors import PlanError, WorkerError
 from meshwright.exchange import SharedMemoryTransport, make_transport
+from meshwright.exchange._segment import Segment
 
 CPU = torch.device("cpu")
 TRANSPORTS = ("gloo", "shared_memory")
@@ -185,3 +186,14 @@ def test_all_gather_and_reduce_scatter_through_shared_memory(workers, size, nume
     for gathered, distance in workers(size).run(_gathered_and_scattered, numel):
         assert gathered
         assert distance < 1e-14
+
+
+def test_more_shared_memory_than_there_is():
+    with pytest.raises(WorkerError, match=r"no 1024\.00 TiB of shared memory .*: \d+\.\d+ GiB is free"):
+        Segment.create(2**50)
+
+
+def test_shared_memory_is_refused_elsewhere_than_on_linux(monkeypatch):
+    monkeypatch.setattr("sys.platform", "darwin")
+    with pytest.raises(PlanError, match="shared_memory does not work on darwin"):
+        SharedMemoryTransport()

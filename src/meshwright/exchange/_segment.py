@@ -5,6 +5,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from meshwright.errors import WorkerError
 from meshwright.units import Bytes, format_bytes
 
@@ -31,21 +33,20 @@ class Segment:
 
     @classmethod
     def create(cls, size: Bytes) -> "Segment":
-        """New memory, set to zero and truly there: a later write cannot fail for lack of it.
+        """New memory, set to zero and truly there: a later write does not have to find it.
 
         Raises:
-            WorkerError: the host has not that much.
+            WorkerError: the host has not that much. Asked for it nevertheless, the kernel would end processes.
         """
-        descriptor = os.memfd_create("meshwright", os.MFD_CLOEXEC)
-        try:
-            os.posix_fallocate(descriptor, 0, size)
-        except OSError as error:
-            os.close(descriptor)
+        available = psutil.virtual_memory().available
+        if size > available:
             raise WorkerError(
-                f"no {format_bytes(size)} of shared memory for the exchange of gradients: {error.strerror}",
-                cause="shared memory counts as memory of the host and of its memory group",
-                alternatives=["exchange through gloo: --set transport=gloo", "use fewer workers"],
-            ) from None
+                f"no {format_bytes(size)} of shared memory for the exchange of gradients: "
+                f"{format_bytes(available)} is free",
+                alternatives=["use fewer workers", "shard more: --set sharding=gradients"],
+            )
+        descriptor = os.memfd_create("meshwright", os.MFD_CLOEXEC)
+        os.posix_fallocate(descriptor, 0, size)
         return cls(descriptor, size)
 
     @classmethod
