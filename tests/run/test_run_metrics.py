@@ -7,7 +7,7 @@ import torch
 
 from meshwright.cost import Measurement
 from meshwright.documents import read_toml
-from meshwright.errors import LossError
+from meshwright.errors import LossError, UsageError
 from meshwright.run._clock import BACKWARD, BEGIN, COMMUNICATION, FORWARD, OPTIMIZER, OVERHEAD, HostClock, Stamps
 from meshwright.run._memory import peak_memory
 from meshwright.run._metrics import Recorder
@@ -73,6 +73,12 @@ def test_other_workers_write_only_their_own_record(tmp_path):
     recorder.add(torch.tensor(1.0), stamps(), examples=1, grad_norm=0.0)
     recorder.close("finished")
     assert [path.name for path in tmp_path.rglob("*.*")] == ["rank-3.toml"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(UsageError, match=r"cannot write .*taken/run/metrics\.jsonl: Not a directory"):
+        Recorder(tmp_path / "taken" / "run", clock=HostClock(), rank=0)
 
 
 def test_peak_memory_sees_what_was_touched_and_stays():

@@ -111,6 +111,12 @@ def test_a_plan_for_something_else_is_refused(plan, fact):
         mw.parallel(model, sgd(model), cross_entropy, plan=plan)(labelled(4))
 
 
+def test_choices_that_have_no_effect_are_named(capsys):
+    model = mlp()
+    mw.parallel(model, sgd(model), cross_entropy, plan={"workers": 2})
+    assert capsys.readouterr().err.endswith(" here; the choices in plan= and allow= take effect there only\n")
+
+
 def test_misspelt_pins_and_allowances_get_a_suggestion():
     model = mlp()
     with pytest.raises(DocumentError, match="unknown key 'worker'") as caught:

@@ -9,12 +9,13 @@ from collections import deque
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
 from meshwright.cost import Measurement, StepRecord, TimeBreakdown
 from meshwright.documents import write_toml
+from meshwright.errors import UsageError
 from meshwright.run._clock import Clock, Stamps
 from meshwright.run._memory import peak_memory
 from meshwright.run._watch import Drift, check_finite
@@ -85,8 +86,7 @@ class Recorder:
         self.told: list[str] = []
         self._file = None
         if folder is not None and rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+            self._file = _opened(folder / "metrics.jsonl")
 
     def begin(self) -> None:
         """The first step begins now."""
@@ -194,6 +194,18 @@ class Recorder:
         items: dict[str, Any] = {name: median(getattr(breakdown, name) for _, breakdown in kept) for name in TIME_ITEMS}
         low, high = ordered[len(ordered) // 20], ordered[-1 - len(ordered) // 20]
         return median(ordered), low, high, TimeBreakdown(**items)
+
+
+def _opened(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {path}: {error.strerror}",
+            cause="the folder is read-only, full, or is no folder",
+            alternatives=["give another place with --output FOLDER"],
+        ) from None
 
 
 def _line(record: StepRecord) -> str:

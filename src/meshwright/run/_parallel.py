@@ -56,8 +56,9 @@ def parallel(
         clip=_checked_clip(clip),
         allow=_checked_allowances(allow),
     )
-    session = CURRENT.get() or _session_of_script()
-    step = Step(job, _request(plan, job.allow), session)
+    request = _request(plan, job.allow)
+    session = CURRENT.get() or _session_of_script(request)
+    step = Step(job, request, session)
     session.attach(step)
     return step
 
@@ -72,20 +73,24 @@ def _request(plan: Any, allow: tuple[Allowance, ...]) -> Request:
     return Request(plan=read_toml(Plan, Path(plan)), allow=allow)
 
 
-def _session_of_script() -> Session:
+def _session_of_script(request: Request) -> Session:
     """The session of a script that no `meshwright` command started; it ends with the interpreter."""
     role = role_of(os.environ)
     session = Session(role)
     if role.kind == "alone":
-        script = Path(sys.argv[0]).name or "SCRIPT"
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        print(
-            f"meshwright: one worker, with your own settings; "
-            f"`meshwright run {script}` plans for the {cores} cores here",
-            file=sys.stderr,
-        )
+        print(_greeting(request), file=sys.stderr)
     atexit.register(_end, session)
     return session
+
+
+def _greeting(request: Request) -> str:
+    script = Path(sys.argv[0]).name or "SCRIPT"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    command = f"`meshwright run {script}`"
+    if request.plan is not None:
+        return f"meshwright: one worker, by the plan of the script; {command} follows plans of any number of workers"
+    idle = "; the choices in plan= and allow= take effect there only" if request != Request() else ""
+    return f"meshwright: one worker, with your own settings; {command} plans for the {cores} cores here{idle}"
 
 
 def _end(session: Session) -> None:

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from meshwright.cost import Batch, Mesh, Strategy, Verification, Worker
+from meshwright.cost import Batch, Exchange, Mesh, Strategy, Verification, Worker
 from meshwright.documents import read_toml, write_toml
 from meshwright.errors import NotEqualError, UsageError
 from meshwright.graph.capture_batch import batch_size, mapped
@@ -213,7 +213,8 @@ def verify(
     job = Job(model=model, optimizer=optimizer, loss=loss or loss_of_model, clip=clip).copy()
     if dtype is not None:
         job, chosen = _cast(job, dtype), [mapped(batch, lambda leaf: _cast_leaf(leaf, dtype)) for batch in chosen]
-    strategy = _strategy(plan, world_size, chosen)
+    kind = next((parameter.device.type for parameter in model.parameters()), "cpu")
+    strategy = _strategy(plan, world_size, chosen, kind=kind)
     if isinstance(plan, Plan):
         job = replace(job, allow=plan.allow)
     with torch.random.fork_rng():
@@ -265,7 +266,7 @@ def _notes(reference: Reference, noise: list[str]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _strategy(plan: Any, world_size: int, batches: list[Any]) -> Strategy | None:
+def _strategy(plan: Any, world_size: int, batches: list[Any], *, kind: str) -> Strategy | None:
     if isinstance(plan, Plan):
         return plan.strategy
     if isinstance(plan, Strategy):
@@ -274,9 +275,16 @@ def _strategy(plan: Any, world_size: int, batches: list[Any]) -> Strategy | None
         return read_toml(Plan, Path(plan)).strategy
     if world_size == 1:
         return None
-    workers = tuple(Worker(rank=rank, host="localhost", device="cpu", threads=1) for rank in range(world_size))
-    batch = Batch(size=batch_size(batches[0]), shares=(1,) * world_size)
-    return Strategy(workers=workers, mesh=Mesh(dp_replicate=world_size), batch=batch)
+    workers = tuple(
+        Worker(rank=rank, host="localhost", device=kind if kind == "cpu" else f"{kind}:{rank}", threads=1)
+        for rank in range(world_size)
+    )
+    return Strategy(
+        workers=workers,
+        mesh=Mesh(dp_replicate=world_size),
+        batch=Batch(size=batch_size(batches[0]), shares=(1,) * world_size),
+        exchange=Exchange(transport="nccl" if kind == "cuda" else "gloo"),
+    )
 
 
 def _dtype(model: nn.Module, strategy: Strategy | None) -> str:
