@@ -15,7 +15,7 @@ from meshwright.errors import LossError, NotEqualError, UsageError
 from meshwright.run import Role
 from meshwright.run._distance import distance
 from meshwright.run._job import Job
-from meshwright.run._verify import Proof
+from meshwright.run._proof import Proof
 
 
 def sgd(model):

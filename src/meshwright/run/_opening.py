@@ -18,8 +18,8 @@ from meshwright.run._engine import Engine
 from meshwright.run._group import meet
 from meshwright.run._job import Job, block_paths
 from meshwright.run._processor import pin
+from meshwright.run._proof import Proof
 from meshwright.run._role import Role
-from meshwright.run._verify import Proof
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

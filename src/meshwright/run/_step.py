@@ -17,8 +17,8 @@ from meshwright.run._job import Job
 from meshwright.run._loader import can_share, first_batch, shared
 from meshwright.run._metrics import Recorder
 from meshwright.run._opening import Request, opened
+from meshwright.run._proof import Proof
 from meshwright.run._session import Session
-from meshwright.run._verify import Proof
 
 
 class Step:
