@@ -207,4 +207,22 @@ def test_growth_faster_than_the_batch_is_told() -> None:
         return (y @ y.T).logsumexp(1).mean()
 
     graph = captured(Job(model=mlp().model, loss=contrastive, batch=mlp().batch))
-    assert graph.gaps == ("grows faster than the number of examples: the loss; exact for 8 and 4 examples only",)
+    assert graph.gaps == (
+        "grows faster than the number of examples: the loss; quantities are too low for more than 8 examples",
+    )
+
+
+def test_layers_dropped_at_random_are_dropped_alike_at_both_sizes() -> None:
+    class Dropping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(10, 10) for _ in range(20)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                if random.random() < 0.5 or np.random.rand() < 0.1:
+                    x = layer(x)
+            return x
+
+    batch = (torch.randn(8, 10), torch.randint(0, 10, (8,)))
+    assert captured(Job(model=Dropping(), loss=mlp().loss, batch=batch)).gaps == ()

@@ -121,7 +121,13 @@ def _sizes(examples: int) -> tuple[int, int]:
 
 def _fake_recording(model: nn.Module, loss: LossFunction, batch: Any, groups: Sequence[Sequence[str]]) -> Recording:
     mode = fake_mode()
-    return record_step(fake_model(model, mode), loss, fake_batch(batch, mode), groups=groups, mode=mode)
+    with _random_states_kept():
+        return record_step(fake_model(model, mode), loss, fake_batch(batch, mode), groups=groups, mode=mode)
+
+
+def _real_recording(model: nn.Module, loss: LossFunction, batch: Any) -> Recording:
+    with _random_states_kept():
+        return record_step(copy.deepcopy(model), loss, copy.deepcopy(batch))
 
 
 def _real_recordings(
@@ -132,7 +138,7 @@ def _real_recordings(
     other = few // 2 if few >= 2 else 2
     _check_memory(model, construct)
     try:
-        recordings = [record_step(copy.deepcopy(model), loss, copy.deepcopy(resized(batch, n))) for n in (few, other)]
+        recordings = [_real_recording(model, loss, resized(batch, size)) for size in (few, other)]
     except (LossError, BatchError, CaptureError):
         raise
     except Exception as error:

@@ -174,7 +174,10 @@ class Scaling:
         )
         if not places:
             return ()
-        return (f"grows faster than the number of examples: {', '.join(places)}; exact for {sizes} only",)
+        return (
+            f"grows faster than the number of examples: {', '.join(places)}; "
+            f"quantities are too low for more than {self.whole.examples} examples",
+        )
 
     def _fit(self, value: float, second: float) -> Linear:
         if not self.aligned:
