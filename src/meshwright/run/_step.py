@@ -1,5 +1,6 @@
 """`step(batch)`: what the user's loop calls."""
 
+import gc
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -154,6 +155,9 @@ class Step:
             return
         predicted = self._plan.prediction.time.step if self._plan is not None else 0.0
         folder, rank = opening.folder, self._session.role.rank
+        if self._plan is not None:
+            # Collecting garbage among the objects of torch takes up to a second; new objects are still looked at.
+            gc.freeze()
         if folder is not None or self._engine.device.type != "cpu":
             self.recorder = Recorder(folder, clock=self._engine.clock, rank=rank, predicted=predicted)
 
