@@ -4,14 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
-from launch_builders import run_folder
 
+from launch_builders import run_folder
 from meshwright.errors import LossError, WorkerError, to_json
 from meshwright.launch import RunFolder
 from meshwright.launch._failure import agent_failure, failure
 from meshwright.launch._processes import Exit
 
 LOST_PEER = "RuntimeError: [gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234\n"
+AGENT = [Exit(rank=-1, code=10)]
 TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 3, in <module>\nValueError: odd\n'
 
 
@@ -74,16 +75,16 @@ def test_the_agent_s_list_of_the_dead_is_read(folder: RunFolder) -> None:
     folder.log(1, "err").write_text("", encoding="utf-8")
     folder.failures.write_text(json.dumps({"0": 1, "1": -11}), encoding="utf-8")
     folder.log(0, "err").write_text(LOST_PEER, encoding="utf-8")
-    assert agent_failure(10, folder=folder).fact == "worker 1 was killed by signal 11 (SIGSEGV)"
+    assert agent_failure(AGENT, folder=folder).fact == "worker 1 was killed by signal 11 (SIGSEGV)"
 
 
 def test_the_agent_s_own_error_is_passed_on(folder: RunFolder) -> None:
     folder.agent_error.write_text(to_json(WorkerError("cannot listen at host:29500")), encoding="utf-8")
-    assert agent_failure(10, folder=folder).fact == "cannot listen at host:29500"
+    assert agent_failure(AGENT, folder=folder).fact == "cannot listen at host:29500"
 
 
 def test_an_agent_that_fell_over_is_told_with_its_log(folder: RunFolder) -> None:
     folder.agent_log("err").write_text("out of file descriptors\n", encoding="utf-8")
-    error = agent_failure(1, folder=folder)
+    error = agent_failure([Exit(rank=-1, code=1)], folder=folder)
     assert error.fact == "torch's agent ended with exit code 1"
     assert error.cause.endswith("\n      out of file descriptors")

@@ -3,8 +3,8 @@
 import socket
 
 import pytest
-from launch_builders import cluster, plan
 
+from launch_builders import cluster, plan
 from meshwright.errors import PlanError, UsageError, WorkerError
 from meshwright.launch import Hosts, check_port, parse_rendezvous, spread_over
 from meshwright.launch._hosts import workers_per_host

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from launch_builders import run_folder
 
+from launch_builders import run_folder
 from meshwright.errors import LossError, UsageError, WorkerError
 from meshwright.launch import Task, announce_failure, announce_start, await_start, slurm_task
 from meshwright.launch._slurm import first_host

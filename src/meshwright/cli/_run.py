@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -12,16 +13,19 @@ from meshwright.cli._lead import join_host, join_task, lead, task_folder
 from meshwright.cli._options import Flag, GoalOptions, HostOptions, RunOptions
 from meshwright.cli._output import print_aside, print_json
 from meshwright.cli._settings import resolve
+from meshwright.cost import Measurement
 from meshwright.documents import to_mapping
 from meshwright.errors import MeshwrightError, UsageError
 from meshwright.launch import (
     INTERRUPTED_EXIT_CODE,
     Progress,
+    RunFolder,
     check_port,
     check_script,
     create_run_folder,
     slurm_task,
 )
+from meshwright.plan import Plan
 from meshwright.report import outcome_table, write_page
 
 EXIT_CODES = {"finished": 0, "interrupted": INTERRUPTED_EXIT_CODE}
@@ -68,24 +72,37 @@ def run(
             script, arguments, folder=folder, where=task or settings.hosts, settings=settings, progress=progress
         )
     except (MeshwrightError, KeyboardInterrupt):
-        write_page(folder.path)
-        print_aside(f"what there is of the run: {folder.path}")
+        _show_remains(folder)
         raise
+    show = _print_result if json else _show_result
+    show(folder, plan, measurement)
+    return EXIT_CODES[measurement.status]
+
+
+def _show_result(folder: RunFolder, plan: Plan, measurement: Measurement) -> None:
     page = write_page(folder.path)
-    if json:
-        print_json(
-            {
-                "folder": str(folder.path),
-                "report": str(page),
-                "plan": plan.strategy.summary,
-                "prediction": to_mapping(plan.prediction),
-                "measurement": to_mapping(measurement),
-            }
-        )
-        return EXIT_CODES[measurement.status]
     print_aside(outcome_table(plan.prediction, measurement))
     print_aside(f"{measurement.status} after {measurement.steps} steps; report: {page}")
-    return EXIT_CODES[measurement.status]
+
+
+def _print_result(folder: RunFolder, plan: Plan, measurement: Measurement) -> None:
+    page = write_page(folder.path)
+    print_json(
+        {
+            "folder": str(folder.path),
+            "report": str(page),
+            "plan": plan.strategy.summary,
+            "prediction": to_mapping(plan.prediction),
+            "measurement": to_mapping(measurement),
+        }
+    )
+
+
+def _show_remains(folder: RunFolder) -> None:
+    """Of a run that failed; an error on the way must not stand in for the run's own."""
+    with suppress(MeshwrightError):
+        write_page(folder.path)
+    print_aside(f"what there is of the run: {folder.path}")
 
 
 def refuse_torchrun(environment: Mapping[str, str], *, script: Path) -> None:

@@ -1,5 +1,6 @@
 """What the verbs that run a script have in common: the hardware, the plan, and a record of both."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,15 +58,18 @@ def find_plan(
 
 def recorded_values(settings: Settings, *, plan: Plan | None = None) -> Mapping[str, Value]:
     """Every setting, and every choice of the plan, with its origin."""
+    values = dict(settings.values)
+    if "MESHWRIGHT_CACHE" in os.environ:
+        values["cache"] = Value(value=os.environ["MESHWRIGHT_CACHE"], origin="environment")
     if plan is None:
-        return settings.values
+        return values
     decisions = {
         decision.name: Value(
             value=decision.value, origin="file" if settings.plan is not None else _origin(decision.origin)
         )
         for decision in explain(plan).decisions
     }
-    return {**settings.values, **{f"plan.{name}": value for name, value in decisions.items()}}
+    return {**values, **{f"plan.{name}": value for name, value in decisions.items()}}
 
 
 def scratch_folder() -> TemporaryDirectory[str]:

@@ -54,18 +54,20 @@ def failure(
     )
 
 
-def agent_failure(code: int, *, folder: RunFolder, command: str = "", shown: int | None = None) -> MeshwrightError:
+def agent_failure(
+    exits: Sequence[Exit], *, folder: RunFolder, command: str = "", shown: int | None = None
+) -> MeshwrightError:
     """The error behind torch's agent ending with a code other than 0: its workers', or its own."""
     if folder.failures.is_file():
         dead = json.loads(folder.failures.read_text(encoding="utf-8"))
-        exits = [Exit(rank=int(rank), code=code) for rank, code in dead.items()]
-        return failure(exits, folder=folder, command=command, shown=shown)
+        workers = [Exit(rank=int(rank), code=code) for rank, code in dead.items()]
+        return failure(workers, folder=folder, command=command, shown=shown)
     error = recorded_error(folder.agent_error)
     if error is not None:
         return error
     lines = last_lines(folder.agent_log("err"))
     return WorkerError(
-        f"torch's agent {_how(code, lines)}",
+        f"torch's agent {_how(exits[0].code, lines)}",
         cause=f"it starts and ends the workers; the last lines of {folder.agent_log('err')}:{_indented(lines)}",
         command=command or f"less {folder.agent_log('err')}",
     )

@@ -125,26 +125,25 @@ def work(
     environment = worker_environment(
         role, folder=folder.path, goal=folder.goal, cluster=folder.cluster, plan=folder.plan, steps=steps
     )
+    if isinstance(where, Hosts) and where.count == 1 and num_workers == 1:
+        where = _only_task()
     with Interrupts() as interrupts, Processes() as processes:
-        command = [sys.executable, "-m", "meshwright.run.worker", str(script), *arguments]
         if isinstance(where, Task):
+            command = [sys.executable, "-m", "meshwright.run.worker", str(script), *arguments]
             _start_worker(processes, command, environment, folder=folder, task=where)
-        elif where.count == 1 and num_workers == 1:
-            _start_worker(processes, command, environment, folder=folder, task=_only_task())
         else:
             job = AgentJob(script=str(script), arguments=tuple(arguments), folder=folder.path.resolve(), hosts=where)
-            start_agent(processes, job, environment, folder=folder)
+            _start_agent(processes, job, environment, folder=folder)
         watched = watch(processes, interrupts=interrupts, refresh=progress.refresh)
     progress.close()
     if watched.ending == "failed":
+        blame = failure if isinstance(where, Task) else agent_failure
         alone = shlex.join(["python", str(script), *arguments])
-        if watched.failures[0].rank == AGENT:
-            raise agent_failure(watched.failures[0].code, folder=folder, command=alone, shown=progress.rank)
-        raise failure(watched.failures, folder=folder, command=alone, shown=progress.rank)
+        raise blame(watched.failures, folder=folder, command=alone, shown=progress.rank)
     return watched.ending
 
 
-def start_agent(processes: Processes, job: AgentJob, environment: Mapping[str, str], *, folder: RunFolder) -> None:
+def _start_agent(processes: Processes, job: AgentJob, environment: Mapping[str, str], *, folder: RunFolder) -> None:
     """Starts torch's agent of this host."""
     write_toml(job, folder.agent_job)
     processes.start(
