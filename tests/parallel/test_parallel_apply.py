@@ -24,11 +24,12 @@ def _linear(seed: int = 0) -> nn.Sequential:
 def _train(job, steps: int, scheduler=None) -> None:
     for step in range(steps):
         x = torch.randn(2, 4, generator=torch.Generator().manual_seed(10 * step + dist.get_rank()), dtype=torch.float64)
-        job.zero_gradients()
         with job.micro_batch(last=True):
             job.model(x).square().sum().backward()
         job.reduce(4.0)
+        job.clip(1e9)
         job.update()
+        job.zero_gradients()
         if scheduler is not None:
             scheduler.step()
 
@@ -53,12 +54,12 @@ def test_schedulers_keep_working(workers):
             assert values == pytest.approx(plain, abs=1e-13)
 
 
-def _frozen_and_thawed(sharding: str) -> list[float]:
+def _frozen_and_thawed(sharding: str, transport: str) -> list[float]:
     """The first layer is frozen for two steps, then thawed, then the second is frozen."""
     model = _linear()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     model[0].requires_grad_(False)
-    job = apply(model, optimizer, strategy(Case(sharding=sharding)))
+    job = apply(model, optimizer, strategy(Case(sharding=sharding, transport=transport)))
     _train(job, 2)
     model[0].requires_grad_(True)
     _train(job, 2)
@@ -84,11 +85,25 @@ def _frozen_and_thawed_alone() -> list[float]:
     return torch.cat([value.detach().flatten() for value in model.parameters()]).tolist()
 
 
+@pytest.mark.parametrize("transport", ["gloo", "shared_memory"])
 @pytest.mark.parametrize("sharding", ["none", "optimizer", "gradients"])
-def test_parameters_frozen_and_thawed_between_steps(workers, sharding):
+def test_parameters_frozen_and_thawed_between_steps(workers, sharding, transport):
     expected = _frozen_and_thawed_alone()
-    for values in workers(2).run(_frozen_and_thawed, sharding):
+    for values in workers(2).run(_frozen_and_thawed, sharding, transport):
         assert values == pytest.approx(expected, abs=1e-13)
+
+
+def _frozen_too_late() -> str:
+    model = _linear()
+    job = apply(model, None, strategy(Case(sharding="parameters")))
+    model[0].requires_grad_(False)
+    with pytest.raises(PlanError) as raised:
+        job.reduce(1.0)
+    return str(raised.value)
+
+
+def test_sharded_parameters_cannot_be_frozen_later(workers):
+    assert "frozen or thawed after the model was sharded" in workers(2).run(_frozen_too_late)[0]
 
 
 def _again() -> list[list[float]]:

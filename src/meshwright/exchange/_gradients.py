@@ -77,6 +77,11 @@ class GradientExchange:
                 self._transport.release(flat)
             self._lay_out(self._order)
 
+    def adopt(self) -> None:
+        """Moves all gradients there are into the memory of the exchange, as the backward does with each."""
+        for index in range(len(self._tensors)):
+            self._adopt(index)
+
     def divide(self, divisor: float) -> None:
         """Divides all gradients."""
         for flat in self._flats:
@@ -101,20 +106,25 @@ class GradientExchange:
             self._flats.append(flat)
             for position, member in enumerate(bucket.members):
                 self._views[member] = bucket.view(flat, position, self._tensors[member])
-        self._schedule = BackwardSchedule(self._parameters, self._buckets, arrived=self._adopt, launch=self._launch)
+        self._schedule = BackwardSchedule(self._parameters, self._buckets, arrived=self._arrived, launch=self._launch)
 
     def _adopt(self, index: int) -> None:
-        """Moves a gradient into its bucket; uses the moment to bring transfers under way forward."""
-        tensor, view = self._tensors[index], self._views[index]
-        gradient = tensor.grad
+        """Moves a gradient into its bucket."""
+        gradient, view = self._tensors[index].grad, self._views[index]
         if gradient is not None and gradient.data_ptr() != view.data_ptr():
             view.copy_(gradient)
-            tensor.grad = view
+            self._tensors[index].grad = view
+
+    def _arrived(self, index: int) -> None:
+        """Uses the moment in which a gradient comes to bring transfers under way forward."""
+        self._adopt(index)
         while self._in_flight and self._in_flight[0].advance():
             self._in_flight.popleft().wait()
 
     def _launch(self, number: int) -> None:
         bucket, flat = self._buckets[number], self._flats[number]
+        for member in bucket.members:
+            self._adopt(member)
         missing = [member for member in bucket.members if self._tensors[member].grad is None]
         flags = flat[bucket.flags : bucket.flags + len(bucket.members)].fill_(1)
         if missing:

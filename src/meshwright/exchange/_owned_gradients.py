@@ -68,6 +68,9 @@ class OwnedGradientExchange:
         for tensor in self._tensors:
             tensor.grad = None
 
+    def adopt(self) -> None:
+        """Nothing to do: gradients stay where the backward puts them."""
+
     def divide(self, divisor: float) -> None:
         """Divides the gradients that are here."""
         gradients = [tensor.grad for tensor in self._tensors if tensor.grad is not None]

@@ -83,6 +83,8 @@ class DataParallel(Parallelized):
         """Makes every gradient the sum over workers and micro-batches, divided."""
         self._exchange.finish()
         self._waited = self._exchange.duration
+        if [tensor.requires_grad for _, tensor in self._named] != self._requires_gradient:
+            self._renew()
         if divisor != 1:
             self._exchange.divide(divisor)
 
@@ -113,13 +115,10 @@ class DataParallel(Parallelized):
         self._waited += time.perf_counter() - started
 
     def zero_gradients(self) -> None:
-        """Forgets all gradients; takes note of parameters that were frozen or thawed since."""
+        """Forgets all gradients."""
         self._exchange.forget()
         for _, tensor in self._named:
             tensor.grad = None
-        if [tensor.requires_grad for _, tensor in self._named] != self._requires_gradient:
-            self._release()
-            self._prepare()
 
     def full_gradients(self) -> dict[str, Tensor | None]:
         """Copies of all gradients by name."""
@@ -180,6 +179,26 @@ class DataParallel(Parallelized):
         self._parameters = (
             None if self._strategy.sharding == "none" else TensorBroadcast(tensors, self._owners, self._transport)
         )
+
+    def _renew(self) -> None:
+        """Parameters were frozen or thawed since the last step: sums up what the exchange did not know of.
+
+        The first step after that sends those gradients late; the next ones send them like all others.
+        """
+        pairs = zip(self._named, self._requires_gradient, strict=True)
+        thawed = [(name, tensor) for (name, tensor), before in pairs if tensor.requires_grad and not before]
+        late = GradientExchange(thawed, self._transport, bucket_size=self._strategy.exchange.bucket_size)
+        late.finish()
+        if self._strategy.sharding == "gradients":
+            for name, tensor in thawed:
+                tensor.grad = tensor.grad if self._owner_of[name] == self._transport.rank else None
+        kept = [(tensor, tensor.grad.clone()) for _, tensor in self._named if tensor.grad is not None]
+        late.close()
+        self._release()
+        self._prepare()
+        for tensor, gradient in kept:
+            tensor.grad = gradient
+        self._exchange.adopt()
 
     def _release(self) -> None:
         self._exchange.close()

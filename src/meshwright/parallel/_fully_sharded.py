@@ -70,6 +70,7 @@ class FullySharded(Parallelized):
         self._named = [(name, after.get(name, tensor)) for name, tensor in before]
         if optimizer is not None:
             _repoint(optimizer, {old: new for (_, old), (_, new) in zip(before, self._named, strict=True)})
+        self._requires_gradient = [tensor.requires_grad for _, tensor in self._named]
         bucket_size = strategy.exchange.bucket_size
         self._whole = GradientExchange(
             [(name, tensor) for name, tensor in self._named if not _is_sharded(tensor) and tensor.requires_grad],
@@ -103,6 +104,12 @@ class FullySharded(Parallelized):
 
     def reduce(self, divisor: float) -> None:
         """Divides the gradients, which are sums already; forgets those that no worker had."""
+        if [tensor.requires_grad for _, tensor in self._named] != self._requires_gradient:
+            raise PlanError(
+                "parameters were frozen or thawed after the model was sharded",
+                cause="torch's fully_shard decides once which parameters get gradients",
+                alternatives=["--set sharding=gradients", "freeze or thaw before mw.parallel(…)"],
+            )
         started = time.perf_counter()
         self._whole.finish()
         absent = set(self._presence.absent_everywhere(self._transport, self._device))
