@@ -22,13 +22,13 @@ def _memory(graph=None, strategy=None) -> MemoryBreakdown:
 
 def test_the_update_is_the_peak_of_a_model_with_small_activations() -> None:
     """2 layers: parameters 8 MB, gradients 8 MB, state 16 MB, batch 0.4 MB, context 200 MB; AdamW's three temporaries
-    of the largest parameter are 12 MB."""
+    of the largest parameter are 12 MB. Of the 20 MB that come and go a tenth is lost in gaps and as much is packed."""
     memory = _memory()
     assert memory == MemoryBreakdown(
         context=200_000_000, parameters=8_000_000, gradients=8_000_000, optimizer=16_000_000, transient=12_000_000,
-        batch=400_000,
+        batch=400_000, allocator=22_000_000,
     )  # fmt: skip
-    assert memory.peak == 244_400_000
+    assert memory.peak == 266_400_000
 
 
 def test_activations_shrink_while_gradients_grow() -> None:

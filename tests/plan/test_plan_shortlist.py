@@ -21,7 +21,7 @@ from meshwright.units import MIB
     batch=st.integers(1, 64),
     latency=st.floats(1e-6, 1e-2),
     bandwidth=st.floats(1e8, 1e11),
-    memory=st.integers(300, 2000),
+    memory=st.integers(350, 2000),
 )
 def test_the_first_is_the_best_of_brute_force(
     layers: int, batch: int, latency: float, bandwidth: float, memory: int

@@ -14,10 +14,16 @@ from meshwright.cost._timeline import spans
 from meshwright.cost._workload import Workload, within
 from meshwright.graph import Activation
 from meshwright.hardware import Device
+from meshwright.units import MIB, Bytes
 
 # Temporaries of AdamW's default form on one parameter: the square root of the second moment, the denominator, and
 # the update (torch/optim/adam.py, _single_tensor_adam).
 _UPDATE_TEMPORARIES = 3
+# On a CPU, over what is asked for: glibc's gaps, as a share of what comes and goes in a step, and the memory in which
+# matrix libraries pack their operands, up to so much. Measured as the difference between resident peaks and the other
+# items of five models of 0.1 to 1 GiB; with both, peaks were between -9 % and +4 % of the measured ones.
+_GAPS = 0.1
+_PACKING: Bytes = 25 * MIB
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +67,15 @@ def peak_memory(workload: Workload, device: Device, strategy: Strategy, *, examp
         transient=round(graph.transient.at(micro) + _recomputed_size(workload, micro, strategy.recompute)),
     )
     in_update = replace(constant, gradients=round(gradients), transient=round(_update_size(workload, device, strategy)))
-    return max(in_backward, in_update, key=lambda items: items.peak)
+    both = (_with_allocator(items, device) for items in (in_backward, in_update))
+    return max(both, key=lambda items: items.peak)
+
+
+def _with_allocator(items: MemoryBreakdown, device: Device) -> MemoryBreakdown:
+    if device.kind != "cpu":
+        return items
+    changing = items.activations + items.gradients + items.transient
+    return replace(items, allocator=round(_GAPS * changing + min(_PACKING, changing)))
 
 
 def saved_peak(workload: Workload, micro: float, strategy: Strategy, *, gradients: float) -> Saved:
