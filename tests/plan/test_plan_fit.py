@@ -24,8 +24,8 @@ def test_a_batch_that_cannot_be_cut_up() -> None:
     assert error.exit_code == 3
     assert str(error) == (
         "Multilayer needs at least 670.07 MiB; 429.15 MiB may be used\n"
-        "  because: 1 worker × 2 threads: activations 381.47 MiB, context 190.73 MiB, optimizer 15.26 MiB, "
-        "parameters 7.63 MiB, batch 7.63 MiB\n"
+        "  because: 1 worker × 2 threads: activations 381.47 MiB, context 190.73 MiB, allocator 63.53 MiB, "
+        "optimizer 15.26 MiB, parameters 7.63 MiB, batch 7.63 MiB\n"
         "  instead: a batch of 872 examples instead of 2000: 1 worker × 2 threads needs 429.10 MiB per worker\n"
         "  instead: at least 670.07 MiB of memory per host: 1 worker × 2 threads\n"
         "  next:    meshwright plan SCRIPT, with one of these changes"

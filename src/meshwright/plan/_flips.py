@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from meshwright.cost import Pricer, Strategy
 from meshwright.hardware import Cluster
-from meshwright.plan._priced import Priced
+from meshwright.plan._priced import Priced, family
 from meshwright.plan._reasons import computing, exchanged_size
 from meshwright.units import Seconds, format_bytes, format_seconds
 
@@ -103,7 +103,11 @@ def _faster_link(pricer: Pricer, contenders: Sequence[Contender]) -> Iterator[st
 
 
 def _another_batch(pricer: Pricer, contenders: Sequence[Contender]) -> Iterator[str]:
-    """The nearest doubling and the nearest halving of the batch at which another candidate is best."""
+    """The nearest doubling and the nearest halving of the batch at which another family of layouts is best.
+
+    Within a family the candidates are nearer to each other than any prediction.
+    """
+    rivals = [item for item in contenders if family(item.priced.strategy) != family(contenders[0].priced.strategy)]
     chosen, size = contenders[0], pricer.workload.graph.batch_size
     larger = [size << step for step in range(1, _MOST_TIMES_LARGER.bit_length())]
     smaller = [size >> step for step in range(1, size.bit_length())]
@@ -111,7 +115,7 @@ def _another_batch(pricer: Pricer, contenders: Sequence[Contender]) -> Iterator[
         for changed in sizes:
             if changed < max(item.priced.strategy.num_workers for item in contenders):
                 break
-            winner = _overtaken(_with_batch(pricer, changed), chosen, contenders[1:])
+            winner = _overtaken(_with_batch(pricer, changed), chosen, rivals)
             if winner is not None:
                 yield f"a batch of {changed} instead of {size}: {winner.priced.strategy.summary}"
                 break
