@@ -33,7 +33,7 @@ def test_every_fence_is_of_a_kind_that_is_checked_or_plainly_not_code(page: Path
 @pytest.mark.parametrize("page", [page for page in PAGES if snippets(page, "sh")], ids=lambda page: page.name)
 def test_shell_snippets_run_in_order(page: Path, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    for line in "\n".join(snippets(page, "sh")).splitlines():
+    for line in filter(None, "\n".join(snippets(page, "sh")).splitlines()):
         words = line.split()
         if words[0] == "make":
             done = subprocess.run(
