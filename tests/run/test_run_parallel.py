@@ -168,11 +168,17 @@ def test_three_values_are_no_loss():
         step(labelled(4))
 
 
-def test_an_empty_batch_is_refused_where_it_has_to_be_cut():
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_an_empty_batch_is_refused(accumulation):
     model = mlp()
-    plan = mw.Plan(model="Sequential", strategy=strategy(4, 1, accumulation=2), prediction=plan_for(1).prediction)
+    plan = mw.Plan(
+        model="Sequential",
+        strategy=strategy(4, 1, accumulation=accumulation),
+        prediction=plan_for(1).prediction,
+    )
+    step = mw.parallel(model, sgd(model), cross_entropy, plan=plan)
     with pytest.raises(BatchError, match="a batch of size 0"):
-        mw.parallel(model, sgd(model), cross_entropy, plan=plan)((torch.zeros(0, 5).double(), torch.zeros(0).long()))
+        step((torch.zeros(0, 5).double(), torch.zeros(0).long()))
 
 
 def test_a_checkpoint_continues_where_it_was(tmp_path):

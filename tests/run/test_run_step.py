@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from run_jobs import cross_entropy, labelled, mlp, plain_steps, strategy
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import meshwright as mw
 from meshwright.cost import Measurement, MemoryBreakdown, Prediction, TimeBreakdown
@@ -71,6 +71,25 @@ def test_a_run_equals_the_loop_on_one_device_and_is_recorded(workers, folder):
     assert measurement.low <= measurement.step <= measurement.high
     record = read_toml(WorkerRecord, folder / "workers" / "rank-1.toml")
     assert (record.rank, record.steps, record.status) == (1, 8, "finished")
+
+
+class Stream(IterableDataset):
+    """Examples that come one after another, for ever the same."""
+
+    def __iter__(self):
+        values, labels = labelled(15)
+        return zip(values, labels, strict=True)
+
+
+def streamed(folder):
+    step = start(folder, mlp())
+    return [step(batch).item() for batch in step.batches(DataLoader(Stream(), batch_size=6))]
+
+
+def test_an_iterable_dataset_is_read_by_all_and_shared_out(workers, folder):
+    wanted, _ = plain_steps(mlp(), cross_entropy, DataLoader(Stream(), batch_size=6))
+    for losses in workers(2).run(streamed, folder):
+        assert losses == pytest.approx(wanted, abs=1e-12)
 
 
 def not_a_number(folder):

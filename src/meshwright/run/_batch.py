@@ -13,7 +13,7 @@ import numpy
 import torch
 
 from meshwright.cost import Batch
-from meshwright.graph.capture_batch import mapped
+from meshwright.graph.capture_batch import leaves, mapped
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,6 +126,12 @@ def examples_of(batch: Any, where: slice, size: int) -> Any:
         size: tells what is per example from what is not.
     """
     return mapped(batch, lambda leaf: leaf[where] if _length(leaf) == size else leaf)
+
+
+def is_empty(batch: Any) -> bool:
+    """Whether a batch has tensors or arrays, and not one example in them."""
+    arrays = [leaf for _, leaf in leaves(batch) if isinstance(leaf, torch.Tensor | numpy.ndarray) and leaf.ndim]
+    return bool(arrays) and not any(len(array) for array in arrays)
 
 
 def _length(leaf: Any) -> int | None:

@@ -5,6 +5,7 @@ examples, so a part of n of N examples contributes loss · n / N. A loss `(total
 the sum is divided by the weight of all parts of all workers once.
 """
 
+import math
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from meshwright.cost import Batch, Strategy, TimeBreakdown
 from meshwright.errors import LossError
 from meshwright.graph.capture_batch import batch_size
-from meshwright.run._batch import Held, Part, Share, cut, loaded, whole
+from meshwright.run._batch import Held, Part, Share, cut, is_empty, loaded, whole
 from meshwright.run._clock import BACKWARD, BEGIN, COMMUNICATION, FORWARD, OPTIMIZER, OVERHEAD, Stamps, clock_for
 from meshwright.run._job import Job
 from meshwright.run._placement import place
@@ -74,7 +75,7 @@ class Engine:
             The global mean loss, detached.
         """
         self.begin()
-        return self._finish(self.compute(self.share(batch, size=size)))
+        return self._finish(self.share(batch, size=size))
 
     def step_share(self, share: Any, *, count: int, size: int) -> Tensor:
         """The same for a share that this worker loaded alone.
@@ -85,7 +86,7 @@ class Engine:
             size: examples of the global batch.
         """
         self.begin()
-        return self._finish(self.compute(self._cut(loaded(share, count=count, size=size))))
+        return self._finish(self._cut(loaded(share, count=count, size=size)))
 
     def share(self, batch: Any, *, size: int | None = None) -> Share:
         """This worker's share of a global batch."""
@@ -123,9 +124,12 @@ class Engine:
         """Undoes what can be undone, so that another engine can take the job's copy or the process."""
         self._undo.close()
 
-    def _finish(self, loss: Tensor) -> Tensor:
-        if self.device.type == "cpu":
-            check_finite(loss.item(), self.steps + 1)
+    def _finish(self, share: Share) -> Tensor:
+        loss = self.compute(share)
+        if self.device.type == "cpu" and not math.isfinite(value := loss.item()):
+            if is_empty(share.parts[0].batch):
+                batch_size(share.parts[0].batch)
+            check_finite(value, self.steps + 1)
         self.update()
         return loss
 
