@@ -215,12 +215,12 @@ def test_an_optimizer_of_all_parameters_at_once_is_not_sharded(workers):
     assert "LBFGS cannot be sharded by optimizer" in workers(2).run(_whole_optimizer)[0]
 
 
-def _subgroup(sharding: str) -> list[float] | None:
+def _subgroup(sharding: str, transport: str) -> list[float] | None:
     """A strategy of two workers among three."""
     group = dist.new_group([0, 1])
     if dist.get_rank() == 2:
         return None
-    case = Case(sharding=sharding, transport="shared_memory")
+    case = Case(sharding=sharding, transport=transport)
     model = Tied().double()
     job = apply(
         model, torch.optim.SGD(model.parameters(), lr=0.1), strategy(case), graph_blocks=model.blocks, group=group
@@ -230,9 +230,10 @@ def _subgroup(sharding: str) -> list[float] | None:
     return [gradient.norm().item() for gradient in gradients.values() if gradient is not None]
 
 
-def test_on_some_of_the_workers(workers):
+@pytest.mark.parametrize("transport", ["gloo", "shared_memory"])
+def test_on_some_of_the_workers(workers, transport):
     for sharding in ("none", "optimizer", "parameters"):
-        first, second, third = workers(3).run(_subgroup, sharding)
+        first, second, third = workers(3).run(_subgroup, sharding, transport)
         assert third is None
         assert first == second
         assert all(math.isfinite(value) and value > 0 for value in first)
