@@ -126,6 +126,18 @@ def test_channels_last_keeps_the_state_dict_and_moves_the_optimizers_state():
     assert model[3].weight.stride() == before["3.weight"].stride()
 
 
+def test_one_channel_images_give_channels_last_too():
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU())
+    strides = model[0].weight.stride()
+    image = torch.randn(4, 1, 8, 8)
+    expected = model(image)
+    with memory_format_applied("channels_last", model=model, optimizer=None):
+        value = model(image)
+        assert value.is_contiguous(memory_format=torch.channels_last)
+        assert torch.allclose(value, expected, atol=1e-6)
+    assert model[0].weight.stride() == strides
+
+
 def test_layout_that_the_user_chose_stays():
     model = network().to(memory_format=torch.channels_last)
     with memory_format_applied("channels_last", model=model, optimizer=None):
