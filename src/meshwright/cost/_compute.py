@@ -27,6 +27,12 @@ _SLOW_IMAGE_OPERATIONS = (
     ("batch_norm", "batch_normalization", "backward"),
     ("max_pool", "pooling", "forward"),
 )
+# Products that go to another matrix library (numerics/_matrix_library.py): multiplications and shortest edge at least;
+# the rest stays with torch's own.
+_SMALLEST_PRODUCT = 2**21
+_SMALLEST_EDGE = 8
+# What asking whether it is one of them adds to a product that stays: 0.03 ms over the 8 of a small network here.
+_ASKING: Seconds = 4e-6
 # Of the faster mask source (numerics/_random.py, measured there against torch's): how many times as fast, what seeding
 # a mask takes, and the smallest mask it is used for (B, of float32).
 _SFC64_SPEEDUP = 5.0
@@ -120,11 +126,19 @@ def operation_times(
 def _matrix_times(
     workload: Workload, rates: Rates, rows: Index, dtype: str, kernels: Kernels, examples: float
 ) -> Column:
-    lengths = [side.at(examples)[rows] for side in workload.edges]
-    edges = np.cbrt(lengths[0] * lengths[1] * lengths[2])
-    library = kernels.matrix_library if dtype == "float32" else "default"
+    height, inner, columns = (side.at(examples)[rows] for side in workload.edges)
+    work = workload.flops.at(examples)[rows]
+    edges = np.cbrt(height * inner * columns)
     known = dtype if rates.has_matrix(dtype) else "float32"
-    return workload.flops.at(examples)[rows] / rates.matrix(known, library, edges)
+    times = work / rates.matrix(known, "default", edges)
+    if kernels.matrix_library == "default" or dtype != "float32":
+        return times
+    taken = (
+        ~workload.named("bmm")[rows]
+        & (height * inner * columns >= _SMALLEST_PRODUCT)
+        & (np.minimum(np.minimum(height, inner), columns) >= _SMALLEST_EDGE)
+    )
+    return np.where(taken, work / rates.matrix(known, kernels.matrix_library, edges), times + _ASKING)
 
 
 def _flop_times(
