@@ -68,6 +68,20 @@ def test_tall_weight_gradients_go_to_the_convolution():
         assert "aten::convolution_backward" in names_of(lambda: gradient.t() @ image)
 
 
+@pytest.mark.parametrize(("edge", "routed"), [(64, False), (256, True)])
+def test_batches_of_large_matrices_go_to_onednn_one_by_one(edge, routed):
+    left, right = torch.randn(3, edge, 96), torch.randn(3, edge, 96).transpose(1, 2)
+    with matrix_library_applied("onednn"):
+        assert ("mkldnn::_linear_pointwise" in names_of(lambda: left @ right)) is routed
+        product = left @ right
+    assert relative_distance(product, left.double() @ right.double()) < 1e-6
+
+
+def test_empty_batches_stay_with_torch():
+    with matrix_library_applied("onednn"):
+        assert torch.bmm(torch.empty(0, 256, 256), torch.empty(0, 256, 256)).shape == (0, 256, 256)
+
+
 def test_scaled_addition_stays_with_torch_and_is_right():
     a, c = torch.randn(256, 256), torch.randn(256, 256)
     with matrix_library_applied("onednn"):

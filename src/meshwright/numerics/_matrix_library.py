@@ -5,6 +5,8 @@ wherever there is one. Both compute in float32; only the order of the sums diffe
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from types import FunctionType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,11 +35,11 @@ def matrix_library_applied(library: MatrixLibrary) -> AbstractContextManager[Non
     """
     if library == "default":
         return nullcontext()
-    return cpu_kernels_replaced({"mm": _mm, "mm.out": _mm_out, "addmm": _addmm, "addmm.out": _addmm_out})
+    return cpu_kernels_replaced({"mm": _mm, "mm.out": _mm_out, "addmm": _addmm, "addmm.out": _addmm_out, "bmm": _bmm})
 
 
-def _mm(original):
-    def mm(keys, left: Tensor, right: Tensor) -> Tensor:
+def _mm(original: Any) -> FunctionType:
+    def mm(keys: Any, left: Tensor, right: Tensor) -> Tensor:
         if _pays(left, right):
             return _product(left, right, None)
         return original.call_boxed(keys, left, right)
@@ -45,8 +47,8 @@ def _mm(original):
     return mm
 
 
-def _mm_out(original):
-    def mm_out(keys, left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
+def _mm_out(original: Any) -> FunctionType:
+    def mm_out(keys: Any, left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
         if _pays(left, right) and out.shape == (left.shape[0], right.shape[1]) and out.dtype is torch.float32:
             return out.copy_(_product(left, right, None))
         return original.call_boxed(keys, left, right, out=out)
@@ -54,8 +56,8 @@ def _mm_out(original):
     return mm_out
 
 
-def _addmm(original):
-    def addmm(keys, bias: Tensor, left: Tensor, right: Tensor, *, beta=1, alpha=1) -> Tensor:
+def _addmm(original: Any) -> FunctionType:
+    def addmm(keys: Any, bias: Tensor, left: Tensor, right: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
         if _pays(left, right) and _is_bias(bias, right, beta, alpha):
             return _product(left, right, bias)
         return original.call_boxed(keys, bias, left, right, beta=beta, alpha=alpha)
@@ -63,8 +65,10 @@ def _addmm(original):
     return addmm
 
 
-def _addmm_out(original):
-    def addmm_out(keys, bias: Tensor, left: Tensor, right: Tensor, *, beta=1, alpha=1, out: Tensor) -> Tensor:
+def _addmm_out(original: Any) -> FunctionType:
+    def addmm_out(
+        keys: Any, bias: Tensor, left: Tensor, right: Tensor, *, beta: Any = 1, alpha: Any = 1, out: Tensor
+    ) -> Tensor:
         if (
             _pays(left, right)
             and _is_bias(bias, right, beta, alpha)
@@ -75,6 +79,23 @@ def _addmm_out(original):
         return original.call_boxed(keys, bias, left, right, beta=beta, alpha=alpha, out=out)
 
     return addmm_out
+
+
+def _bmm(original: Any) -> FunctionType:
+    def bmm(keys: Any, left: Tensor, right: Tensor) -> Tensor:
+        if _pays_one_by_one(left, right):
+            return torch.stack([_product(*pair, None) for pair in zip(left.unbind(), right.unbind(), strict=True)])
+        return original.call_boxed(keys, left, right)
+
+    return bmm
+
+
+def _pays_one_by_one(left: Tensor, right: Tensor) -> bool:
+    """Whether each matrix of a batch is large enough; all threads meet at each, where MKL shares out whole matrices."""
+    if left.dim() != 3 or right.dim() != 3 or left.shape[0] != right.shape[0] or not left.shape[0]:
+        return False
+    num_multiplications = left.shape[1] * left.shape[2] * right.shape[2]
+    return num_multiplications >= _SMALLEST_PRODUCT * torch.get_num_threads() and _pays(left[0], right[0])
 
 
 def _pays(left: Tensor, right: Tensor) -> bool:
@@ -89,7 +110,7 @@ def _pays(left: Tensor, right: Tensor) -> bool:
     )
 
 
-def _is_bias(bias: Tensor, right: Tensor, beta, alpha) -> bool:
+def _is_bias(bias: Tensor, right: Tensor, beta: Any, alpha: Any) -> bool:
     return (
         beta == 1 and alpha == 1 and bias.dim() == 1 and bias.shape[0] == right.shape[1] and bias.dtype is torch.float32
     )

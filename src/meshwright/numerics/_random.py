@@ -5,7 +5,8 @@ element, a seventh of a BERT's step. SFC64 (numpy's) draws the 32 bits that are 
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from types import FunctionType
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,8 +33,8 @@ def random_applied(source: Source) -> AbstractContextManager[None]:
     return cpu_kernels_replaced({"bernoulli_.float": _bernoulli})
 
 
-def _bernoulli(original):
-    def bernoulli(keys, mask: Tensor, p: float = 0.5, *, generator: torch.Generator | None = None) -> Tensor:
+def _bernoulli(original: Any) -> FunctionType:
+    def bernoulli(keys: Any, mask: Tensor, p: float = 0.5, *, generator: torch.Generator | None = None) -> Tensor:
         level = round(p * _LEVELS)
         if mask.numel() < _SMALLEST_MASK or not 0 < level < _LEVELS:
             return original.call_boxed(keys, mask, p, generator=generator)
