@@ -80,7 +80,7 @@ def _no_meeting(role: Role, text: str) -> WorkerError:
         return WorkerError(
             f"port {port} on {host} is in use",
             cause="another program, or an earlier run that has not ended, listens there",
-            alternatives=["another port: --port PORT, or MASTER_PORT under torchrun and srun"],
+            alternatives=["another port: --rendezvous HOST:PORT, or MASTER_PORT under torchrun and srun"],
         )
     return WorkerError(
         f"worker {role.rank} of {role.world_size} met no other at {host}:{port} within {role.timeout:.0f} s",
