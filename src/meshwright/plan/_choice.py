@@ -15,7 +15,7 @@ from meshwright.plan._reasons import slower, too_large
 from meshwright.plan._shortlist import Shortlist
 from meshwright.plan._trial_result import TrialResult
 
-# Trials nearer to the best than this are a draw; of these the one nearest to the script as written is taken.
+# Steps nearer to the best than this are a draw; of these the one nearest to the script as written is taken.
 _DRAW = 0.01
 
 
@@ -77,12 +77,11 @@ def anchored(prediction: Prediction, trial: TrialResult | None) -> Prediction:
 
 def _chosen(candidates: Sequence[Priced], results: Mapping[int, TrialResult], failures: Mapping[int, str]) -> int:
     """Index of the best: by trial among those tried that stayed within memory, otherwise by prediction."""
-    tried = {
-        index: result for index, result in results.items() if result.memory <= candidates[index].memory_limit
-    } or dict(results)
-    if not tried:
-        return next((index for index in range(len(candidates)) if index not in failures), 0)
-    steps = {index: result.step + candidates[index].start_share for index, result in tried.items()}
+    within = [index for index, result in results.items() if result.memory <= candidates[index].memory_limit]
+    steps = {index: results[index].step + candidates[index].start_share for index in within or results}
+    if not steps:
+        untried = [index for index in range(len(candidates)) if index not in failures] or range(len(candidates))
+        steps = {index: candidates[index].rank[0] for index in untried}
     best = min(steps.values())
     draw = [index for index, step in steps.items() if step <= best * (1 + _DRAW)]
     return min(draw, key=lambda index: (num_departures(candidates[index].strategy), steps[index]))
