@@ -192,3 +192,12 @@ def test_a_misspelt_key_of_a_plan_is_named(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("memory_limit", "memory_limmit"))
     with pytest.raises(DocumentError, match="did you mean 'memory_limit'"):
         read_plan(path)
+
+
+def test_a_strategy_whose_trial_failed_is_never_chosen_and_says_why() -> None:
+    listed = shortlist(GRAPH, build.machine(), Goal(pins=QUIET))
+    failed = {0: TrialResult(step=0.0, failure="RuntimeError: out of luck")}
+    for trials in (failed, failed | {1: TrialResult(step=0.5, memory=1)}):
+        plan = _plan(trials)
+        assert plan.strategy == listed.candidates[1].strategy
+        assert "its trial failed: RuntimeError: out of luck" in {candidate.reason for candidate in plan.candidates}
