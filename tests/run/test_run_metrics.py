@@ -68,6 +68,17 @@ def test_a_loss_that_was_not_looked_at_in_its_step_is_found_later(tmp_path):
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["step"] == 1
 
 
+def test_a_last_loss_that_is_no_number_fails_the_run_after_all_is_written(tmp_path):
+    recorder = Recorder(tmp_path, clock=HostClock(), rank=0)
+    for value in (1.0, float("nan")):
+        recorder.add(torch.tensor(value), stamps(), examples=1, grad_norm=0.0)
+    with pytest.raises(LossError, match="the loss is nan in step 2"):
+        recorder.close("finished")
+    found = read_toml(Measurement, tmp_path / "measurement.toml")
+    assert (found.status, found.reason, found.steps) == ("failed", "the loss is nan in step 2", 2)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
 def test_other_workers_write_only_their_own_record(tmp_path):
     recorder = Recorder(tmp_path, clock=HostClock(), rank=3)
     recorder.add(torch.tensor(1.0), stamps(), examples=1, grad_norm=0.0)

@@ -15,7 +15,7 @@ import torch
 
 from meshwright.cost import Measurement, StepRecord, TimeBreakdown
 from meshwright.documents import write_toml
-from meshwright.errors import UsageError
+from meshwright.errors import LossError, UsageError
 from meshwright.run._clock import Clock, Stamps
 from meshwright.run._memory import peak_memory
 from meshwright.run._watch import Drift, check_finite
@@ -133,12 +133,24 @@ class Recorder:
             status: `finished`, `interrupted` or `failed`.
             reason: what ended it, unless finished.
             memory_by_rank: peak of each worker, where all could be asked (B).
+
+        Raises:
+            LossError: one of the last losses, on an accelerator, is not finite; all is written by then.
         """
-        self.flush()
+        failure: LossError | None = None
+        try:
+            self.flush()
+        except LossError as error:
+            failure, status, reason = error, "failed", error.fact
+            self.flush()
         if self._file is not None:
             self._file.close()
-        if self._folder is None:
-            return
+        if self._folder is not None:
+            self._write_sum(self._folder, status, reason=reason, memory_by_rank=memory_by_rank)
+        if failure is not None:
+            raise failure
+
+    def _write_sum(self, folder: Path, status: str, *, reason: str, memory_by_rank: tuple[Bytes, ...]) -> None:
         step, low, high, breakdown = self._sum()
         own = WorkerRecord(
             rank=self._rank,
@@ -149,7 +161,7 @@ class Recorder:
             time=breakdown,
             reason=reason,
         )
-        write_toml(own, self._folder / "workers" / f"rank-{self._rank}.toml")
+        write_toml(own, folder / "workers" / f"rank-{self._rank}.toml")
         if self._rank == 0:
             measurement = Measurement(
                 status=status,
@@ -162,7 +174,7 @@ class Recorder:
                 memory_by_rank=memory_by_rank or (self.memory,),
                 reason=reason,
             )
-            write_toml(measurement, self._folder / "measurement.toml")
+            write_toml(measurement, folder / "measurement.toml")
 
     def _resolve(self, item: _Pending) -> None:
         loss = item.loss.item()

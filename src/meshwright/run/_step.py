@@ -89,7 +89,7 @@ class Step:
         known = self._loaders.get(id(loader))
         if known is None:
             if self._engine is None:
-                self._open(first_batch(loader))
+                self._open(None if self._session.role.kind == "run" else first_batch(loader))
             assert self._engine is not None
             assert self._engine.strategy is not None
             plan, rank = self._engine.strategy.batch, self._engine.rank
@@ -148,7 +148,10 @@ class Step:
         load(self._job, self._engine, folder)
 
     def _open(self, batch: Any) -> None:
-        """Decides, at the first batch, how steps are run: by a plan, by a proof, or as the script is."""
+        """Decides, at the first batch, how steps are run: by a plan, by a proof, or as the script is.
+
+        A run has its plan already and needs no batch for it.
+        """
         opening = opened(self._job, self._request, self._session.role, batch)
         self._plan, self._proof, self._engine, self._job = opening.plan, opening.proof, opening.engine, opening.job
         if self._engine is None:

@@ -36,6 +36,7 @@ def main(arguments: list[str]) -> int:
         _check_script(arguments)
         _take_place(role)
         _run(role, session, arguments)
+        session.finish("finished")
     except KeyboardInterrupt:
         session.finish("interrupted", reason="stopped by a signal")
         return INTERRUPTED
@@ -47,7 +48,6 @@ def main(arguments: list[str]) -> int:
         _print_from_script(error, arguments[0])
         session.finish("failed", reason=f"{type(error).__name__}: {error}")
         return 1
-    session.finish("finished")
     return 0
 
 
