@@ -152,6 +152,20 @@ def test_inexact_matrices_pinned() -> None:
     assert "because: oneDNN's matrices were not measured, or not exact, on round figures" in message
 
 
+@pytest.mark.parametrize(
+    ("pins", "legal"),
+    [
+        (Pins(transport="nccl"), "transport: 'gloo', 'shared_memory'"),
+        (Pins(shard=3), "shard: 1 to 2"),
+        (Pins(threads=4), "threads: 1 to 2"),
+        (Pins(random="sfc64"), "random: 'default'"),
+        (Pins(memory_format="channels_last"), "memory_format: 'as_written'"),
+    ],
+)
+def test_a_single_pin_out_of_range_names_what_is_in_range(pins: Pins, legal: str) -> None:
+    assert f"instead: legal values of {legal}\n" in _refusal(pins)
+
+
 def test_degrees_that_do_not_make_the_workers() -> None:
     assert _refusal(Pins(workers=2, data=2, shard=2)).startswith(
         "data = 2 × shard = 2 does not make workers = 2\n  instead: data × shard = 2"

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
+from meshwright.cost import Sharding, measured_transports
 from meshwright.errors import PlanError
 from meshwright.graph import Graph
 from meshwright.hardware import Cluster, Device
@@ -40,8 +42,7 @@ def check_pins(graph: Graph, cluster: Cluster, goal: Goal) -> None:
     Raises:
         PlanError: a pin is outside what the model, the batch or the cluster allows; names the legal values.
     """
-    device = training_hosts(cluster)[0].device
-    for rule in (*_layout_rules(graph, cluster, goal.pins), *_kernel_rules(graph, device)):
+    for rule in _rules(graph, cluster, goal.pins):
         value = getattr(goal.pins, rule.name)
         if value is not None and value not in rule.legal:
             raise PlanError(
@@ -53,14 +54,21 @@ def check_pins(graph: Graph, cluster: Cluster, goal: Goal) -> None:
     _check_products(cluster, goal)
 
 
+def _rules(graph: Graph, cluster: Cluster, pins: Pins) -> Iterator[Rule]:
+    yield from _layout_rules(graph, cluster, pins)
+    yield from _exchange_rules(cluster)
+    yield from _kernel_rules(graph, training_hosts(cluster)[0].device)
+
+
 def _layout_rules(graph: Graph, cluster: Cluster, pins: Pins) -> Iterator[Rule]:
     device, places = training_hosts(cluster)[0].device, _places(cluster)
     on_cpu, workers = device.kind == "cpu", pins.workers or 1
     unit = "cores" if on_cpu else "accelerators"
     coupled = "batch_statistics" in graph.traits
+    most = 1 if coupled else min(places, graph.batch_size)
     yield Rule(
         name="workers",
-        legal=range(1, (1 if coupled else min(places, graph.batch_size)) + 1),
+        legal=range(1, most + 1),
         cause="the loss of an example depends on the others of its batch"
         if coupled
         else f"{cluster.name} has {places} {unit} and the batch has {graph.batch_size} examples",
@@ -69,6 +77,15 @@ def _layout_rules(graph: Graph, cluster: Cluster, pins: Pins) -> Iterator[Rule]:
         name="threads",
         legal=range(1, max(1, device.cores // workers if on_cpu else 1) + 1),
         cause=f"a host has {device.cores} cores for {workers} worker{'s' if workers > 1 else ''}",
+    )
+    for name in ("data", "shard"):
+        yield Rule(
+            name=name, legal=range(1, most + 1), cause=f"there can be {most} worker{'s' if most > 1 else ''} here"
+        )
+    yield Rule(
+        name="sharding",
+        legal=get_args(Sharding) if most > 1 else ("none",),
+        cause="there can be one worker only, which has nobody to share with",
     )
     share = graph.batch_size // workers
     yield Rule(
@@ -84,6 +101,16 @@ def _layout_rules(graph: Graph, cluster: Cluster, pins: Pins) -> Iterator[Rule]:
         cause="BatchNorm would count each batch twice in its running statistics"
         if graph.blocks
         else "the model has no repeated blocks",
+    )
+
+
+def _exchange_rules(cluster: Cluster) -> Iterator[Rule]:
+    on_cpu = training_hosts(cluster)[0].device.kind == "cpu"
+    shared = "shared_memory" in measured_transports(cluster)
+    yield Rule(
+        name="transport",
+        legal=("nccl",) if not on_cpu else ("gloo", "shared_memory") if shared else ("gloo",),
+        cause=f"that is what joins the workers of {cluster.name}",
     )
 
 

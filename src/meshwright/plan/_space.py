@@ -156,7 +156,7 @@ def exchanges(cluster: Cluster, shape: Strategy, goal: Goal) -> tuple[Exchange, 
     """Transports and bucket sizes; a single worker exchanges nothing."""
     pins = goal.pins
     if shape.num_workers == 1:
-        return (Exchange(),) if pins.transport in (None, "gloo") else ()
+        return (Exchange() if pins.transport is None else Exchange(transport=pins.transport),)
     sizes = _unless_pinned(pins.bucket_size, _BUCKET_SIZES)
     return tuple(
         Exchange(transport=transport, bucket_size=size)
