@@ -41,11 +41,19 @@ def end_on_signals(last_words: Callable[[], None]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=_forget)
     threading.Thread(target=_force, args=(reader, writer, last_words), name="meshwright-ending", daemon=True).start()
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _forget() -> None:
+    """In a process that the script forks: a signal to it is not one to the worker, whose socket it shares."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _force(reader: socket.socket, writer: socket.socket, last_words: Callable[[], None]) -> None:
