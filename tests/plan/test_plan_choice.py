@@ -107,6 +107,12 @@ def test_a_reason_names_what_the_exchange_adds_and_what_it_saves() -> None:
     assert "computing saves " in reasons[0]
 
 
+def test_a_much_slower_candidate_is_told_in_times_not_in_percent() -> None:
+    listed = shortlist(GRAPH, build.machine(), Goal(pins=QUIET))
+    plan = _plan({index: TrialResult(step=0.5 if index else 0.02) for index in range(len(listed.candidates))})
+    assert plan.candidates[1].reason.startswith("480 ms (25 times as long) slower in the trial")
+
+
 def test_a_faster_exchange_flips_the_choice_exactly_where_it_says() -> None:
     """With 1024 examples two workers save 13.6 ms of computing and lose 5 ms in the update."""
     graph, goal = build.multilayer(layers=4, batch=1024), Goal(pins=QUIET)

@@ -99,7 +99,8 @@ def _faster_link(pricer: Pricer, contenders: Sequence[Contender]) -> Iterator[st
         if factor is not None:
             winner = _overtaken(_with_links(pricer, factor**faster), chosen, rivals)
             assert winner is not None, factor
-            yield f"an exchange {factor:.2g} times {word}: {winner.priced.strategy.summary}"
+            shown = f"{factor:.1f}" if factor < 10 else f"{factor:.0f}"
+            yield f"an exchange {shown} times {word}: {winner.priced.strategy.summary}"
 
 
 def _another_batch(pricer: Pricer, contenders: Sequence[Contender]) -> Iterator[str]:

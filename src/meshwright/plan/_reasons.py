@@ -8,6 +8,8 @@ from meshwright.units import Seconds, format_bytes, format_seconds
 
 # Items under this share of the step are left out of a reason.
 _WORTH_SAYING = 0.01
+# From so many times the best step on, how many times says more than a percentage.
+_MANY_TIMES = 10
 
 
 def too_large(item: Priced) -> str:
@@ -27,7 +29,7 @@ def slower(item: Priced, chosen: Priced, *, trial: TrialResult | None, best: Sec
         best: step of the chosen one, measured where it was tried (s).
     """
     step = trial.step if trial else item.prediction.time.step
-    share = f"{(step - best) / best:.0%}" if best else "0%"
+    share = f"{(step - best) / best:.0%}" if step < _MANY_TIMES * best else f"{step / best:.0f} times as long"
     how = "in the trial" if trial else "by prediction"
     more = step - best
     expected = difference_in_items(item, chosen)
