@@ -56,6 +56,7 @@ def check_pins(graph: Graph, cluster: Cluster, goal: Goal) -> None:
 
 def _rules(graph: Graph, cluster: Cluster, pins: Pins) -> Iterator[Rule]:
     yield from _layout_rules(graph, cluster, pins)
+    yield from _batch_rules(graph, pins)
     yield from _exchange_rules(cluster)
     yield from _kernel_rules(graph, training_hosts(cluster)[0].device)
 
@@ -87,7 +88,10 @@ def _layout_rules(graph: Graph, cluster: Cluster, pins: Pins) -> Iterator[Rule]:
         legal=get_args(Sharding) if most > 1 else ("none",),
         cause="there can be one worker only, which has nobody to share with",
     )
-    share = graph.batch_size // workers
+
+
+def _batch_rules(graph: Graph, pins: Pins) -> Iterator[Rule]:
+    share = graph.batch_size // (pins.workers or 1)
     yield Rule(
         name="accumulation",
         legal=range(1, (1 if couples_examples(graph) else share) + 1),
