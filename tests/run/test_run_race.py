@@ -67,6 +67,13 @@ def test_steps_longer_than_the_budget_leave_the_rest_untried():
     assert results[0].low == results[0].high == 0.0
 
 
+def test_no_round_begins_that_the_time_does_not_reach():
+    """Round 1: two runners, two steps of 0.7 s each; of 6 s 3.2 s are left, and six more steps take 4.2 s."""
+    track = Track(0.7, 0.7)
+    track.race(budget=6)
+    assert track.heats == [0, 1]
+
+
 def test_a_failure_is_a_result_and_stops_nobody():
     results = Track(-1, 0.010).race(budget=6)
     assert results[0].failure == "RuntimeError: no"

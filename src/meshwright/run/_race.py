@@ -15,6 +15,8 @@ from meshwright.units import Bytes, Seconds
 # How far behind the best a runner may be and still run in the next round; the last holds for all further rounds.
 _MARGINS = (1.25, 1.12, 1.06)
 _MOST_ROUNDS = 8
+# A heat warms up once and times two steps at least.
+_LEAST_STEPS = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +67,8 @@ def race(
             break
         rounds.append(ran)
         field = _survivors(ran, _MARGINS[min(len(rounds), len(_MARGINS)) - 1])[::-1]
-        if len(field) == 1:
+        shortest_round = _LEAST_STEPS * sum(median(ran[runner].durations) for runner in field)
+        if len(field) == 1 or clock() + shortest_round > end:
             break
     results = {runner: _result(runner, rounds) for runner in (rounds[0] if rounds else ())}
     return results | {runner: TrialResult(step=0.0, failure=reason) for runner, reason in failures.items()}

@@ -28,7 +28,7 @@ from meshwright.units import Seconds
 _CALL = "trial"
 _NAP: Seconds = 0.02
 # A script whose first step comes later than this after the call holds up the plan; then one worker is tried only.
-_PATIENCE: Seconds = 60.0
+_PATIENCE: Seconds = 30.0
 # A worker that is left alone in a heat gives up after this.
 _HEAT_TIMEOUT = timedelta(seconds=30)
 
