@@ -1,7 +1,7 @@
 """Whether memory that a step frees stays in the process.
 
 glibc gives large freed blocks back to the system and fetches zeroed pages for the next ones; a training step frees
-and fetches the same blocks every time, and the page faults cost 5–30 % of it. Retained memory is fetched once, in huge
+and fetches the same blocks every time, and the page faults cost up to 30 % of it (a small CNN). Retained memory is fetched once, in huge
 pages where the system lends them.
 """
 
