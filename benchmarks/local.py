@@ -14,7 +14,7 @@ import argparse
 import sys
 import tempfile
 import tomllib
-from datetime import datetime
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from statistics import median
@@ -30,22 +30,39 @@ QUICK_JOBS = ("tabular_mlp", "digits_cnn")
 QUICK_WAYS = ("plain", "ddp", "meshwright", "meshwright_one")
 
 
-def measure(name: str, ways: tuple[str, ...], *, rounds: int, block: float) -> tuple[dict[str, list[float]], Path]:
-    """Seconds per step of every way and round, and the folder of Meshwright's own run."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """What a contest over one job gave.
+
+    Args:
+        seconds: per step, by way and round (s).
+        run: folder of Meshwright's own run.
+        planning: from the command to the plan: starting Python and torch, the script up to its first step, planning (s).
+    """
+
+    seconds: dict[str, list[float]]
+    run: Path
+    planning: float
+
+
+def measure(name: str, ways: tuple[str, ...], *, rounds: int, block: float) -> Measured:
+    """Lets the ways train a job in turns."""
     folder = Path(tempfile.mkdtemp(prefix=f"local-{name}-"))
     with Contest(folder) as contest:
         for way in ways:
             print(f"{name}: starting {way}", file=sys.stderr, flush=True)
             contest.start(way, command(way, name, contest.port, folder))
         seconds = contest.rounds(rounds, block=block)
+        started = contest.started("meshwright")
     (run,) = (folder / "meshwright").iterdir()
-    return seconds, run
+    planned = (run / "planning" / "plan.toml").stat().st_mtime
+    return Measured(seconds=seconds, run=run, planning=planned - started)
 
 
-def row_of(name: str, seconds: dict[str, list[float]], run: Path) -> dict[str, Any]:
+def row_of(name: str, measured: Measured) -> dict[str, Any]:
     """One job's line of the table."""
+    seconds, run = measured.seconds, measured.run
     plan = tomllib.loads((run / "plan.toml").read_text(encoding="utf-8"))
-    record = tomllib.loads((run / "run.toml").read_text(encoding="utf-8"))
     measurement = tomllib.loads((run / "measurement.toml").read_text(encoding="utf-8"))
     size = plan["strategy"]["batch"]["size"]
     ours = seconds["meshwright"]
@@ -53,10 +70,7 @@ def row_of(name: str, seconds: dict[str, list[float]], run: Path) -> dict[str, A
     row |= {f"{way} samples/s": size / median(times) for way, times in seconds.items()}
     row |= {f"vs {way}": ratio(seconds[way], ours) for way in seconds if way in RIVALS}
     row["one worker / plain"] = ratio(seconds["meshwright_one"], seconds["plain"])
-    # From the command to the plan: starting Python and torch, the script up to its first step, and the planning itself.
-    row["planning s"] = (run / "planning" / "plan.toml").stat().st_mtime - datetime.fromisoformat(
-        record["started"]
-    ).timestamp()
+    row["planning s"] = measured.planning
     row["predicted s"] = sum(plan["prediction"]["time"].values())
     row["measured s"] = median(ours)
     row["predicted B"] = sum(plan["prediction"]["memory"].values())
@@ -110,8 +124,7 @@ def main() -> int:
         jobs, ways, rounds, block = QUICK_JOBS, QUICK_WAYS, 3, 0.3
     rows = []
     for name in jobs:
-        seconds, run = measure(name, ways, rounds=rounds, block=block)
-        rows.append(row_of(name, seconds, run))
+        rows.append(row_of(name, measure(name, ways, rounds=rounds, block=block)))
     return outcome.publish(rows, checks_of(rows), there=there, as_json=chosen.json)
 
 

@@ -1,4 +1,4 @@
-"""What every benchmark prints: the machine, one row per measurement, one check per target.
+"""What every benchmark prints: the machine, its measurements, one check per target.
 
 With `--json` one object: `{"machine": …, "rows": […], "checks": [{"name", "value", "target", "holds"}]}`. The exit code
 is 1 where a check does not hold.
@@ -80,11 +80,9 @@ def _print_tables(rows: Sequence[Mapping[str, Any]], checks: Sequence[Check], *,
     console = Console()
     console.print(f"{there['processor']}, {there['cores']} cores, {there['date']}, load before {there['load']:.0%}")
     if rows:
-        table = Table()
+        table = Table(show_header=False)
         for name in rows[0]:
-            table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
-        for row in rows:
-            table.add_row(*(_cell(value) for value in row.values()))
+            table.add_row(name, *(_cell(row[name]) for row in rows))
         console.print(table)
     for check in checks:
         console.print(

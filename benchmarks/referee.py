@@ -57,6 +57,7 @@ class Contest:
         self._server.settimeout(1.0)
         self._contestants: dict[str, Contestant] = {}
         self._launchers: list[subprocess.Popen[bytes]] = []
+        self._started: dict[str, float] = {}
 
     @property
     def port(self) -> int:
@@ -66,6 +67,7 @@ class Contest:
     def start(self, way: str, arguments: Sequence[str]) -> None:
         """Starts a contestant and waits until all its processes are warm."""
         log = (self._logs / f"{way}.log").open("wb")
+        self._started[way] = time.time()
         launcher = subprocess.Popen(arguments, stdout=log, stderr=log, start_new_session=True)
         self._launchers.append(launcher)
         streams: dict[int, IO[str]] = {}
@@ -97,6 +99,10 @@ class Contest:
             for way in ways[shift:] + ways[:shift]:
                 seconds[way].append(self._contestants[way].train(steps[way]) / steps[way])
         return seconds
+
+    def started(self, way: str) -> float:
+        """When a contestant's command was started (s since the epoch)."""
+        return self._started[way]
 
     def _steps(self, way: str, block: float) -> int:
         trial = 3
