@@ -37,7 +37,7 @@ class Measured:
     Args:
         seconds: per step, by way and round (s).
         run: folder of Meshwright's own run.
-        planning: from the command to the plan: starting Python and torch, the script up to its first step, planning (s).
+        planning: from the command to the plan, with starting Python and torch and the script up to its first step (s).
     """
 
     seconds: dict[str, list[float]]
