@@ -1,8 +1,8 @@
 """Whether memory that a step frees stays in the process.
 
 glibc gives large freed blocks back to the system and fetches zeroed pages for the next ones; a training step frees
-and fetches the same blocks every time, and the page faults cost up to 30 % of it (a small CNN). Retained memory is fetched once, in huge
-pages where the system lends them.
+and fetches the same blocks every time, and the page faults cost up to 30 % of it (a small CNN). Retained memory is
+fetched once, in huge pages where the system lends them.
 """
 
 import ctypes
