@@ -58,7 +58,7 @@ def test_the_trial_decides_against_the_prediction() -> None:
 
 def test_a_draw_goes_to_the_script_as_written() -> None:
     """Within 1 % of the best trial, the strategy with fewer departures is taken."""
-    goal = Goal(pins=Pins(workers=1, threads=2, matrix_library="default"))
+    goal = Goal(pins=Pins(workers=1, threads=2, matrix_library="default", allocator="default"))
     listed = shortlist(GRAPH, build.machine(), goal)
     plain = next(
         index for index, item in enumerate(listed.candidates) if item.strategy.summary == "1 worker × 2 threads"

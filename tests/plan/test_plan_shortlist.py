@@ -64,7 +64,8 @@ def test_the_family_of_the_script_as_written_is_tried_however_slow_its_rates_say
 
 
 def test_the_script_as_written_is_tried_when_it_is_near() -> None:
-    found = shortlist(build.multilayer(), build.machine(), Goal(pins=Pins(matrix_library="default")))
+    pins = Pins(matrix_library="default", allocator="default")
+    found = shortlist(build.multilayer(), build.machine(), Goal(pins=pins))
     plain = [item for item in found.candidates if item.strategy.summary == "1 worker × 2 threads"]
     assert len(plain) == 1
 

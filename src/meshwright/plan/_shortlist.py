@@ -15,7 +15,7 @@ from meshwright.plan._priced import Priced, choice, family, price_all
 _WORTH_A_TRIAL = 1.6
 # Choices that a trial compares, one value at a time.
 TRIED = (
-    "matrix_library", "allocator", "optimizer", "memory_format", "random", "compiled", "precision", "accumulation",
+    "matrix_library", "optimizer", "memory_format", "random", "compiled", "precision", "accumulation",
     "recompute", "sharding", "transport",
 )  # fmt: skip
 

@@ -105,7 +105,7 @@ def kernel_choices(graph: Graph, device: Device, goal: Goal) -> tuple[Kernels, .
     options = (
         _unless_pinned(pins.matrix_library, matrix_libraries(device)),
         _unless_pinned(pins.optimizer, optimizer_forms(graph)),
-        _unless_pinned(pins.allocator, allocators(device)),
+        _unless_pinned(pins.allocator, allocators(device)[-1:]),
         _unless_pinned(pins.memory_format, memory_formats(graph, device)),
         _unless_pinned(pins.random, mask_sources(graph, device)),
         _unless_pinned(pins.compiled, (False,) if on_cpu or not goal.steps else (False, True)),
@@ -127,7 +127,11 @@ def optimizer_forms(graph: Graph) -> tuple[str, ...]:
 
 
 def allocators(device: Device) -> tuple[str, ...]:
-    """Memory given back at every step or kept; an accelerator's allocator keeps it anyway."""
+    """Memory given back at every step or kept; an accelerator's allocator keeps it anyway.
+
+    The last one is taken unless the other is pinned. A trial cannot compare the two: once memory was kept in a process,
+    what is given back later in it is not what a fresh process would give back.
+    """
     measured = any(row.kind == "allocation" for row in device.operation_rates)
     return ("default", "retained") if device.kind == "cpu" and measured else ("default",)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch.distributed as dist
 
 from meshwright import hardware
@@ -14,13 +15,16 @@ from meshwright.documents import from_mapping, read_toml, to_mapping, write_toml
 from meshwright.errors import MeshwrightError, from_json, to_json
 from meshwright.graph import Graph, write_graph
 from meshwright.graph.capture import capture
+from meshwright.graph.capture_batch import batch_bytes
 from meshwright.hardware import Cluster, Correction, read_cluster
 from meshwright.plan import Goal, Pins, Plan, choose, shortlist, write_plan
 from meshwright.run._job import Job, block_paths
 from meshwright.run._role import Role
-from meshwright.units import Seconds
+from meshwright.units import Bytes, Seconds
 
-TRIAL_BUDGET: Seconds = 6.0
+# From the start of the process; a trial's last heats and the choice come on top, and the whole stays under 10 s.
+PLANNING_TIME: Seconds = 8.0
+_SHORTEST_TRIAL: Seconds = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +72,7 @@ def plan_and_leave(
     if given is None and goal.pins.workers != 1:
         _trial.summon(role)
     laps = [time.perf_counter()]
+    cluster = with_context(cluster, context_of(job, batch))
     progress("capturing the step")
     graph = capture(job.model, job.optimizer, job.loss, batch)
     write_graph(graph, role.folder / "graph.json")
@@ -98,12 +103,39 @@ def _planned(
     laps.append(time.perf_counter())
     progress(f"trying the best {len(listed.candidates)} of {listed.considered} strategies")
     strategies = [candidate.strategy for candidate in listed.candidates]
-    trials = _trial.trial(job, batch, strategies, budget=TRIAL_BUDGET)
+    trials = _trial.trial(job, batch, strategies, budget=trial_budget())
     laps.append(time.perf_counter())
     plan = choose(graph, cluster, goal, listed, trials, correction=correction)
     if plan.prediction.basis != "trial":
         return plan
     return replace(plan, prediction=scaled(plan.prediction, _correction(cluster, graph, basis="trial").time))
+
+
+def trial_budget() -> Seconds:
+    """What the start of the process and the capture leave of the time for planning; never less than two seconds."""
+    elapsed = time.time() - psutil.Process().create_time()
+    return max(_SHORTEST_TRIAL, PLANNING_TIME - elapsed)
+
+
+def context_of(job: Job, batch: Any) -> Bytes:
+    """Memory of this process besides the job's tensors: what its script imported, and torch itself (B).
+
+    The probe measured a process that imports torch alone; a script that imports more takes more in every worker.
+    """
+    held = [*job.model.parameters(), *job.model.buffers()]
+    tensors = sum(tensor.nbytes for tensor in held if tensor.device.type == "cpu")
+    return psutil.Process().memory_info().rss - tensors - round(batch_bytes(batch))
+
+
+def with_context(cluster: Cluster, context: Bytes) -> Cluster:
+    """The cluster whose processor workers take at least `context` before any tensor (B)."""
+    hosts = tuple(
+        replace(host, device=replace(host.device, context=max(host.device.context, context)))
+        if host.device.kind == "cpu"
+        else host
+        for host in cluster.hosts
+    )
+    return replace(cluster, hosts=hosts)
 
 
 def _times(laps: list[Seconds]) -> PlanningTimes:
