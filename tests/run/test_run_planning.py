@@ -2,6 +2,7 @@
 
 import os
 
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
@@ -12,8 +13,8 @@ from meshwright.cost import MemoryBreakdown, Prediction, TimeBreakdown
 from meshwright.errors import DoesNotFitError, PlanError
 from meshwright.hardware import write_cluster
 from meshwright.plan import Goal, Pins
-from meshwright.run import Job, Role
-from meshwright.run._planning import merged_goal, plan_together, scaled
+from meshwright.run import Job, Role, _planning
+from meshwright.run._planning import context_of, merged_goal, plan_together, scaled, trial_budget, with_context
 from meshwright.run._session import CURRENT, Session
 from planning_builders import GB, machine, processor
 
@@ -96,3 +97,27 @@ def test_a_trial_is_corrected_by_what_runs_took_after_earlier_trials():
     assert found.time == TimeBreakdown(forward=1.5, backward=1.5)
     assert (found.low, found.high, found.energy) == (pytest.approx(2.4), pytest.approx(3.6), 15.0)
     assert found.memory == memory
+
+
+def test_what_a_script_imported_counts_and_its_tensors_do_not() -> None:
+    """64 MiB that no tensor of the job holds are context; the same 64 MiB as a buffer of the model are not."""
+    small, batch = job(), (torch.ones(4, 8),)
+    before = context_of(small, batch)
+    ballast = torch.ones(16 * 2**20)
+    assert abs(context_of(small, batch) - before - ballast.nbytes) < 8 * 2**20
+    small.model.register_buffer("ballast", ballast)
+    assert abs(context_of(small, batch) - before) < 8 * 2**20
+
+
+def test_context_is_never_below_what_the_probe_measured() -> None:
+    cluster = machine()
+    probed = cluster.hosts[0].device.context
+    assert with_context(cluster, probed + 5).hosts[0].device.context == probed + 5
+    assert with_context(cluster, probed - 5) == cluster
+
+
+def test_a_trial_has_the_time_that_is_left_of_planning_and_two_seconds_at_least(monkeypatch) -> None:
+    monkeypatch.setattr(_planning.time, "time", lambda: psutil.Process().create_time() + 3.0)
+    assert trial_budget() == pytest.approx(5.0)
+    monkeypatch.setattr(_planning.time, "time", lambda: psutil.Process().create_time() + 60.0)
+    assert trial_budget() == 2.0
