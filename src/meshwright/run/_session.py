@@ -55,6 +55,9 @@ class Session:
             if step is not None and step.recorder is not None:
                 memory = self._memory_by_rank(step.recorder.memory) if status == "finished" else ()
                 step.recorder.close(status, reason=reason, memory_by_rank=memory)
+            if step is not None and status == "finished":
+                # gloo's threads, still there when Python ends, abort the process now and then.
+                step.close()
         finally:
             if "torch" in sys.modules:
                 from meshwright.run._group import part

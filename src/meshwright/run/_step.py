@@ -124,6 +124,11 @@ class Step:
         if self._proof is not None:
             self._proof.leave()
 
+    def close(self) -> None:
+        """The run is over: undoes the strategy and closes its connections, while the process still can."""
+        if self._engine is not None:
+            self._engine.close()
+
     def save(self, folder: Any) -> None:
         """Stores model, optimizer and random numbers, whole or not at all; every worker calls it.
 
