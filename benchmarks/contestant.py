@@ -86,7 +86,7 @@ def _loop(job: Job, model: nn.Module) -> Step:
 
 
 WAYS: dict[str, Callable[[Job], Step]] = {
-    "plain": plain, "compiled": compiled, "ddp": ddp, "accelerate": accelerate,
+    "plain": plain, "plain_again": plain, "compiled": compiled, "ddp": ddp, "accelerate": accelerate,
     "meshwright": meshwright, "meshwright_one": meshwright,
 }  # fmt: skip
 
