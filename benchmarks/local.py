@@ -5,10 +5,10 @@
     python benchmarks/local.py --jobs tabular_mlp --json
 
 Ways: (a) the plain script, (b) the same with torch.compile, (c) DDP with 2 processes, (d) Accelerate with 2 processes,
-(e) Meshwright's own choice; and Meshwright pinned to one worker as written, for its overhead, beside a second process of
-the plain script, which tells how far two equal processes are apart. Every way trains the same global batches with the
-same optimizer. The processes of all ways stay alive and are told in turns to train for about
-a second; each round yields one time per step and way, and ratios are taken within a round.
+(e) Meshwright's own choice; and Meshwright pinned to one worker as written, for its overhead, beside a second process
+of the plain script, which tells how far two equal processes are apart. Every way trains the same global batches with
+the same optimizer. The processes of all ways stay alive and are told in turns to train for about a second; each round
+yields one time per step and way, and ratios are taken within a round.
 """
 
 import argparse
