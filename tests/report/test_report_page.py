@@ -253,7 +253,10 @@ def test_the_same_run_twice_has_no_differences(tmp_path: Path) -> None:
     assert "Nothing: both ran under the same plan with the same settings." in text
 
 
-def test_a_folder_that_is_no_run_is_refused_with_the_runs_near_by(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_run_is_refused_with_the_runs_near_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path / "..")
     near = build.write_run(tmp_path / "outputs" / "gpt")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError) as refused:
