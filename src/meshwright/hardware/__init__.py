@@ -26,6 +26,7 @@ from meshwright.hardware._here import here as here
 from meshwright.hardware._here import load_warning as load_warning
 from meshwright.hardware._here import read_cluster as read_cluster
 from meshwright.hardware._here import write_cluster as write_cluster
+from meshwright.hardware._host_list import first_host as first_host
 from meshwright.hardware._identity import identity as identity
 from meshwright.hardware._identity import load_now as load_now
 from meshwright.hardware._identity import memory_available as memory_available

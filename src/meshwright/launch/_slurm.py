@@ -1,13 +1,12 @@
 """A task of a Slurm job: under `srun meshwright run train.py` every task is one worker."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from meshwright.errors import UsageError
+from meshwright.hardware import first_host
 
 FIRST_RESERVED_STEP = 0xFFFFFFF0  # SLURM_STEP_ID of batch scripts and interactive shells: slurm/slurm.h
-_HOST_OR_LIST = re.compile(r"([^,\[\]]*)(?:\[([^\]]*)\])?([^,\[\]]*)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,24 +56,6 @@ def slurm_task(environment: Mapping[str, str]) -> Task | None:
         address=first_host(hosts) if num_hosts > 1 else "127.0.0.1",
         name=f"slurm-{environment.get('SLURM_JOB_ID', '0')}.{step}" + (f"-restart-{restart}" if restart != "0" else ""),
     )
-
-
-def first_host(hosts: str) -> str:
-    """The first name of a Slurm host list: `gpu[03-05,9]-ib,login` → `gpu03-ib`.
-
-    Raises:
-        UsageError: the list is empty or no host list.
-    """
-    match = _HOST_OR_LIST.match(hosts)
-    if match is None or not match[0]:
-        raise UsageError(
-            f"{hosts!r} is no Slurm host list",
-            cause="SLURM_STEP_NODELIST and SLURM_JOB_NODELIST say on which hosts the workers run",
-            alternatives=["start the job with srun, which sets them"],
-            command="srun meshwright run SCRIPT",
-        )
-    prefix, numbers, suffix = match[1], match[2], match[3]
-    return prefix + (re.split("[-,]", numbers)[0] if numbers else "") + suffix
 
 
 def _number(environment: Mapping[str, str], *names: str) -> int:

@@ -11,13 +11,13 @@
 | `SLURM_PROCID`, `SLURM_LOCALID`, `SLURM_STEP_NUM_TASKS`, `SLURM_STEP_NODELIST`, `SLURM_JOB_ID` | as srun sets them |
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from meshwright.errors import UsageError, suggestion
+from meshwright.hardware import first_host
 from meshwright.units import Seconds
 
 Kind = Literal["alone", "joined", "plan", "run", "verify"]
@@ -86,12 +86,6 @@ def role_of(environment: Mapping[str, str]) -> Role:
         timeout=float(_number(environment, "MESHWRIGHT_TIMEOUT", int(DEFAULT_TIMEOUT))),
         **place,
     )
-
-
-def first_host(nodes: str) -> str:
-    """The first host of a Slurm node list: `gpu[07-09,12],login` → `gpu07`."""
-    match = re.match(r"([^,\[]+)(?:\[(\d+))?", nodes)
-    return match[1] + (match[2] or "") if match else nodes
 
 
 def _place(environment: Mapping[str, str]) -> dict[str, Any]:
