@@ -1,13 +1,15 @@
 """What would a strategy cost? Time, memory, energy and money of one step, item by item.
 
 In: a `Graph`, a `Cluster`, a `Strategy`. Out: a `Prediction`; a run's `Measurement` has the same items.
-Reading order: `_strategy`, `_prediction`, `_measurement`, `_verification` (the data); `_pricing`, which puts together
+Reading order: `_mesh`, `_split`, `_strategy`, `_prediction`, `_measurement`, `_verification` (the data); `_pricing`, which puts together
 `_compute` (with `_workload` and `_rates`), `_exchange_cost` (with `_communication` and `_timeline`) and `_memory`.
 """
 
 from meshwright.cost._communication import measured_transports as measured_transports
 from meshwright.cost._measurement import Measurement as Measurement
 from meshwright.cost._measurement import StepRecord as StepRecord
+from meshwright.cost._mesh import Axis as Axis
+from meshwright.cost._mesh import Mesh as Mesh
 from meshwright.cost._prediction import Collective as Collective
 from meshwright.cost._prediction import MemoryBreakdown as MemoryBreakdown
 from meshwright.cost._prediction import Prediction as Prediction
@@ -16,11 +18,13 @@ from meshwright.cost._pricing import Pricer as Pricer
 from meshwright.cost._pricing import find_host as find_host
 from meshwright.cost._pricing import host_names as host_names
 from meshwright.cost._pricing import predict as predict
+from meshwright.cost._split import Pipeline as Pipeline
+from meshwright.cost._split import Placement as Placement
+from meshwright.cost._split import Schedule as Schedule
 from meshwright.cost._strategy import Allowance as Allowance
 from meshwright.cost._strategy import Batch as Batch
 from meshwright.cost._strategy import Exchange as Exchange
 from meshwright.cost._strategy import Kernels as Kernels
-from meshwright.cost._strategy import Mesh as Mesh
 from meshwright.cost._strategy import Precision as Precision
 from meshwright.cost._strategy import Sharding as Sharding
 from meshwright.cost._strategy import Strategy as Strategy

@@ -1,9 +1,10 @@
 """A strategy: every decision about how a training step runs, without its price."""
 
 from dataclasses import dataclass
-from math import prod
 from typing import Literal
 
+from meshwright.cost._mesh import Mesh
+from meshwright.cost._split import Pipeline, Placement
 from meshwright.hardware._device import MatrixLibrary
 from meshwright.units import Bytes
 
@@ -31,35 +32,14 @@ class Worker:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Mesh:
-    """Degree of each mesh axis; the product is the number of workers."""
-
-    pp: int = 1
-    dp_replicate: int = 1
-    dp_shard: int = 1
-    cp: int = 1
-    ep: int = 1
-    tp: int = 1
-
-    @property
-    def num_workers(self) -> int:
-        """Workers in the grid; `ep` lies inside the data axes."""
-        return prod((self.pp, self.dp_replicate, self.dp_shard, self.cp, self.tp))
-
-    @property
-    def num_shares(self) -> int:
-        """Into how many shares the global batch is split."""
-        return self.dp_replicate * self.dp_shard
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
     """How the global batch is shared out.
 
     Args:
         size: examples per optimizer step, over all workers; what the user's loader yields.
         shares: relative share of each data rank (equal devices: equal numbers).
-        accumulation: micro-batches that a worker runs one after another in a step.
+        accumulation: micro-batches that a data rank cuts its share into; with a pipeline they follow one another
+            through its stages.
     """
 
     size: int
@@ -122,6 +102,10 @@ class Strategy:
         batch: how the global batch is shared out.
         sharding: what is kept in shards: optimizer state, gradients too, parameters too.
         recompute: paths of the blocks whose activations are computed again in the backward.
+        placements: parameters that are split over a mesh axis; all others are whole on every worker of a stage.
+        sequence: whether norms, dropout and residuals between split regions are split along the sequence over `tp`.
+        attention: how attention over a sequence that is split over `cp` meets the other workers' keys and values.
+        pipeline: stages and schedule; None with `pp` 1.
     """
 
     workers: tuple[Worker, ...]
@@ -129,6 +113,10 @@ class Strategy:
     batch: Batch
     sharding: Sharding = "none"
     recompute: tuple[str, ...] = ()
+    placements: tuple[Placement, ...] = ()
+    sequence: Literal["whole", "split"] = "whole"
+    attention: Literal["ring", "all_to_all"] = "ring"
+    pipeline: Pipeline | None = None
     kernels: Kernels = Kernels()
     precision: Precision = Precision()
     exchange: Exchange = Exchange()
@@ -152,6 +140,14 @@ class Strategy:
             parts.append(f"data parallel {self.mesh.dp_replicate}")
         if self.mesh.dp_shard > 1:
             parts.append(f"{self.sharding} sharded {self.mesh.dp_shard}")
+        if self.mesh.tp > 1:
+            parts.append(f"tensor {self.mesh.tp}" + (" with sequence" if self.sequence == "split" else ""))
+        if self.mesh.cp > 1:
+            parts.append(f"context {self.mesh.cp}")
+        if self.mesh.ep > 1:
+            parts.append(f"expert {self.mesh.ep}")
+        if self.pipeline is not None:
+            parts.append(f"pipeline {self.mesh.pp} ({self.pipeline.schedule})")
         if self.batch.accumulation > 1:
             parts.append(f"accumulation {self.batch.accumulation}")
         if self.recompute:
