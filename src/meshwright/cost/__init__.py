@@ -1,8 +1,9 @@
 """What would a strategy cost? Time, memory, energy and money of one step, item by item.
 
 In: a `Graph`, a `Cluster`, a `Strategy`. Out: a `Prediction`; a run's `Measurement` has the same items.
-Reading order: `_mesh`, `_split`, `_strategy`, `_prediction`, `_measurement`, `_verification` (the data); `_pricing`, which puts together
-`_compute` (with `_workload` and `_rates`), `_exchange_cost` (with `_communication` and `_timeline`) and `_memory`.
+Reading order: `_mesh`, `_split`, `_strategy`, `_prediction`, `_measurement`, `_verification` (the data); `_pricing`,
+which puts together `_compute` (with `_workload` and `_rates`), `_exchange_cost` (with `_communication` and `_timeline`)
+and `_memory`.
 """
 
 from meshwright.cost._communication import measured_transports as measured_transports
