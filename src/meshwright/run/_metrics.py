@@ -17,8 +17,9 @@ from meshwright.cost import Measurement, StepRecord, TimeBreakdown
 from meshwright.documents import write_toml
 from meshwright.errors import LossError, UsageError
 from meshwright.run._clock import Clock, Stamps
+from meshwright.run._drift import Drift, Forecast
 from meshwright.run._memory import peak_memory
-from meshwright.run._watch import Drift, check_finite
+from meshwright.run._watch import check_finite
 from meshwright.units import Bytes, Seconds
 
 FLUSH_INTERVAL: Seconds = 0.1
@@ -69,14 +70,14 @@ class Recorder:
         folder: the run's; None keeps nothing on disk.
         clock: that the stamps were taken with.
         rank: of this worker; rank 0 writes the metrics.
-        predicted: step time (s); 0 where unknown.
+        forecast: of the plan; None where there is none.
     """
 
-    def __init__(self, folder: Path | None, *, clock: Clock, rank: int, predicted: Seconds = 0.0) -> None:
+    def __init__(self, folder: Path | None, *, clock: Clock, rank: int, forecast: Forecast | None = None) -> None:
         self._folder = folder
         self._clock = clock
         self._rank = rank
-        self._drift = Drift(predicted)
+        self._drift = Drift(forecast)
         self._pending: list[_Pending] = []
         self._durations: deque[tuple[Seconds, TimeBreakdown]] = deque(maxlen=REMEMBERED)
         self._lines: list[str] = []

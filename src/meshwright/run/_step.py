@@ -12,6 +12,7 @@ from meshwright.errors import BatchError
 from meshwright.graph.capture_batch import batch_size
 from meshwright.plan import Plan
 from meshwright.run._agreement import check_agreement, is_checked
+from meshwright.run._drift import forecast_of
 from meshwright.run._engine import Engine
 from meshwright.run._group import failures_named
 from meshwright.run._job import Job
@@ -161,13 +162,13 @@ class Step:
         self._plan, self._proof, self._engine, self._job = opening.plan, opening.proof, opening.engine, opening.job
         if self._engine is None:
             return
-        predicted = self._plan.prediction.time.step if self._plan is not None else 0.0
+        forecast = forecast_of(self._plan) if self._plan is not None else None
         folder, rank = opening.folder, self._session.role.rank
         if self._plan is not None:
             # Collecting garbage among the objects of torch takes up to a second; new objects are still looked at.
             gc.freeze()
         if folder is not None or self._engine.device.type != "cpu":
-            self.recorder = Recorder(folder, clock=self._engine.clock, rank=rank, predicted=predicted)
+            self.recorder = Recorder(folder, clock=self._engine.clock, rank=rank, forecast=forecast)
 
     def _together(self, engine: Engine, batch: Any) -> Tensor:
         expected, self._expected = self._expected, None

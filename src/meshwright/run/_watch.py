@@ -1,16 +1,10 @@
-"""What a step must not do unnoticed: give no scalar, give no number, or become slow."""
+"""What a step must not do unnoticed: give no scalar, or give no number."""
 
 import math
-from statistics import median
 
 from torch import Tensor
 
 from meshwright.errors import LossError
-from meshwright.units import Seconds, format_seconds
-
-WINDOW = 20
-SHORTEST_WINDOW: Seconds = 2.0
-SLOWER = 1.6
 
 
 def checked(output: object) -> Tensor:
@@ -60,60 +54,4 @@ def check_finite(loss: float, step: int) -> None:
                 "torch.autograd.set_detect_anomaly(True) names the operation",
                 "a weight greater than zero, where the loss is (total, weight)",
             ],
-        )
-
-
-class Drift:
-    """Notices when steps have become much slower than they were.
-
-    Args:
-        predicted: step time of the plan (s); 0 where there is none.
-    """
-
-    def __init__(self, predicted: Seconds) -> None:
-        self._predicted = predicted
-        self._window: list[Seconds] = []
-        self._spent: Seconds = 0.0
-        self._first = self._next = 1
-        self._normal: Seconds = 0.0
-        self._told = False
-
-    def add(self, duration: Seconds, step: int) -> str:
-        """Takes a step's duration (s); gives a sentence when the median of the last ones has drifted, else nothing."""
-        self._window.append(duration)
-        self._spent += duration
-        if len(self._window) < WINDOW or self._spent < SHORTEST_WINDOW:
-            return ""
-        self._first, self._next = self._next, step + 1
-        now, self._window, self._spent = median(self._window), [], 0.0
-        if not self._normal:
-            self._normal = now
-            return self._slower_than_predicted(now, step)
-        if now < SLOWER * self._normal:
-            self._told = False
-            return ""
-        return self._once(
-            now,
-            step,
-            f"{now / self._normal:.1f} × the {format_seconds(self._normal)} they took at the start: "
-            "the load of the machine has changed, or examples became longer",
-        )
-
-    def _slower_than_predicted(self, now: Seconds, step: int) -> str:
-        if not self._predicted or now < SLOWER * self._predicted:
-            return ""
-        return self._once(
-            now,
-            step,
-            f"{now / self._predicted:.1f} × the predicted {format_seconds(self._predicted)}: "
-            "the machine is busier than when the plan was made, or the prediction is wrong",
-        )
-
-    def _once(self, now: Seconds, step: int, comparison: str) -> str:
-        if self._told:
-            return ""
-        self._told = True
-        return (
-            f"meshwright: steps {self._first} to {step} took {format_seconds(now)} each, {comparison}; "
-            "`meshwright run` plans anew for what there is now"
         )
