@@ -3,23 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from meshwright.graph._linear import Linear
+from meshwright.graph._splits import Phase, Splits
+
 OperationKind = Literal[
     "matrix", "convolution", "attention", "recurrent", "normalization", "pointwise", "transcendental",
     "reduction", "random", "indexing", "copy", "view", "other",
 ]  # fmt: skip
-Phase = Literal["forward", "backward"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Linear:
-    """A quantity that grows with the number of examples: `fixed + per_example * examples`."""
-
-    fixed: float = 0.0
-    per_example: float = 0.0
-
-    def at(self, examples: float) -> float:
-        """The quantity for a batch of `examples`."""
-        return self.fixed + self.per_example * examples
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +36,7 @@ class Operation:
         flops: FLOP.
         bytes_read: B.
         bytes_written: B.
-        matrix: shape of the product, for `matrix`.
+        matrix: shape of the product, for `matrix`; for `attention` of queries by keys, `batch` counting heads.
     """
 
     name: str
@@ -153,6 +143,7 @@ class Graph:
             `random`, `weighted_loss`, `tied_parameters`, `data_dependent` (what a step does depends on values in the
             batch), `recurrent`, `convolution`.
         gaps: constructs that could not be captured whole, each with what was done instead.
+        splits: how the model itself could be split over workers; None where nobody found out.
     """
 
     model: str
@@ -168,3 +159,4 @@ class Graph:
     optimizer: OptimizerState
     traits: tuple[str, ...] = ()
     gaps: tuple[str, ...] = ()
+    splits: Splits | None = None

@@ -79,7 +79,7 @@ class OperationCost:
     """One call at one batch size.
 
     Args:
-        matrix: batch, rows, inner, columns of its product.
+        matrix: batch, rows, inner, columns of its product; of attention, of queries by keys.
     """
 
     dtype: str
@@ -124,7 +124,7 @@ def cost(
         flops=float(_flops(func, name, args, kwargs, out)),
         bytes_read=float(read),
         bytes_written=float(written),
-        matrix=_matrix(name, inputs) if known.kind == "matrix" else None,
+        matrix=_shape(known.kind, name, inputs),
     )
 
 
@@ -235,6 +235,20 @@ _FORMULAS = {
     "addmv": _vector_flops,
     "dot": _vector_flops,
 }
+
+
+def _shape(kind: OperationKind, name: str, inputs: list[Tensor]) -> tuple[float, float, float, float] | None:
+    if kind == "matrix":
+        return _matrix(name, inputs)
+    return _attention(name, inputs) if kind == "attention" else None
+
+
+def _attention(name: str, inputs: list[Tensor]) -> tuple[float, float, float, float] | None:
+    """Queries by keys: heads of all examples, sequence, width of a head, sequence of the keys."""
+    query, key = inputs[1:3] if "_backward" in name else inputs[:2]
+    if query.ndim != 4 or key.ndim != 4:
+        return None
+    return float(query.shape[0] * query.shape[1]), float(query.shape[2]), float(query.shape[3]), float(key.shape[2])
 
 
 def _matrix(name: str, inputs: list[Tensor]) -> tuple[float, float, float, float] | None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from meshwright.cost import Allowance, Sharding
+from meshwright.cost import Allowance, Schedule, Sharding
 from meshwright.units import Bytes
 
 
@@ -16,6 +16,13 @@ class Pins:
     data: int | None = None
     shard: int | None = None
     sharding: Sharding | None = None
+    tensor: int | None = None
+    sequence: Literal["whole", "split"] | None = None
+    context: int | None = None
+    expert: int | None = None
+    pipeline: int | None = None
+    schedule: Schedule | None = None
+    stages: int | None = None
     accumulation: int | None = None
     recompute: Literal["none", "all"] | None = None
     matrix_library: Literal["default", "onednn"] | None = None

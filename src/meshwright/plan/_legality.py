@@ -1,7 +1,6 @@
 """Why a pinned choice is not legal for this model, batch and cluster, with the values that are."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import get_args
 
 from meshwright.cost import Sharding, measured_transports
@@ -19,21 +18,7 @@ from meshwright.plan._space import (
     optimizer_forms,
     recomputations,
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rule:
-    """The legal values of one pin.
-
-    Args:
-        name: as in `Pins`.
-        legal: what it may be.
-        cause: what limits it.
-    """
-
-    name: str
-    legal: Sequence
-    cause: str
+from meshwright.plan._split_legality import Rule, split_rules
 
 
 def check_pins(graph: Graph, cluster: Cluster, goal: Goal) -> None:
@@ -56,6 +41,7 @@ def check_pins(graph: Graph, cluster: Cluster, goal: Goal) -> None:
 
 def _rules(graph: Graph, cluster: Cluster, pins: Pins) -> Iterator[Rule]:
     yield from _layout_rules(graph, cluster, pins)
+    yield from split_rules(graph, places=_places(cluster))
     yield from _batch_rules(graph, pins)
     yield from _exchange_rules(cluster)
     yield from _kernel_rules(graph, training_hosts(cluster)[0].device)
