@@ -1,9 +1,9 @@
 """What would a strategy cost? Time, memory, energy and money of one step, item by item.
 
 In: a `Graph`, a `Cluster`, a `Strategy`. Out: a `Prediction`; a run's `Measurement` has the same items.
-Reading order: `_mesh`, `_split`, `_strategy`, `_prediction`, `_measurement`, `_verification` (the data); `_pricing`,
-which puts together `_compute` (with `_workload` and `_rates`), `_exchange_cost` (with `_communication` and `_timeline`)
-and `_memory`.
+Reading order: `_mesh`, `_split`, `_schedule` (a pipeline's orders of work), `_strategy`, `_prediction`, `_measurement`,
+`_verification` (the data); `_pricing`, which puts together `_compute` (with `_workload` and `_rates`), `_exchange_cost`
+(with `_communication` and `_timeline`) and `_memory`.
 """
 
 from meshwright.cost._communication import measured_transports as measured_transports
@@ -19,6 +19,15 @@ from meshwright.cost._pricing import Pricer as Pricer
 from meshwright.cost._pricing import find_host as find_host
 from meshwright.cost._pricing import host_names as host_names
 from meshwright.cost._pricing import predict as predict
+from meshwright.cost._schedule import Action as Action
+from meshwright.cost._schedule import StageEvent as StageEvent
+from meshwright.cost._schedule import Work as Work
+from meshwright.cost._schedule import balanced_bubble as balanced_bubble
+from meshwright.cost._schedule import bubble as bubble
+from meshwright.cost._schedule import check_schedule as check_schedule
+from meshwright.cost._schedule import needs as needs
+from meshwright.cost._schedule import orders as orders
+from meshwright.cost._schedule import simulated as simulated
 from meshwright.cost._split import Pipeline as Pipeline
 from meshwright.cost._split import Placement as Placement
 from meshwright.cost._split import Schedule as Schedule

@@ -1,0 +1,206 @@
+"""Who computes what when: the orders of a pipeline's schedules, and the time they take.
+
+Every worker works through a list of its own: forwards, backwards and, where a backward is split, the gradients of
+inputs and of weights apart. The lists are the same ones for the workers and for the prediction. Source: GPipe (Huang
+et al. 2019), 1F1B (Narayanan et al. 2019, PipeDream-Flush), interleaved (Narayanan et al. 2021, section 2.2), zero
+bubble (Qi et al. 2023, ZB-H1).
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from meshwright.cost._split import Schedule
+from meshwright.errors import PlanError
+from meshwright.units import Seconds
+
+Work = Literal["forward", "backward", "input", "weight"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Action:
+    """One piece of a worker's work.
+
+    Args:
+        work: `backward` is both halves; `input` sends the gradients on, `weight` is done later, when there is time.
+        stage: of the model.
+        micro_batch: number in the step.
+    """
+
+    work: Work
+    stage: int
+    micro_batch: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageEvent:
+    """An action and when it was done, or will be.
+
+    Args:
+        rank: the pipeline's worker.
+        action: what.
+        start: from the step's beginning (s).
+        end: likewise (s).
+    """
+
+    rank: int
+    action: Action
+    start: Seconds
+    end: Seconds
+
+
+def check_schedule(schedule: Schedule, *, num_workers: int, num_stages: int) -> None:
+    """Whether a schedule can drive so many stages.
+
+    Raises:
+        PlanError: it cannot; says which numbers of stages it takes.
+    """
+    if num_stages < num_workers or num_stages % num_workers:
+        raise PlanError(
+            f"{num_stages} stages cannot be shared out among {num_workers} workers",
+            cause="every worker of a pipeline has equally many stages",
+            alternatives=[f"{max(1, round(num_stages / num_workers)) * num_workers} stages"],
+        )
+    if schedule == "1f1b" and num_stages != num_workers:
+        raise PlanError(
+            f"schedule 1f1b has one stage per worker, but there are {num_stages} stages on {num_workers} workers",
+            alternatives=["--set schedule=interleaved", "--set schedule=zero_bubble", f"{num_workers} stages"],
+        )
+
+
+def orders(
+    schedule: Schedule, *, num_workers: int, num_stages: int, num_micro_batches: int
+) -> tuple[tuple[Action, ...], ...]:
+    """What each worker does, in order; stage `i` belongs to worker `i % num_workers`.
+
+    Micro-batches pass through a worker's stages in rounds of about `num_workers`, the first rounds being the longer
+    ones where they cannot be equal.
+
+    Raises:
+        PlanError: the schedule cannot drive so many stages.
+    """
+    check_schedule(schedule, num_workers=num_workers, num_stages=num_stages)
+    num_rounds = max(1, num_micro_batches // num_workers) if schedule != "gpipe" else 1
+    ends = [(num_micro_batches * number + num_rounds - 1) // num_rounds for number in range(num_rounds + 1)]
+    rounds = [range(low, high) for low, high in itertools.pairwise(ends)]
+    return tuple(
+        _order(schedule, rank, num_workers, range(rank, num_stages, num_workers), rounds) for rank in range(num_workers)
+    )
+
+
+def _order(
+    schedule: Schedule, rank: int, num_workers: int, stages: range, rounds: Sequence[range]
+) -> tuple[Action, ...]:
+    split = schedule == "zero_bubble"
+    forwards = [
+        Action(work="forward", stage=stage, micro_batch=number)
+        for numbers in rounds for stage in stages for number in numbers
+    ]  # fmt: skip
+    backwards = [
+        Action(work="input" if split else "backward", stage=stage, micro_batch=number)
+        for numbers in rounds for stage in reversed(stages) for number in numbers
+    ]  # fmt: skip
+    if schedule == "gpipe":
+        return (*forwards, *backwards)
+    hops = num_workers - 1 - rank
+    ahead = (len(stages) - 1) * len(rounds[0]) + (2 * hops if schedule == "interleaved" else hops)
+    return _alternating(forwards, backwards, ahead=min(ahead, len(forwards)), delay=rank if split else None)
+
+
+def _alternating(
+    forwards: Sequence[Action], backwards: Sequence[Action], *, ahead: int, delay: int | None
+) -> tuple[Action, ...]:
+    """Some forwards ahead, then a forward and a backward in turn, then the backwards that are left.
+
+    Args:
+        ahead: forwards before the first backward.
+        delay: by how many backwards the weights' half lags behind; None where backwards are whole.
+    """
+    order: list[Action] = list(forwards[:ahead])
+    weights = [Action(work="weight", stage=one.stage, micro_batch=one.micro_batch) for one in backwards]
+    for number, backward in enumerate(backwards):
+        order += forwards[ahead + number : ahead + number + 1]
+        order.append(backward)
+        if delay is not None and number >= delay:
+            order.append(weights[number - delay])
+    if delay:
+        order += weights[max(0, len(weights) - delay) :]
+    return tuple(order)
+
+
+def needs(action: Action, *, num_stages: int, split: bool) -> Action | None:
+    """The action of a neighbouring stage whose result an action waits for; None where it waits for none.
+
+    Args:
+        action: which.
+        num_stages: of the pipeline.
+        split: whether backwards are in halves.
+    """
+    if action.work == "forward" and action.stage > 0:
+        return Action(work="forward", stage=action.stage - 1, micro_batch=action.micro_batch)
+    if action.work in ("backward", "input") and action.stage < num_stages - 1:
+        return Action(work="input" if split else "backward", stage=action.stage + 1, micro_batch=action.micro_batch)
+    return None
+
+
+def simulated(
+    lists: Sequence[Sequence[Action]],
+    durations: Mapping[tuple[Work, int], Seconds],
+    *,
+    transfers: Sequence[Seconds] = (),
+) -> tuple[StageEvent, ...]:
+    """When every action is done, if each worker begins its next one as soon as what it waits for has arrived.
+
+    Args:
+        lists: of `orders`.
+        durations: of a kind of work on a stage (s).
+        transfers: time to carry a micro-batch's activations, or their gradients, over each cut (s); none: no time.
+
+    Returns:
+        The events by start, then by rank.
+    """
+    num_stages = 1 + max(action.stage for actions in lists for action in actions)
+    split = any(action.work == "input" for actions in lists for action in actions)
+    done: dict[Action, Seconds] = {}
+    clocks, places = [0.0] * len(lists), [0] * len(lists)
+    events: list[StageEvent] = []
+    moved = True
+    while moved:
+        moved = False
+        for rank, actions in enumerate(lists):
+            while places[rank] < len(actions):
+                action = actions[places[rank]]
+                awaited = needs(action, num_stages=num_stages, split=split)
+                if awaited is not None and awaited not in done:
+                    break
+                start = clocks[rank]
+                if awaited is not None:
+                    carried = transfers[min(action.stage, awaited.stage)] if transfers else 0.0
+                    on_other = awaited.stage % len(lists) != rank
+                    start = max(start, done[awaited] + (carried if on_other else 0.0))
+                end = start + durations[action.work, action.stage]
+                done[action] = clocks[rank] = end
+                events.append(StageEvent(rank=rank, action=action, start=start, end=end))
+                places[rank] += 1
+                moved = True
+    assert all(place == len(actions) for place, actions in zip(places, lists, strict=True)), places
+    return tuple(sorted(events, key=lambda event: (event.start, event.end, event.rank)))
+
+
+def bubble(events: Sequence[StageEvent]) -> float:
+    """Share of the workers' time in which they wait (0 to 1)."""
+    span = max(event.end for event in events) - min(event.start for event in events)
+    num_workers = 1 + max(event.rank for event in events)
+    return 1.0 - sum(event.end - event.start for event in events) / (span * num_workers)
+
+
+def balanced_bubble(schedule: Schedule, *, num_workers: int, num_stages: int, num_micro_batches: int) -> float:
+    r"""The bubble of equal stages without transfers, a backward being twice a forward.
+
+    With p workers, v stages on each and m micro-batches: $(p-1)/(m+p-1)$ for GPipe and 1F1B, $(p-1)/(vm+p-1)$
+    interleaved; halves of a backward fill it down to $(p-1)/(3m+p-1)$.
+    """
+    lists = orders(schedule, num_workers=num_workers, num_stages=num_stages, num_micro_batches=num_micro_batches)
+    times: dict[Work, Seconds] = {"forward": 1.0, "backward": 2.0, "input": 1.0, "weight": 1.0}
+    return bubble(simulated(lists, {(work, stage): times[work] for work in times for stage in range(num_stages)}))
