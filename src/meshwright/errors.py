@@ -7,6 +7,7 @@
     ├── NotEqualError          4   the parallel program computed something else than the one-device program
     ├── HardwareError          5   hardware that cannot be measured, found or used
     ├── CaptureError           6   a model or step that cannot be captured
+    │   └── ProgramError       6   a step that cannot be split, because it is not one fixed graph
     ├── PlanError              7   a plan that is not legal for this model, batch or hardware
     ├── BatchError             8   a batch that cannot be shared out
     ├── LossError              9   a loss that is not a finite scalar
@@ -82,6 +83,10 @@ class CaptureError(MeshwrightError):
     """A model or a step that cannot be captured; names the construct that forced it."""
 
     exit_code = 6
+
+
+class ProgramError(CaptureError):
+    """A step that cannot be split over workers, as it is not one fixed graph; names the construct that forced it."""
 
 
 class PlanError(MeshwrightError):

@@ -1,0 +1,13 @@
+"""What does one training step compute? Forward and loss as one graph, on the user's own parameters.
+
+In: the user's model, loss function and one batch. Out: a `Program` that gives the same loss, and whose graph can be
+split over workers or cut into stages; its gradients come from autograd, as the model's do.
+Reading order: `_program` (the value), `_signature` (which batches it is right for), `_capture` (how it is made) with
+`_step_module`, `_import`, `_regions`, `_cleaning` and `_annotation`.
+"""
+
+from meshwright.parallel.program._capture import capture_program as capture_program
+from meshwright.parallel.program._program import Input as Input
+from meshwright.parallel.program._program import Program as Program
+from meshwright.parallel.program._signature import Signature as Signature
+from meshwright.parallel.program._signature import signature_of as signature_of
