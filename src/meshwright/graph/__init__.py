@@ -1,10 +1,14 @@
 """What does a step do? Operations, parameters, saved activations and their lifetimes, for any batch size.
 
 In: model, optimizer, loss, one batch. Out: a `Graph`.
-Reading order: `_linear`, `_splits`, `_graph` (the data), `_transformer` (a model by its dimensions), `_document` (the
+Reading order: `_linear`, `_splits`, `_graph` (the data), `_regions`, `_cuts`,
+`_derived_splits` (what splits would do), `_transformer` (a model by its dimensions), `_document` (the
 data as a file), `capture` (the only part that loads torch; its docstring names the order of the files it is made of).
 """
 
+from meshwright.graph._cuts import Instance as Instance
+from meshwright.graph._cuts import instances as instances
+from meshwright.graph._derived_splits import derived_splits as derived_splits
 from meshwright.graph._document import read_graph as read_graph
 from meshwright.graph._document import write_graph as write_graph
 from meshwright.graph._graph import Activation as Activation
