@@ -201,7 +201,7 @@ def _other_size() -> str:
 
 
 def test_other_workers_than_the_plan_has(workers):
-    assert "3 workers and 3 data ranks, but 2 workers were started" in workers(2).run(_other_size)[0]
+    assert "3 workers in a grid of 3, but 2 workers were started" in workers(2).run(_other_size)[0]
 
 
 def _whole_optimizer() -> str:

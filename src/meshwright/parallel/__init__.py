@@ -6,4 +6,6 @@ beside them `_batch_norm`, `_recompute`, `_agreement`, `_ownership`, `_named`.
 """
 
 from meshwright.parallel._apply import apply as apply
+from meshwright.parallel._parallelized import Held as Held
 from meshwright.parallel._parallelized import Parallelized as Parallelized
+from meshwright.parallel._parallelized import SplitModel as SplitModel

@@ -1,6 +1,8 @@
 """Makes a model and its optimizer follow a strategy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -9,7 +11,7 @@ from torch.optim import Optimizer
 
 from meshwright.cost import Strategy
 from meshwright.errors import PlanError
-from meshwright.exchange import make_transport
+from meshwright.exchange import Transport, make_transport
 from meshwright.parallel._agreement import agree
 from meshwright.parallel._batch_norm import GlobalBatchNorm
 from meshwright.parallel._data_parallel import DataParallel
@@ -23,8 +25,10 @@ def apply(
     optimizer: Optimizer | None,
     strategy: Strategy,
     *,
+    loss: Callable[[nn.Module, Any], Any] | None = None,
     graph_blocks: Sequence[str] = (),
     group: dist.ProcessGroup | None = None,
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Parallelized:
     """Makes a model and its optimizer follow a strategy; both stay the user's objects.
 
@@ -33,9 +37,14 @@ def apply(
     Args:
         model: on this worker's device.
         optimizer: of the model's parameters; None where nothing is updated.
-        strategy: what to do; its data ranks are the group's ranks.
+        strategy: what to do; its workers are the group's ranks.
+        loss: the user's, which becomes part of what is split; needed where the strategy splits the model.
         graph_blocks: names of the model's repeated blocks, which are sharded one by one.
         group: the strategy's workers; None: all there are.
+        context: makes what surrounds the forward of a split model, such as autocast.
+
+    Returns:
+        A `SplitModel` where the strategy splits the model.
 
     Raises:
         PlanError: the strategy does not suit the model, the optimizer or the workers.
@@ -47,6 +56,8 @@ def apply(
     device = next((tensor.device for tensor in model.parameters()), torch.device(strategy.workers[0].device))
     transport = make_transport(strategy.exchange.transport, group, device)
     agree(model, optimizer, transport)
+    if strategy.mesh.splits_the_model:
+        return _split(model, optimizer, strategy, loss=loss, group=group, transport=transport, context=context)
     batch_norm = None
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         batch_norm = GlobalBatchNorm(make_transport(strategy.exchange.transport, group, device))
@@ -54,12 +65,13 @@ def apply(
     if strategy.sharding == "parameters":
         # torch's sharded tensors take seconds to import, which no other strategy needs
         from meshwright.parallel._fully_sharded import FullySharded
+        from meshwright.parallel._shards import whole_model
 
         return FullySharded(
             model,
             optimizer,
             strategy,
-            blocks=graph_blocks,
+            layout=whole_model(model, optimizer, strategy.mesh, blocks=graph_blocks, group=group),
             group=group,
             transport=transport,
             batch_norm=batch_norm,
@@ -70,6 +82,24 @@ def apply(
     )
 
 
+def _split(
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    strategy: Strategy,
+    *,
+    loss: Callable[[nn.Module, Any], Any] | None,
+    group: dist.ProcessGroup | None,
+    transport: Transport,
+    context: Callable[[], AbstractContextManager[Any]],
+) -> Parallelized:
+    # capturing a program loads much of torch that no other strategy needs
+    from meshwright.parallel.hybrid import Hybrid, make_grid
+
+    assert loss is not None, "a split model is split with its loss"
+    grid = make_grid(strategy.mesh, group)
+    return Hybrid(model, optimizer, loss, strategy, grid=grid, transport=transport, context=context)
+
+
 def _check(strategy: Strategy, optimizer: Optimizer | None, group: dist.ProcessGroup | None) -> None:
     if not dist.is_initialized():
         raise PlanError(
@@ -77,9 +107,9 @@ def _check(strategy: Strategy, optimizer: Optimizer | None, group: dist.ProcessG
             command="meshwright run SCRIPT",
         )
     size = dist.get_world_size(group)
-    if size != strategy.num_workers or size != strategy.mesh.num_shares:
+    if size != strategy.num_workers or size != strategy.mesh.num_workers:
         raise PlanError(
-            f"the plan has {strategy.num_workers} workers and {strategy.mesh.num_shares} data ranks, "
+            f"the plan has {strategy.num_workers} workers in a grid of {strategy.mesh.num_workers}, "
             f"but {size} workers were started",
             alternatives=[f"start {strategy.num_workers} workers"],
             command="meshwright run SCRIPT",

@@ -1,7 +1,7 @@
 """Every worker holds the whole model and computes its share of the batch; gradients are summed."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -14,7 +14,7 @@ from meshwright.parallel._agreement import Buffers
 from meshwright.parallel._batch_norm import GlobalBatchNorm
 from meshwright.parallel._named import all_parameters
 from meshwright.parallel._ownership import owners
-from meshwright.parallel._parallelized import Parallelized
+from meshwright.parallel._parallelized import Held, Parallelized
 from meshwright.parallel._recompute import Recomputation
 from meshwright.units import Seconds
 
@@ -33,6 +33,7 @@ class DataParallel(Parallelized):
         transport: what carries gradients and parameters.
         batch_norm: statistics over the global batch, where the model has any.
         recomputation: of the blocks that the strategy names.
+        parameters: names and tensors of those that this worker has; None: all of the model and the optimizer.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class DataParallel(Parallelized):
         transport: Transport,
         batch_norm: GlobalBatchNorm | None,
         recomputation: Recomputation,
+        parameters: Sequence[tuple[str, Tensor]] | None = None,
     ) -> None:
         self._model = model
         self._optimizer = optimizer
@@ -51,7 +53,7 @@ class DataParallel(Parallelized):
         self._transport = transport
         self._batch_norm = batch_norm
         self._recomputation = recomputation
-        self._named = all_parameters(model, optimizer)
+        self._named = all_parameters(model, optimizer) if parameters is None else list(parameters)
         self._buffers = Buffers(model, transport)
         # for good: a parameter that is thawed later must find its state where it was
         self._owner_of = dict(zip((name for name, _ in self._named), self._all_owners(), strict=True))
@@ -151,6 +153,18 @@ class DataParallel(Parallelized):
             key: value.detach().clone() if isinstance(value, Tensor) else value
             for key, value in self._model.state_dict().items()
         }
+
+    def held(self) -> list[Held]:
+        """All parameters."""
+        everywhere = self._strategy.sharding != "gradients"
+        return [
+            Held(
+                name=name,
+                parameter=tensor,
+                keeps_gradient=everywhere or self._owner_of[name] == self._transport.rank,
+            )
+            for name, tensor in self._named
+        ]
 
     def close(self) -> None:
         """Takes hooks and wrappers off, frees the memory of the exchange, and closes the connections."""

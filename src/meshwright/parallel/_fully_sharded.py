@@ -1,28 +1,34 @@
 """Parameters, gradients and optimizer state in shards; whole parameters are gathered block by block when needed."""
 
 import time
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from meshwright.cost import Mesh, Strategy
+from meshwright.cost import Strategy
 from meshwright.errors import PlanError
 from meshwright.exchange import GradientExchange, SharedMemoryTransport, Transport
 from meshwright.parallel._agreement import Buffers
 from meshwright.parallel._batch_norm import GlobalBatchNorm
-from meshwright.parallel._named import all_parameters
-from meshwright.parallel._parallelized import Parallelized
+from meshwright.parallel._parallelized import Held, Parallelized
 from meshwright.parallel._presence import Presence
 from meshwright.parallel._recompute import Recomputation
 from meshwright.parallel._shard_exchange import SharedAllGather, SharedReduceScatter
+from meshwright.parallel._shards import (
+    ShardLayout,
+    adopt,
+    is_sharded,
+    parameters_of,
+    repoint,
+    sharded,
+    spans_of,
+)
 from meshwright.units import Seconds
 
 
@@ -37,7 +43,7 @@ class FullySharded(Parallelized):
         model: the user's, equal on all workers; its parameters become sharded ones in place.
         optimizer: the user's; pointed to the sharded parameters in place, with the state it has.
         strategy: mesh and exchange.
-        blocks: names of the modules that are gathered one by one.
+        layout: what is sharded where.
         group: the workers; None: all there are.
         transport: what carries everything but the shards.
         batch_norm: statistics over the global batch, where the model has any.
@@ -50,7 +56,7 @@ class FullySharded(Parallelized):
         optimizer: Optimizer | None,
         strategy: Strategy,
         *,
-        blocks: Sequence[str],
+        layout: ShardLayout,
         group: dist.ProcessGroup | None,
         transport: Transport,
         batch_norm: GlobalBatchNorm | None,
@@ -61,23 +67,27 @@ class FullySharded(Parallelized):
         self._transport = transport
         self._batch_norm = batch_norm
         self._recomputation = recomputation
-        self._num_replicas = strategy.mesh.dp_replicate
-        before = all_parameters(model, optimizer)
-        whole = [tensor for name, tensor in before if tensor.dim() == 0 or name.startswith("optimizer.")]
-        _shard(model, blocks, _mesh(strategy.mesh, before[0][1].device.type, group), set(whole))
+        self._num_replicas = layout.mesh.size(0) if layout.mesh.ndim > 1 else 1
+        self._roots = [root for root, _ in layout.roots]
+        before = layout.parameters
+        successors = sharded(layout)
         self._shards = self._shared_exchange(strategy, group)
-        after = dict(all_parameters(model, None))
-        self._named = [(name, after.get(name, tensor)) for name, tensor in before]
+        self._named = [(name, successors.get(tensor, tensor)) for name, tensor in before]
+        adopt(model, successors)
         if optimizer is not None:
-            _repoint(optimizer, {old: new for (_, old), (_, new) in zip(before, self._named, strict=True)})
+            repoint(optimizer, {old: new for (_, old), (_, new) in zip(before, self._named, strict=True)})
         self._requires_gradient = [tensor.requires_grad for _, tensor in self._named]
         bucket_size = strategy.exchange.bucket_size
         self._whole = GradientExchange(
-            [(name, tensor) for name, tensor in self._named if not _is_sharded(tensor) and tensor.requires_grad],
+            [(name, tensor) for name, tensor in self._named if not is_sharded(tensor) and tensor.requires_grad],
             transport,
             bucket_size=bucket_size,
         )
-        self._presence = Presence(model, [name for name, tensor in self._named if _is_sharded(tensor)])
+        names = {tensor: name for name, tensor in self._named if is_sharded(tensor)}
+        self._presence = Presence(
+            self._roots,
+            [{path: names[tensor] for path, tensor in parameters_of(root) if tensor in names} for root in self._roots],
+        )
         self._buffers = Buffers(model, transport)
         self._waited: Seconds = 0.0
 
@@ -172,6 +182,10 @@ class FullySharded(Parallelized):
             for key, value in self._model.state_dict().items()
         }
 
+    def held(self) -> list[Held]:
+        """This worker's shards, and what is whole."""
+        return [Held(name=name, parameter=tensor, spans=spans_of(tensor)) for name, tensor in self._named]
+
     def close(self) -> None:
         """Takes hooks and wrappers off; the parameters stay sharded, and the model cannot run any further."""
         self.zero_gradients()
@@ -187,10 +201,10 @@ class FullySharded(Parallelized):
 
     def _shared_exchange(self, strategy: Strategy, group: dist.ProcessGroup | None) -> SharedMemoryTransport | None:
         """Where the plan says so and all workers hold shards of one copy, shards travel through shared memory too."""
-        if strategy.exchange.transport != "shared_memory" or strategy.mesh.dp_replicate > 1:
+        if strategy.exchange.transport != "shared_memory" or self._num_replicas > 1:
             return None
         transport = SharedMemoryTransport(group)
-        for module in self._model.modules():
+        for module in (module for root in self._roots for module in root.modules()):
             if isinstance(module, FSDPModule):
                 module.set_custom_all_gather(cast(Any, SharedAllGather(transport)))
                 module.set_custom_reduce_scatter(cast(Any, SharedReduceScatter(transport)))
@@ -205,70 +219,8 @@ class FullySharded(Parallelized):
         return [
             tensor.grad.to_local() if isinstance(tensor.grad, DTensor) else tensor.grad
             for _, tensor in self._named
-            if tensor.grad is not None and sharded in (None, _is_sharded(tensor))
+            if tensor.grad is not None and sharded in (None, is_sharded(tensor))
         ]
-
-
-def _mesh(degrees: Mesh, device_type: str, group: dist.ProcessGroup | None) -> DeviceMesh:
-    if degrees.dp_replicate == 1:
-        group = dist.group.WORLD if group is None else group
-        return DeviceMesh.from_group(cast(dist.ProcessGroup, group), device_type, mesh_dim_names=("dp_shard",))
-    if group is not None:
-        raise PlanError(
-            f"{degrees.dp_replicate} copies of {degrees.dp_shard} shards need all workers that were started",
-            alternatives=["--set sharding=optimizer", f"start {degrees.num_shares} workers"],
-        )
-    return init_device_mesh(
-        device_type, (degrees.dp_replicate, degrees.dp_shard), mesh_dim_names=("dp_replicate", "dp_shard")
-    )
-
-
-def _shard(model: nn.Module, blocks: Sequence[str], mesh: DeviceMesh, whole: set[Tensor]) -> None:
-    """Shards each block that shares no parameter with the rest, then the model."""
-    ignored = cast(set[nn.Parameter], whole)
-    for path in blocks:
-        block = model.get_submodule(path)
-        if block is not model and not _shares_parameters(model, block):
-            fully_shard(block, mesh=mesh, ignored_params=ignored)
-    fully_shard(model, mesh=mesh, ignored_params=ignored)
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            # the sum, not the mean; gloo has no operation that divides
-            module.set_force_sum_reduction_for_comms(True)
-            module.set_gradient_divide_factor(1.0)
-            # where one worker has a gradient and another has none, both have to scatter it
-            module.set_reduce_scatter_unused_params(True)
-
-
-def _shares_parameters(model: nn.Module, block: nn.Module) -> bool:
-    inside = set(block.modules())
-    own = {id(tensor) for tensor in block.parameters()}
-    return any(
-        id(tensor) in own
-        for module in model.modules()
-        if module not in inside
-        for tensor in module.parameters(recurse=False)
-    )
-
-
-def _repoint(optimizer: Optimizer, successors: dict[Tensor, Tensor]) -> None:
-    """Gives the optimizer the sharded parameters in the places of the whole ones, with what it knows of them."""
-    for group in optimizer.param_groups:
-        group["params"][:] = [successors[tensor] for tensor in group["params"]]
-    for old, new in successors.items():
-        if old is not new and old in optimizer.state:
-            state = optimizer.state.pop(old)
-            optimizer.state[new] = {key: _like(value, old, new) for key, value in state.items()}
-
-
-def _like(value: Any, old: Tensor, new: Tensor) -> Any:
-    if isinstance(value, Tensor) and isinstance(new, DTensor) and value.shape == old.shape:
-        return distribute_tensor(value, new.device_mesh, new.placements)
-    return value
-
-
-def _is_sharded(tensor: Tensor) -> bool:
-    return isinstance(tensor, DTensor)
 
 
 def _gathered(tensor: Tensor) -> Tensor:

@@ -1,11 +1,32 @@
 """What every way to run a training step on several workers offers to the step engine."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
+from meshwright.parallel._pieces import Span
 from meshwright.units import Seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Held:
+    """What a worker holds of a parameter.
+
+    Args:
+        name: the user's first name of it.
+        parameter: the object that the optimizer has, and the gradient.
+        spans: splits that lead from the whole parameter to this worker's part; none: it has the whole.
+        keeps_gradient: whether this worker has the gradient of that part after `reduce`, where there is one.
+    """
+
+    name: str
+    parameter: Tensor
+    spans: tuple[Span, ...] = ()
+    keeps_gradient: bool = True
 
 
 class Parallelized(ABC):
@@ -84,5 +105,54 @@ class Parallelized(ABC):
         """Copies of the model's `state_dict`, whole, with the user's keys; every worker calls it and gets all."""
 
     @abstractmethod
+    def held(self) -> list[Held]:
+        """This worker's part of every parameter that it has any of, in the order of the model."""
+
+    @abstractmethod
     def close(self) -> None:
         """Takes hooks and wrappers off again and frees buffers; the gradients are gone. Sharded parameters stay so."""
+
+
+# Takes what the loss function gave for a micro-batch, and its number; returns what its backward starts from.
+Begin = Callable[[Any, int], Tensor]
+
+
+class SplitModel(Parallelized):
+    """A model of which each worker computes a part: as a captured program, not through the user's call.
+
+    One step:
+
+        job.zero_gradients()
+        job.prepare(micro_batches)
+        job.compute(micro_batches, begin=begin, ended=ended)
+        job.reduce(total_weight)
+        norm = job.clip(1.0)
+        job.update()
+    """
+
+    @property
+    @abstractmethod
+    def counts(self) -> bool:
+        """Whether this worker's losses count in a sum over all workers; of those that have the same, one does."""
+
+    @abstractmethod
+    def prepare(self, batches: Sequence[Any]) -> None:
+        """Makes the program for each micro-batch, where it has another shape than those before.
+
+        Every worker calls it in every step, also with stand-ins for examples that it does not have. The first call
+        leaves this worker's part of the parameters only.
+
+        Raises:
+            ProgramError: the step is not one fixed graph.
+            PlanError: the strategy does not suit the model.
+        """
+
+    @abstractmethod
+    def compute(self, batches: Sequence[Any], *, begin: Begin, ended: Callable[[], object]) -> None:
+        """Forward and backward of all micro-batches of the step.
+
+        Args:
+            batches: in the user's structure.
+            begin: called on workers that have the loss of a micro-batch.
+            ended: called after each backward.
+        """

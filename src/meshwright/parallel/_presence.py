@@ -1,6 +1,6 @@
 """Which sharded parameters really got a gradient."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -18,18 +18,19 @@ class Presence:
     While a module runs, its parameters are the gathered ones, the same objects in every step; they are watched.
 
     Args:
-        model: after `fully_shard`.
-        names: of the sharded parameters.
+        roots: modules after `fully_shard`.
+        names: of the sharded parameters: the user's name by the path in the root, for each root.
     """
 
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
-        self._names = list(names)
+    def __init__(self, roots: Sequence[nn.Module], names: Sequence[Mapping[str, str]]) -> None:
+        self._names = list(dict.fromkeys(name for of_root in names for name in of_root.values()))
         self._present: set[str] = set()
         self._watched: dict[int, Any] = {}
-        sharded = [(path, module) for path, module in model.named_modules() if isinstance(module, FSDPModule)]
         self._hooks = [
-            cast(nn.Module, module).register_forward_pre_hook(partial(self._watch, f"{path}." if path else ""))
-            for path, module in sharded
+            cast(nn.Module, module).register_forward_pre_hook(partial(self._watch, of_root, f"{path}." if path else ""))
+            for root, of_root in zip(roots, names, strict=True)
+            for path, module in root.named_modules()
+            if isinstance(module, FSDPModule)
         ]
 
     def absent_everywhere(self, transport: Transport, device: torch.device) -> list[str]:
@@ -51,11 +52,17 @@ class Presence:
         for hook in (*self._hooks, *self._watched.values()):
             hook.remove()
 
-    def _watch(self, prefix: str, module: nn.Module, args: object) -> None:
+    def _watch(self, names: Mapping[str, str], prefix: str, module: nn.Module, args: object) -> None:
         del args
-        for name, tensor in module.named_parameters():
-            if id(tensor) not in self._watched and not isinstance(tensor, DTensor) and tensor.requires_grad:
-                note = partial(self._note, prefix + name)
+        for path, tensor in module.named_parameters():
+            name = names.get(prefix + path)
+            if (
+                name is not None
+                and id(tensor) not in self._watched
+                and not isinstance(tensor, DTensor)
+                and tensor.requires_grad
+            ):
+                note = partial(self._note, name)
                 self._watched[id(tensor)] = tensor.register_post_accumulate_grad_hook(note)
 
     def _note(self, name: str, tensor: Tensor) -> None:

@@ -1,5 +1,6 @@
 """One worker: the user's own program, with nothing added to its step."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from meshwright.parallel._named import all_parameters
-from meshwright.parallel._parallelized import Parallelized
+from meshwright.parallel._parallelized import Held, Parallelized
 from meshwright.parallel._recompute import Recomputation
 from meshwright.units import Seconds
 
@@ -19,13 +20,21 @@ class SingleWorker(Parallelized):
         model: the user's.
         optimizer: the user's.
         recomputation: of the blocks that the strategy names.
+        parameters: names and tensors of those that this worker has; None: all of the model and the optimizer.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer | None, recomputation: Recomputation) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | None,
+        recomputation: Recomputation,
+        *,
+        parameters: Sequence[tuple[str, Tensor]] | None = None,
+    ) -> None:
         self._model = model
         self._optimizer = optimizer
         self._recomputation = recomputation
-        self._named = all_parameters(model, optimizer)
+        self._named = all_parameters(model, optimizer) if parameters is None else list(parameters)
 
     @property
     def model(self) -> nn.Module:
@@ -85,6 +94,10 @@ class SingleWorker(Parallelized):
             key: value.detach().clone() if isinstance(value, Tensor) else value
             for key, value in self._model.state_dict().items()
         }
+
+    def held(self) -> list[Held]:
+        """All parameters."""
+        return [Held(name=name, parameter=tensor) for name, tensor in self._named]
 
     def close(self) -> None:
         """Takes the wrappers of recomputed blocks off."""

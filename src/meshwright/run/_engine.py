@@ -19,7 +19,7 @@ from meshwright.graph.capture_batch import batch_size
 from meshwright.run._batch import Held, Part, Share, cut, is_empty, loaded, whole
 from meshwright.run._clock import BACKWARD, BEGIN, COMMUNICATION, FORWARD, OPTIMIZER, OVERHEAD, Stamps, clock_for
 from meshwright.run._job import Job
-from meshwright.run._placement import place
+from meshwright.run._placement import SplitPlaced, place
 from meshwright.run._randomness import RankStream
 from meshwright.run._watch import check_finite, checked
 
@@ -51,8 +51,10 @@ class Engine:
         self._shares = Batch(size=0, shares=(1,)) if strategy is None else strategy.batch
         self._stand_in = slice(0, 0) if _has_batch_statistics(job.model) else slice(0, 1)
         self._undo = ExitStack()
+        self.data_rank = 0 if strategy is None else strategy.mesh.share(rank)
         self.placed, self._forward_context = place(job, strategy, group=group, undo=self._undo)
-        self.stream = RankStream(self.device, rank) if self.num_workers > 1 else None
+        self._is_split = strategy is not None and strategy.mesh.splits_the_model
+        self.stream = RankStream(self.device, _stream(strategy, rank)) if self.num_workers > 1 else None
         self.placed.zero_gradients()
 
     @property
@@ -92,7 +94,7 @@ class Engine:
         """This worker's share of a global batch."""
         if self.num_workers == 1 and self._shares.accumulation == 1:
             return Share(parts=(Part(batch=batch, examples=1),), size=1)
-        return self._cut(whole(batch, size=size or batch_size(batch), plan=self._shares, rank=self.rank))
+        return self._cut(whole(batch, size=size or batch_size(batch), plan=self._shares, rank=self.data_rank))
 
     def _cut(self, held: Held) -> Share:
         return cut(held, self._shares, stand_in=self._stand_in)
@@ -134,6 +136,8 @@ class Engine:
         return loss
 
     def _compute(self, share: Share) -> Tensor:
+        if self._is_split:
+            return self._compute_split(share)
         marks, stamp = self.stamps.marks, self.clock.stamp
         marks.append((OVERHEAD, stamp()))
         parts = share.parts
@@ -156,6 +160,28 @@ class Engine:
         loss, divisor = tally.result()
         self.placed.reduce(divisor)
         marks.append((OVERHEAD if alone else COMMUNICATION, stamp()))
+        return loss
+
+    def _compute_split(self, share: Share) -> Tensor:
+        """The same for a model of which this worker computes a part."""
+        placed, marks, stamp = self.placed, self.stamps.marks, self.clock.stamp
+        assert isinstance(placed, SplitPlaced)
+        placed.prepare([part.batch for part in share.parts])
+        marks.append((OVERHEAD, stamp()))
+        parts = share.parts if placed.forwards_together else tuple(part for part in share.parts if part.examples)
+        tally = _Tally(whole=False, group=self._group, device=self.device, dtype=self._dtype)
+
+        def begin(output: Any, number: int) -> Tensor:
+            marks.append((FORWARD, stamp()))
+            return tally.add(output, parts[number], share.size)
+
+        placed.compute([part.batch for part in parts], begin=begin, ended=lambda: marks.append((BACKWARD, stamp())))
+        if not placed.counts:
+            tally.forget()
+        tally.exchange()
+        loss, divisor = tally.result()
+        placed.reduce(divisor)
+        marks.append((COMMUNICATION, stamp()))
         return loss
 
 
@@ -194,6 +220,11 @@ class _Tally:
         self._totals.append(detached if part.examples else torch.zeros_like(detached))
         return contribution
 
+    def forget(self) -> None:
+        """Counts nothing of what was added: another worker has the same."""
+        self._totals.clear()
+        self._weights.clear()
+
     def exchange(self) -> None:
         """Starts the sum over the workers."""
         self._sums = self._sum_up()
@@ -223,6 +254,11 @@ class _Tally:
             sums[1] += weight
         sums[2] = len(self._weights)
         return sums
+
+
+def _stream(strategy: Strategy | None, rank: int) -> int:
+    """Whose random numbers a worker draws: all along `tp` the same, since what is replicated must stay equal there."""
+    return rank if strategy is None else strategy.mesh.peers(rank, "tp")[0]
 
 
 def _pair(output: tuple[Any, ...]) -> tuple[Tensor, float | Tensor]:

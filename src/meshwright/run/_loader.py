@@ -30,7 +30,7 @@ class ShareSampler:
     Args:
         sampler: draws the global batches; asked on rank 0 only.
         plan: the shares.
-        rank: of this worker.
+        rank: of this worker's share; several workers have the same where they split the model.
     """
 
     def __init__(self, sampler: Iterable[Any], *, plan: Batch, rank: int) -> None:
@@ -47,7 +47,7 @@ class ShareSampler:
         return self._shares()
 
     def _shares(self) -> Iterator[list[Any]]:
-        for indices in _told(self._sampler, rank=self._rank):
+        for indices in _told(self._sampler, rank=dist.get_rank()):
             ends = bounds(len(indices), self._plan.shares)
             start, end = ends[self._rank], ends[self._rank + 1]
             self.counts.append((end - start, len(indices)))
@@ -104,7 +104,7 @@ def shared(loader: DataLoader[Any], *, plan: Batch, rank: int, expect: Expect) -
     Args:
         loader: of global batches, map-style.
         plan: the shares.
-        rank: of this worker.
+        rank: of this worker's share.
         expect: as in `Batches`.
     """
     sampler = ShareSampler(loader.batch_sampler, plan=plan, rank=rank)  # type: ignore[arg-type]

@@ -1,8 +1,9 @@
 """A job put where its strategy wants it: kernels, precision, and the parallel form of model and optimizer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -11,6 +12,9 @@ from meshwright.cost import Precision, Strategy
 from meshwright.run._job import Job
 from meshwright.run._sole import SoleWorker
 from meshwright.units import Seconds
+
+if TYPE_CHECKING:
+    from meshwright.parallel import Held
 
 _NOTHING = nullcontext()
 
@@ -65,8 +69,32 @@ class Placed(Protocol):
         """The model's whole state."""
         ...
 
+    def held(self) -> "list[Held]":
+        """This worker's part of every parameter that it has any of."""
+        ...
+
     def close(self) -> None:
         """Undoes what can be undone."""
+        ...
+
+
+@runtime_checkable
+class SplitPlaced(Placed, Protocol):
+    """A placed job of which this worker computes a part."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether this worker's losses count in the sum over all workers."""
+        ...
+
+    def prepare(self, batches: Sequence[Any]) -> None:
+        """Makes the program for micro-batches of new shapes."""
+        ...
+
+    def compute(
+        self, batches: Sequence[Any], *, begin: Callable[[Any, int], Tensor], ended: Callable[[], object]
+    ) -> None:
+        """Forward and backward of all micro-batches."""
         ...
 
 
@@ -90,12 +118,17 @@ def place(
     from meshwright.parallel import apply
 
     undo.enter_context(kernels_applied(strategy.kernels, model=job.model, optimizer=job.optimizer, blocks=job.blocks))
-    placed = apply(job.model, job.optimizer, strategy, graph_blocks=job.blocks, group=group)
+    device = next((tensor.device.type for tensor in job.model.parameters()), "cpu")
+    context = (
+        _no_context
+        if strategy.precision == Precision()
+        else partial(precision_applied, strategy.precision, device=device, allow=job.allow)
+    )
+    placed = apply(
+        job.model, job.optimizer, strategy, loss=job.loss, graph_blocks=job.blocks, group=group, context=context
+    )
     undo.callback(placed.close)
-    if strategy.precision == Precision():
-        return placed, _no_context
-    device = next(job.model.parameters()).device.type
-    return placed, lambda: precision_applied(strategy.precision, device=device, allow=job.allow)
+    return placed, context
 
 
 def _no_context() -> AbstractContextManager[None]:

@@ -1,9 +1,13 @@
 """One worker that does everything: the plain step, behind the same surface as a parallel one."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from meshwright.parallel import Held
 
 _NOTHING = nullcontext()
 
@@ -60,6 +64,12 @@ class SoleWorker:
     def full_state_dict(self) -> dict[str, Tensor]:
         """The model's state."""
         return self.model.state_dict()
+
+    def held(self) -> "list[Held]":
+        """All parameters."""
+        from meshwright.parallel import Held
+
+        return [Held(name=name, parameter=parameter) for name, parameter in self.model.named_parameters()]
 
     def close(self) -> None:
         """Leaves everything as it is."""

@@ -1,0 +1,151 @@
+"""Parameters replaced by their shards, in the modules that run them, the user's model and the optimizer."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.optim import Optimizer
+
+from meshwright.cost import Mesh
+from meshwright.errors import PlanError
+from meshwright.parallel._named import all_parameters
+from meshwright.parallel._pieces import Span
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ShardLayout:
+    """What is sharded where.
+
+    Args:
+        mesh: what shards, and copies of them, are laid out on.
+        roots: modules that run the parameters, each with the names of its blocks, which are gathered one by one.
+        parameters: names and tensors of all that this worker has.
+    """
+
+    mesh: DeviceMesh
+    roots: tuple[tuple[nn.Module, tuple[str, ...]], ...]
+    parameters: tuple[tuple[str, Tensor], ...]
+
+
+def whole_model(
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    degrees: Mesh,
+    *,
+    blocks: Sequence[str],
+    group: dist.ProcessGroup | None,
+) -> ShardLayout:
+    """The user's model over a group.
+
+    Args:
+        blocks: names of the modules that are gathered one by one.
+        group: the workers; None: all there are.
+    """
+    parameters = tuple(all_parameters(model, optimizer))
+    mesh = _shard_mesh(degrees, parameters[0][1].device.type, group)
+    return ShardLayout(mesh=mesh, roots=((model, tuple(blocks)),), parameters=parameters)
+
+
+def _shard_mesh(degrees: Mesh, device_type: str, group: dist.ProcessGroup | None) -> DeviceMesh:
+    if degrees.dp_replicate == 1:
+        group = dist.group.WORLD if group is None else group
+        return DeviceMesh.from_group(cast(dist.ProcessGroup, group), device_type, mesh_dim_names=("dp_shard",))
+    if group is not None:
+        raise PlanError(
+            f"{degrees.dp_replicate} copies of {degrees.dp_shard} shards need all workers that were started",
+            alternatives=["--set sharding=optimizer", f"start {degrees.num_shares} workers"],
+        )
+    return init_device_mesh(
+        device_type, (degrees.dp_replicate, degrees.dp_shard), mesh_dim_names=("dp_replicate", "dp_shard")
+    )
+
+
+def sharded(layout: ShardLayout) -> dict[Tensor, Tensor]:
+    """Shards every root; gives the sharded parameter that took the place of each."""
+    whole = {tensor for name, tensor in layout.parameters if tensor.dim() == 0 or name.startswith("optimizer.")}
+    before = [dict(parameters_of(root)) for root, _ in layout.roots]
+    for root, blocks in layout.roots:
+        _shard(root, blocks, layout.mesh, whole)
+    return {
+        old[path]: new
+        for (root, _), old in zip(layout.roots, before, strict=True)
+        for path, new in parameters_of(root)
+        if new is not old[path]
+    }
+
+
+def parameters_of(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """All parameters under all their paths."""
+    return root.named_parameters(remove_duplicate=False)
+
+
+def adopt(model: nn.Module, successors: dict[Tensor, Tensor]) -> None:
+    """Gives the user's modules the sharded parameters, where other modules run in their stead."""
+    for module in model.modules():
+        for name, tensor in module._parameters.items():
+            if tensor is not None and tensor in successors:
+                module._parameters[name] = cast(nn.Parameter, successors[tensor])
+
+
+def _shard(model: nn.Module, blocks: Sequence[str], mesh: DeviceMesh, whole: set[Tensor]) -> None:
+    """Shards each block that shares no parameter with the rest, then the model."""
+    ignored = cast(set[nn.Parameter], whole)
+    for path in blocks:
+        block = model.get_submodule(path)
+        if block is not model and not _shares_parameters(model, block):
+            fully_shard(block, mesh=mesh, ignored_params=ignored)
+    fully_shard(model, mesh=mesh, ignored_params=ignored)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            # the sum, not the mean; gloo has no operation that divides
+            module.set_force_sum_reduction_for_comms(True)
+            module.set_gradient_divide_factor(1.0)
+            # where one worker has a gradient and another has none, both have to scatter it
+            module.set_reduce_scatter_unused_params(True)
+
+
+def _shares_parameters(model: nn.Module, block: nn.Module) -> bool:
+    inside = set(block.modules())
+    own = {id(tensor) for tensor in block.parameters()}
+    return any(
+        id(tensor) in own
+        for module in model.modules()
+        if module not in inside
+        for tensor in module.parameters(recurse=False)
+    )
+
+
+def repoint(optimizer: Optimizer, successors: dict[Tensor, Tensor]) -> None:
+    """Gives the optimizer the sharded parameters in the places of the whole ones, with what it knows of them."""
+    for group in optimizer.param_groups:
+        group["params"][:] = [successors[tensor] for tensor in group["params"]]
+    for old, new in successors.items():
+        if old is not new and old in optimizer.state:
+            state = optimizer.state.pop(old)
+            optimizer.state[new] = {key: _like(value, old, new) for key, value in state.items()}
+
+
+def _like(value: Any, old: Tensor, new: Tensor) -> Any:
+    if isinstance(value, Tensor) and isinstance(new, DTensor) and value.shape == old.shape:
+        return distribute_tensor(value, new.device_mesh, new.placements)
+    return value
+
+
+def spans_of(tensor: Tensor) -> tuple[Span, ...]:
+    """Where a shard lies in the parameter."""
+    if not isinstance(tensor, DTensor):
+        return ()
+    return tuple(
+        Span(dim=placement.dim, index=tensor.device_mesh.get_local_rank(number))
+        for number, placement in enumerate(tensor.placements)
+        if isinstance(placement, Shard)
+    )
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    return isinstance(tensor, DTensor)

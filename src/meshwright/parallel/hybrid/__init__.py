@@ -1,0 +1,11 @@
+"""How do all axes work together? One worker's part of a split step, and the data axes around it.
+
+In: the user's model, optimizer and loss, a `Strategy` whose mesh splits the model. Out: a `SplitModel`, which the step
+engine of `run` drives.
+Reading order: `_grid` (who is whose neighbour), `_portion` (what one worker computes), `_data_axes` (whose gradients
+are summed), `_norm`, `_hybrid` (all together).
+"""
+
+from meshwright.parallel.hybrid._grid import Grid as Grid
+from meshwright.parallel.hybrid._grid import make_grid as make_grid
+from meshwright.parallel.hybrid._hybrid import Hybrid as Hybrid

@@ -1,0 +1,77 @@
+"""The data axes around a split model: this worker's parameters are some other workers' too."""
+
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.optim import Optimizer
+
+from meshwright.cost import Strategy
+from meshwright.exchange import make_transport
+from meshwright.parallel._data_parallel import DataParallel
+from meshwright.parallel._parallelized import Parallelized
+from meshwright.parallel._recompute import Recomputation
+from meshwright.parallel._single import SingleWorker
+from meshwright.parallel.hybrid._grid import Grid
+from meshwright.parallel.hybrid._portion import Portion
+
+
+def over_data_axes(
+    model: nn.Module, optimizer: Optimizer | None, strategy: Strategy, *, grid: Grid, portion: Portion
+) -> Parallelized:
+    """Replicas, or shards, of what this worker computes, over `dp_replicate`, `dp_shard` and `cp`.
+
+    Args:
+        model: the user's, holding this worker's part.
+        optimizer: the user's.
+        strategy: sharding and exchange.
+        grid: this worker's place.
+        portion: what it computes.
+    """
+    parameters = portion.parameters
+    recomputation = Recomputation(model, ())
+    if grid.data is None:
+        return SingleWorker(model, optimizer, recomputation, parameters=parameters)
+    device = next((tensor.device for _, tensor in parameters), torch.device(strategy.workers[0].device))
+    transport = make_transport(strategy.exchange.transport, grid.data, device)
+    if strategy.sharding == "parameters":
+        from meshwright.parallel._fully_sharded import FullySharded
+        from meshwright.parallel._shards import ShardLayout
+
+        return FullySharded(
+            model,
+            optimizer,
+            strategy,
+            group=grid.data,
+            transport=transport,
+            batch_norm=None,
+            recomputation=recomputation,
+            layout=ShardLayout(
+                mesh=_shard_mesh(grid, device.type), roots=tuple(portion.roots), parameters=tuple(parameters)
+            ),
+        )
+    return DataParallel(
+        model,
+        optimizer,
+        strategy,
+        transport=transport,
+        batch_norm=None,
+        recomputation=recomputation,
+        parameters=parameters,
+    )
+
+
+def _shard_mesh(grid: Grid, device_type: str) -> Any:
+    """Shards over `dp_shard` and `cp`, copies of them over `dp_replicate`."""
+    from torch.distributed.device_mesh import DeviceMesh
+
+    if grid.replicas is None:
+        return DeviceMesh.from_group(cast(dist.ProcessGroup, grid.data), device_type, mesh_dim_names=("dp_shard",))
+    ranks = torch.tensor(dist.get_process_group_ranks(grid.data)).view(grid.mesh.dp_replicate, -1)
+    return DeviceMesh.from_group(
+        [grid.replicas, cast(dist.ProcessGroup, grid.shards)],
+        device_type,
+        mesh=ranks,
+        mesh_dim_names=("dp_replicate", "dp_shard"),
+    )

@@ -1,0 +1,174 @@
+"""A strategy over any axes: this worker's part of the captured step, and its gradients summed over the data axes."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from meshwright.cost import Strategy
+from meshwright.errors import UsageError
+from meshwright.exchange import Transport
+from meshwright.parallel._named import all_parameters
+from meshwright.parallel._parallelized import Begin, Held, Parallelized, SplitModel
+from meshwright.parallel._pieces import Piece, everywhere, local
+from meshwright.parallel.hybrid._data_axes import over_data_axes
+from meshwright.parallel.hybrid._grid import Grid
+from meshwright.parallel.hybrid._norm import WholeNorm
+from meshwright.parallel.hybrid._portion import Loss, Portion
+from meshwright.units import Seconds
+
+
+class Hybrid(SplitModel):
+    """Model, sequence or stages split over some axes; replicas or shards of what is left over the data axes.
+
+    Args:
+        model: the user's, equal on all workers.
+        optimizer: the user's.
+        loss: the user's.
+        strategy: what to do.
+        grid: this worker's place.
+        transport: between all workers, for what concerns them all; nothing else uses it.
+        context: makes what surrounds a forward, such as autocast.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | None,
+        loss: Loss,
+        strategy: Strategy,
+        *,
+        grid: Grid,
+        transport: Transport,
+        context: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        self._strategy = strategy
+        self._grid = grid
+        self._transport = transport
+        self._named = all_parameters(model, optimizer)
+        self._portion = Portion(model, optimizer, loss, strategy, grid=grid, context=context)
+        self._data: Parallelized | None = None
+        self._waited: Seconds = 0.0
+
+    @property
+    def model(self) -> nn.Module:
+        """The user's model; it holds this worker's part of the parameters, and cannot be called once steps have run."""
+        return self._model
+
+    @property
+    def forwards_together(self) -> bool:
+        """Where statistics or parameters are exchanged in the forward."""
+        return self._portion.forwards_together or (self._data is not None and self._data.forwards_together)
+
+    @property
+    def communication_seconds(self) -> Seconds:
+        """Time of the last step in `reduce`, `clip` and `update` (s); exchanges inside the program are not in it."""
+        return self._waited + (self._data.communication_seconds if self._data is not None else 0.0)
+
+    @property
+    def counts(self) -> bool:
+        """Whether this worker has the loss, and is the first of those that have it for its examples."""
+        mesh, rank = self._grid.mesh, self._grid.rank
+        first = mesh.coordinate(rank, "tp") == 0 and mesh.coordinate(rank, "cp") == 0
+        return first and self._portion.has_loss
+
+    def prepare(self, batches: Sequence[Any]) -> None:
+        """Makes the programs; the first call splits the parameters and the optimizer's state."""
+        self._portion.prepare(batches)
+        if self._data is None:
+            self._data = over_data_axes(
+                self._model, self._optimizer, self._strategy, grid=self._grid, portion=self._portion
+            )
+            self._norm = WholeNorm(self.held(), transport=self._transport, whole=self._grid.whole)
+
+    def compute(self, batches: Sequence[Any], *, begin: Begin, ended: Callable[[], object]) -> None:
+        """Forward and backward of all micro-batches."""
+        assert self._data is not None, "prepare comes first"
+        self._portion.compute(batches, data=self._data, begin=begin, ended=ended)
+
+    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
+        """Not for a split model.
+
+        Raises:
+            UsageError: always.
+        """
+        del last
+        raise UsageError(
+            "a split model computes whole steps",
+            cause="its forward is a captured program, not a call of the user's model",
+            alternatives=["step(batch)"],
+        )
+
+    def reduce(self, divisor: float) -> None:
+        """Makes this worker's gradients sums over the data axes, and of tied parameters over the stages."""
+        assert self._data is not None, "prepare comes first"
+        self._data.reduce(divisor)
+        started = time.perf_counter()
+        self._portion.sum_tied()
+        self._waited = time.perf_counter() - started
+
+    def clip(self, max_norm: float) -> Tensor:
+        """Scales all gradients to a global norm over all axes; the norm before."""
+        started = time.perf_counter()
+        norm = self._norm.clip(max_norm, device=self._named[0][1].device)
+        self._waited += time.perf_counter() - started
+        return norm
+
+    def update(self) -> None:
+        """Steps the optimizer on what this worker holds."""
+        assert self._data is not None, "prepare comes first"
+        self._data.update()
+
+    def zero_gradients(self) -> None:
+        """Forgets all gradients."""
+        if self._data is not None:
+            self._data.zero_gradients()
+        for _, tensor in self._named:
+            tensor.grad = None
+
+    def held(self) -> list[Held]:
+        """This worker's part of what its stages have."""
+        if self._data is None:
+            return [Held(name=name, parameter=tensor) for name, tensor in self._named]
+        return [replace(held, spans=(*self._portion.spans(held.name), *held.spans)) for held in self._data.held()]
+
+    def full_gradients(self) -> dict[str, Tensor | None]:
+        """Copies of all gradients, gathered, by name."""
+        whole = everywhere(
+            [
+                Piece(name=held.name, tensor=local(held.parameter.grad), spans=held.spans)
+                for held in self.held()
+                if held.parameter.grad is not None
+            ],
+            self._grid.whole,
+        )
+        return {name: whole.get(name) for name, tensor in self._named if tensor.requires_grad}
+
+    def full_parameters(self) -> dict[str, Tensor]:
+        """Copies of all parameters, gathered, by name."""
+        pieces = [
+            Piece(name=held.name, tensor=local(held.parameter.detach()), spans=held.spans) for held in self.held()
+        ]
+        whole = everywhere(pieces, self._grid.whole)
+        return {name: whole[name] for name, _ in self._named}
+
+    def full_state_dict(self) -> dict[str, Tensor]:
+        """The model's `state_dict`, gathered."""
+        return self._portion.whole_state(self.full_parameters())
+
+    def close(self) -> None:
+        """Closes the connections; the parameters stay split, and the model cannot run any further."""
+        self.zero_gradients()
+        if self._data is not None:
+            self._data.close()
+        self._portion.close()
+        self._transport.close()
+        dist.barrier(group=self._grid.whole)
+        self._grid.close()

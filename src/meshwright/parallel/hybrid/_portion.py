@@ -1,0 +1,109 @@
+"""What one worker computes of a step: its part of the captured program, for every shape of micro-batch that comes."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from meshwright.cost import Strategy
+from meshwright.parallel._named import all_parameters
+from meshwright.parallel._parallelized import Begin, Parallelized
+from meshwright.parallel._pieces import Span
+from meshwright.parallel.hybrid._grid import Grid
+from meshwright.parallel.program import Program, Signature, capture_program, signature_of
+
+Loss = Callable[[nn.Module, Any], Any]
+
+
+class Portion:
+    """One worker's part of forward, loss and backward.
+
+    Args:
+        model: the user's.
+        optimizer: the user's.
+        loss: the user's.
+        strategy: how the model is split.
+        grid: this worker's place.
+        context: makes what surrounds a forward.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | None,
+        loss: Loss,
+        strategy: Strategy,
+        *,
+        grid: Grid,
+        context: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        self._loss = loss
+        self._strategy = strategy
+        self._grid = grid
+        self._context = context
+        self._programs: dict[Signature, Program] = {}
+        self._spans: dict[str, tuple[Span, ...]] = {}
+
+    @property
+    def has_loss(self) -> bool:
+        """Whether the loss is computed here."""
+        return True
+
+    @property
+    def forwards_together(self) -> bool:
+        """Whether other data ranks wait for this one in the forward."""
+        return False
+
+    @property
+    def parameters(self) -> list[tuple[str, Tensor]]:
+        """What this worker has a part of."""
+        return all_parameters(self._model, self._optimizer)
+
+    @property
+    def roots(self) -> list[tuple[nn.Module, tuple[str, ...]]]:
+        """The modules that run, each with the names of its blocks."""
+        return [(program.graph_module, ()) for program in self._programs.values()]
+
+    def spans(self, name: str) -> tuple[Span, ...]:
+        """Where this worker's part of a parameter lies."""
+        return self._spans.get(name, ())
+
+    def prepare(self, batches: Sequence[Any]) -> None:
+        """Makes the program for every micro-batch of a new shape."""
+        for batch in batches:
+            signature = signature_of(self._model, batch)
+            if signature not in self._programs:
+                self._programs[signature] = capture_program(self._model, self._loss, batch)
+
+    def compute(self, batches: Sequence[Any], *, data: Parallelized, begin: Begin, ended: Callable[[], object]) -> None:
+        """Forward and backward of all micro-batches."""
+        last = len(batches) - 1
+        for number, batch in enumerate(batches):
+            with data.micro_batch(last=number == last):
+                with self._context():
+                    output = self._programs[signature_of(self._model, batch)](batch)
+                begin(output, number).backward()
+                ended()
+
+    def sum_tied(self) -> None:
+        """Sums the gradients of parameters that several stages use."""
+
+    def whole_state(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The model's state with whole parameters in it."""
+        names = {id(tensor): name for name, tensor in all_parameters(self._model, None)}
+        return {
+            key: parameters[names[id(value)]] if id(value) in names else _copied(value)
+            for key, value in self._model.state_dict(keep_vars=True).items()
+        }
+
+    def close(self) -> None:
+        """Forgets the programs."""
+        self._programs.clear()
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
