@@ -9,11 +9,11 @@ import torch
 import torch.distributed as dist
 
 from meshwright.errors import PlanError, WorkerError
-from meshwright.exchange import SharedMemoryTransport, make_transport
+from meshwright.exchange import HierarchicalTransport, SharedMemoryTransport, make_transport
 from meshwright.exchange._segment import Segment
 
 CPU = torch.device("cpu")
-TRANSPORTS = ("gloo", "shared_memory")
+TRANSPORTS = ("gloo", "shared_memory", "hierarchical")
 
 
 def _values(rank: int, numel: int, dtype: torch.dtype) -> torch.Tensor:
@@ -197,3 +197,28 @@ def test_shared_memory_is_refused_elsewhere_than_on_linux(monkeypatch):
     monkeypatch.setattr("sys.platform", "darwin")
     with pytest.raises(PlanError, match="shared_memory does not work on darwin"):
         SharedMemoryTransport()
+
+
+def _on_two_hosts(host_of: list[str]) -> list[float]:
+    """Sums and copies between workers that are told which host they are on."""
+    transport = HierarchicalTransport(host=host_of[dist.get_rank()])
+    rank, size = transport.rank, transport.size
+    tensors = [transport.allocate(100, torch.float64, CPU).fill_(10.0**rank) for _ in range(3)]
+    transfers = [transport.all_reduce(tensor) for tensor in tensors[:2]]
+    transfers.append(transport.broadcast(tensors[2], root=size - 1))
+    for transfer in transfers:
+        transfer.advance()
+        transfer.wait()
+    collected = torch.zeros(100, dtype=torch.float64)
+    own = tensors[0].fill_(10.0**rank)
+    transport.collect(own, root=1, receive=collected.add_).wait()
+    transport.close()
+    return [*(tensor[7].item() for tensor in tensors), collected[7].item()]
+
+
+@pytest.mark.parametrize("host_of", [["a", "b", "b"], ["a", "b", "a"], ["a", "a", "a"]])
+def test_two_levels_sum_and_copy(workers, host_of):
+    """Workers hold 1, 10 and 100: the sum is 111, worker 2 has 100, and worker 1 is shown 101 by the others."""
+    found = workers(3).run(_on_two_hosts, host_of)
+    assert [values[1:3] for values in found] == [[111.0, 100.0]] * 3
+    assert [values[3] for values in found] == [0.0, 101.0, 0.0]

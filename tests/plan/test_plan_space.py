@@ -87,7 +87,10 @@ def test_shared_memory_does_not_carry_sharded_parameters_nor_leave_the_host() ->
     cluster = replace(build.machine(), hosts=hosts)
     across = [item for item in _space(cluster=cluster) if len({worker.host for worker in item.workers}) > 1]
     assert across
-    assert _values(across, "transport") == {"gloo"}
+    assert _values(across, "transport") == {"gloo", "hierarchical"}
+    for strategy in across:
+        if strategy.exchange.transport == "hierarchical":
+            assert len({worker.host for worker in strategy.workers}) < strategy.num_workers
 
 
 def test_accelerators_are_used_in_doublings_and_sharded_within_replicas() -> None:
@@ -155,7 +158,7 @@ def test_inexact_matrices_pinned() -> None:
 @pytest.mark.parametrize(
     ("pins", "legal"),
     [
-        (Pins(transport="nccl"), "transport: 'gloo', 'shared_memory'"),
+        (Pins(transport="nccl"), "transport: 'gloo', 'shared_memory', 'hierarchical'"),
         (Pins(shard=3), "shard: 1 to 2"),
         (Pins(threads=4), "threads: 1 to 2"),
         (Pins(random="sfc64"), "random: 'default'"),

@@ -1,12 +1,14 @@
 """What would a strategy cost? Time, memory, energy and money of one step, item by item.
 
 In: a `Graph`, a `Cluster`, a `Strategy`. Out: a `Prediction`; a run's `Measurement` has the same items.
-Reading order: `_mesh`, `_split`, `_schedule` (a pipeline's orders of work), `_strategy`, `_prediction`, `_measurement`,
-`_verification` (the data); `_pricing`, which puts together `_compute` (with `_workload` and `_rates`), `_exchange_cost`
-(with `_communication` and `_timeline`) and `_memory`.
+Reading order: `_mesh`, `_split`, `_schedule` (a pipeline's orders of work), `_compression`, `_strategy`,
+`_prediction`, `_measurement`, `_verification` (the data); `_pricing`, which puts together `_compute` (with `_workload`
+and `_rates`), `_exchange_cost` (with `_communication` and `_timeline`) and `_memory`.
 """
 
 from meshwright.cost._communication import measured_transports as measured_transports
+from meshwright.cost._compression import Compression as Compression
+from meshwright.cost._compression import CompressionMethod as CompressionMethod
 from meshwright.cost._measurement import Measurement as Measurement
 from meshwright.cost._measurement import StepRecord as StepRecord
 from meshwright.cost._mesh import Axis as Axis
@@ -38,5 +40,6 @@ from meshwright.cost._strategy import Kernels as Kernels
 from meshwright.cost._strategy import Precision as Precision
 from meshwright.cost._strategy import Sharding as Sharding
 from meshwright.cost._strategy import Strategy as Strategy
+from meshwright.cost._strategy import TransportName as TransportName
 from meshwright.cost._strategy import Worker as Worker
 from meshwright.cost._verification import Verification as Verification

@@ -10,7 +10,8 @@ measured is derived from the nearest one that was, by what a ring of $n$ workers
 and where nothing was measured from the link's own latency per hop and bandwidth.
 """
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from math import log2
 
 from meshwright.cost._strategy import Strategy
@@ -40,8 +41,31 @@ def collective_cost(cluster: Cluster, strategy: Strategy, collective: Collective
     Raises:
         HardwareError: the cluster has no link that these workers share.
     """
-    link = _shared_link(cluster, strategy)
     transport = strategy.exchange.transport
+    if transport == "hierarchical":
+        return _two_levels(cluster, strategy, collective)
+    link = _shared_link(cluster, strategy)
+    return _priced(link, transport, collective, group)
+
+
+def _two_levels(cluster: Cluster, strategy: Strategy, collective: CollectiveName) -> CollectiveCost:
+    """Through shared memory among the workers of the fullest host, then through gloo with one worker of each."""
+    on_host = Counter(worker.host for worker in strategy.workers)
+    fullest = [worker for worker in strategy.workers if on_host[worker.host] == max(on_host.values())]
+    home = replace(strategy, workers=tuple(worker for worker in fullest if worker.host == fullest[0].host))
+    levels = [
+        _priced(_shared_link(cluster, home), "shared_memory", name, home.num_workers)
+        for name in (collective, "broadcast")
+        if home.num_workers > 1
+    ]
+    if len(on_host) > 1:
+        levels.append(_priced(_shared_link(cluster, strategy), "gloo", collective, len(on_host)))
+    return CollectiveCost(
+        latency=sum(level.latency for level in levels), bandwidth=1 / sum(1 / level.bandwidth for level in levels)
+    )
+
+
+def _priced(link: Link, transport: str, collective: CollectiveName, group: int) -> CollectiveCost:
     rows = [row for row in link.collectives if row.transport == transport]
     same = [row for row in rows if row.collective == collective]
     if not rows:

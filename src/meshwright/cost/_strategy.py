@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from meshwright.cost._compression import Compression
 from meshwright.cost._mesh import Mesh
 from meshwright.cost._split import Pipeline, Placement
 from meshwright.hardware._device import MatrixLibrary
 from meshwright.units import Bytes
 
 Sharding = Literal["none", "optimizer", "gradients", "parameters"]
+TransportName = Literal["gloo", "nccl", "shared_memory", "hierarchical"]
 Allowance = Literal["precision", "compression", "staleness", "quantization", "sparsity"]
 
 
@@ -70,7 +72,13 @@ class Kernels:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Precision:
-    """Data types, as torch names them; `as_written` leaves the user's."""
+    """Data types, as torch names them; `as_written` leaves the user's.
+
+    Args:
+        parameters: that parameters are kept in.
+        compute: of products.
+        reduction: that gradients travel in; they are summed in float32.
+    """
 
     parameters: str = "as_written"
     compute: str = "as_written"
@@ -82,14 +90,16 @@ class Exchange:
     """How gradients are summed.
 
     Args:
-        transport: what carries them.
+        transport: what carries them; `hierarchical`: shared memory inside a host, then gloo between one worker of each.
         bucket_size: gradients are sent in pieces of this size (B).
         overlap: whether pieces are sent while the backward goes on.
+        compression: what is sent instead of float32 gradients; None: all of them.
     """
 
-    transport: Literal["gloo", "nccl", "shared_memory"] = "gloo"
+    transport: TransportName = "gloo"
     bucket_size: Bytes = 25 * 2**20
     overlap: bool = True
+    compression: Compression | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,6 +174,8 @@ class Strategy:
                 ("compiled", kernels.compiled),
                 (f"{self.precision.compute} compute", self.precision.compute != "as_written"),
                 (f"{self.exchange.transport} exchange", self.num_workers > 1),
+                (f"{self.precision.reduction} reduction", self.precision.reduction != "as_written"),
+                (self.exchange.compression.summary if self.exchange.compression else "", self.exchange.compression),
             )
             if on
         ]

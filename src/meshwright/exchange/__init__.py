@@ -2,14 +2,15 @@
 
 In: gradients of every worker. Out: their sum on every worker, or on the one that owns the parameter.
 Reading order: `_transport` (what a transport does), `_process_group`, `_shared_memory` (on `_arenas` over `_segment`,
-and `_queue` over `_signals`), `_choice` (which one, by name), `_buckets`, `_schedule`, `_gradients`,
-`_owned_gradients`, `_broadcast`. The probe of `hardware` measures what pyproject.toml names as
+and `_queue` over `_signals`), `_hierarchical` (both), `_choice` (which one, by name), `_buckets`, `_schedule`,
+`_gradients`, `_owned_gradients`, `_broadcast`. The probe of `hardware` measures what pyproject.toml names as
 `meshwright.transports`.
 """
 
 from meshwright.exchange._broadcast import TensorBroadcast as TensorBroadcast
 from meshwright.exchange._choice import make_transport as make_transport
 from meshwright.exchange._gradients import GradientExchange as GradientExchange
+from meshwright.exchange._hierarchical import HierarchicalTransport as HierarchicalTransport
 from meshwright.exchange._owned_gradients import OwnedGradientExchange as OwnedGradientExchange
 from meshwright.exchange._process_group import ProcessGroupTransport as ProcessGroupTransport
 from meshwright.exchange._shared_memory import SharedMemoryTransport as SharedMemoryTransport

@@ -1,19 +1,17 @@
 """The transport that a strategy names."""
 
-from typing import Literal
-
 import torch
 import torch.distributed as dist
 
+from meshwright.cost import TransportName
 from meshwright.errors import PlanError
+from meshwright.exchange._hierarchical import HierarchicalTransport
 from meshwright.exchange._process_group import ProcessGroupTransport
 from meshwright.exchange._shared_memory import SharedMemoryTransport
 from meshwright.exchange._transport import Transport
 
 
-def make_transport(
-    name: Literal["gloo", "nccl", "shared_memory"], group: dist.ProcessGroup | None, device: torch.device
-) -> Transport:
+def make_transport(name: TransportName, group: dist.ProcessGroup | None, device: torch.device) -> Transport:
     """A transport of its own between the workers of a group; they all make it at the same time.
 
     Args:
@@ -24,12 +22,14 @@ def make_transport(
     Raises:
         PlanError: the transport cannot reach such tensors.
     """
-    if name == "shared_memory" and device.type != "cpu":
+    if name in ("shared_memory", "hierarchical") and device.type != "cpu":
         raise PlanError(
-            f"shared_memory cannot carry tensors of {device.type}",
+            f"{name} cannot carry tensors of {device.type}",
             cause="it joins processes that compute on the CPUs of one host",
             alternatives=["--set transport=nccl for NVIDIA GPUs", "--set transport=gloo"],
         )
     if name == "shared_memory":
         return SharedMemoryTransport(group)
+    if name == "hierarchical":
+        return HierarchicalTransport(group)
     return ProcessGroupTransport(group, backend=name)

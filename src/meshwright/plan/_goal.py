@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from meshwright.cost import Allowance, Schedule, Sharding
+from meshwright.cost import Allowance, CompressionMethod, Schedule, Sharding, TransportName
 from meshwright.units import Bytes
 
 
@@ -31,8 +31,12 @@ class Pins:
     memory_format: Literal["as_written", "channels_last"] | None = None
     random: Literal["default", "sfc64"] | None = None
     compiled: bool | None = None
-    transport: Literal["gloo", "nccl", "shared_memory"] | None = None
+    transport: TransportName | None = None
     bucket_size: Bytes | None = None
+    reduction: Literal["as_written", "bfloat16", "float16"] | None = None
+    compression: CompressionMethod | Literal["none"] | None = None
+    compression_rank: int | None = None
+    compression_share: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import get_args
 
-from meshwright.cost import Sharding, measured_transports
+from meshwright.cost import Allowance, CompressionMethod, Sharding, measured_transports
 from meshwright.errors import PlanError
 from meshwright.graph import Graph
 from meshwright.hardware import Cluster, Device
@@ -27,7 +27,7 @@ def check_pins(graph: Graph, cluster: Cluster, goal: Goal) -> None:
     Raises:
         PlanError: a pin is outside what the model, the batch or the cluster allows; names the legal values.
     """
-    for rule in _rules(graph, cluster, goal.pins):
+    for rule in _rules(graph, cluster, goal):
         value = getattr(goal.pins, rule.name)
         if value is not None and value not in rule.legal:
             raise PlanError(
@@ -39,11 +39,13 @@ def check_pins(graph: Graph, cluster: Cluster, goal: Goal) -> None:
     _check_products(cluster, goal)
 
 
-def _rules(graph: Graph, cluster: Cluster, pins: Pins) -> Iterator[Rule]:
+def _rules(graph: Graph, cluster: Cluster, goal: Goal) -> Iterator[Rule]:
+    pins = goal.pins
     yield from _layout_rules(graph, cluster, pins)
     yield from split_rules(graph, places=_places(cluster))
     yield from _batch_rules(graph, pins)
     yield from _exchange_rules(cluster)
+    yield from _lossy_rules(goal.allow)
     yield from _kernel_rules(graph, training_hosts(cluster)[0].device)
 
 
@@ -99,8 +101,23 @@ def _exchange_rules(cluster: Cluster) -> Iterator[Rule]:
     shared = "shared_memory" in measured_transports(cluster)
     yield Rule(
         name="transport",
-        legal=("nccl",) if not on_cpu else ("gloo", "shared_memory") if shared else ("gloo",),
+        legal=("nccl",) if not on_cpu else ("gloo", "shared_memory", "hierarchical") if shared else ("gloo",),
         cause=f"that is what joins the workers of {cluster.name}",
+    )
+
+
+def _lossy_rules(allow: Sequence[Allowance]) -> Iterator[Rule]:
+    """What changes the gradients, only where it was allowed by name."""
+    cause = "it changes the mathematics, which is permitted by name only: --allow {}"
+    yield Rule(
+        name="reduction",
+        legal=("as_written", "bfloat16", "float16") if "precision" in allow else ("as_written",),
+        cause=cause.format("precision"),
+    )
+    yield Rule(
+        name="compression",
+        legal=("none", *get_args(CompressionMethod)) if "compression" in allow else ("none",),
+        cause=cause.format("compression"),
     )
 
 

@@ -76,6 +76,8 @@ def num_departures(strategy: Strategy) -> int:
             kernels.random != "default",
             kernels.compiled,
             strategy.precision.compute != "as_written",
+            strategy.precision.reduction != "as_written",
+            strategy.exchange.compression is not None,
         )
     )
 
@@ -87,7 +89,7 @@ def family(strategy: Strategy) -> tuple[int, int]:
 
 def choice(strategy: Strategy, name: str) -> object:
     """The value that a strategy has for a pin's name."""
-    kernels, mesh = strategy.kernels, strategy.mesh
+    kernels, mesh, compression = strategy.kernels, strategy.mesh, strategy.exchange.compression
     return {
         "workers": strategy.num_workers,
         "threads": strategy.workers[0].threads,
@@ -111,6 +113,10 @@ def choice(strategy: Strategy, name: str) -> object:
         "compiled": kernels.compiled,
         "transport": strategy.exchange.transport,
         "bucket_size": strategy.exchange.bucket_size,
+        "reduction": strategy.precision.reduction,
+        "compression": compression.method if compression else "none",
+        "compression_rank": compression.rank if compression else 0,
+        "compression_share": compression.share if compression else 1.0,
     }[name]
 
 

@@ -7,16 +7,18 @@ on a level's price can skip everything inside it.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Literal, get_args
+from typing import get_args
 
 from meshwright.cost import (
     Batch,
+    Compression,
     Exchange,
     Kernels,
     Mesh,
     Precision,
     Sharding,
     Strategy,
+    TransportName,
     Worker,
     measured_transports,
 )
@@ -29,7 +31,9 @@ from meshwright.units import MIB, Bytes
 # Buckets worth a comparison: small ones start the exchange earlier, large ones pay its latency less often.
 _BUCKET_SIZES: tuple[Bytes, ...] = (4 * MIB, 25 * MIB)
 
-TransportName = Literal["gloo", "nccl", "shared_memory"]
+# Data types that gradients are sent in where a lower precision is allowed. float16 loses small ones: only if pinned.
+REDUCTIONS = ("as_written", "bfloat16")
+
 Shares = Callable[[tuple[Worker, ...]], tuple[int, ...]]
 
 
@@ -58,9 +62,11 @@ def _strategies_of_layout(
                 )  # fmt: skip
                 for kernels, precision, exchange in product(
                     kernel_choices(graph, device, goal),
-                    precisions(device, goal),
+                    precisions(device, goal, num_workers=len(workers)),
                     exchanges(cluster, shape, goal),
                 ):
+                    if exchange.compression is not None and precision.reduction != "as_written":
+                        continue  # what is compressed is not rounded before
                     yield replace(shape, kernels=kernels, precision=precision, exchange=exchange)
 
 
@@ -148,12 +154,29 @@ def mask_sources(graph: Graph, device: Device) -> tuple[str, ...]:
     return ("default", "sfc64") if device.kind == "cpu" and "random" in graph.traits else ("default",)
 
 
-def precisions(device: Device, goal: Goal) -> tuple[Precision, ...]:
-    """The user's own data types, and bfloat16 compute where it is allowed and measured."""
+def precisions(device: Device, goal: Goal, *, num_workers: int) -> tuple[Precision, ...]:
+    """The user's own data types; where allowed, bfloat16 compute where measured, and gradients sent in 16 bits."""
+    if "precision" not in goal.allow:
+        return (Precision(),)
     measured = any(row.dtype == "bfloat16" for row in device.matrix_rates)
-    if "precision" in goal.allow and measured:
-        return (Precision(), Precision(compute="bfloat16"))
-    return (Precision(),)
+    reductions = ("as_written",) if num_workers == 1 else _unless_pinned(goal.pins.reduction, REDUCTIONS)
+    return tuple(
+        Precision(compute=compute, reduction=reduction)
+        for compute in (("as_written", "bfloat16") if measured else ("as_written",))
+        for reduction in reductions
+    )
+
+
+def compressions(shape: Strategy, goal: Goal) -> tuple[Compression | None, ...]:
+    """Nothing; where it is allowed, what costs no loss that was seen; what does only where it is pinned."""
+    pins = goal.pins
+    if "compression" not in goal.allow or shape.sharding == "parameters" or pins.compression == "none":
+        return (None,)
+    if pins.compression is None:
+        return (None, Compression(method="int8"))
+    usual = Compression(method=pins.compression)
+    rank, share = pins.compression_rank or usual.rank, pins.compression_share or usual.share
+    return (replace(usual, rank=rank, share=share),)
 
 
 def exchanges(cluster: Cluster, shape: Strategy, goal: Goal) -> tuple[Exchange, ...]:
@@ -163,23 +186,28 @@ def exchanges(cluster: Cluster, shape: Strategy, goal: Goal) -> tuple[Exchange, 
         return (Exchange() if pins.transport is None else Exchange(transport=pins.transport),)
     sizes = _unless_pinned(pins.bucket_size, _BUCKET_SIZES)
     return tuple(
-        Exchange(transport=transport, bucket_size=size)
+        Exchange(transport=transport, bucket_size=size, compression=compression)
         for transport in transports(cluster, shape)
         if pins.transport in (None, transport)
         for size in sizes
+        for compression in compressions(shape, goal)
     )
 
 
 def transports(cluster: Cluster, shape: Strategy) -> tuple[TransportName, ...]:
     """What can carry gradients between these workers.
 
-    Shared memory only inside one host and where it was measured; `fully_shard` brings its own process group.
+    Shared memory only inside one host and where it was measured, with gloo between several hosts of several workers;
+    `fully_shard` brings its own process group.
     """
     if shape.workers[0].device != "cpu":
         return ("nccl",)
     one_host = len({worker.host for worker in shape.workers}) == 1
-    shared = one_host and shape.sharding != "parameters" and "shared_memory" in measured_transports(cluster)
-    return ("gloo", "shared_memory") if shared else ("gloo",)
+    shared = shape.sharding != "parameters" and "shared_memory" in measured_transports(cluster)
+    if not shared:
+        return ("gloo",)
+    several = len({worker.host for worker in shape.workers}) < shape.num_workers
+    return ("gloo", "shared_memory") if one_host else ("gloo", "hierarchical") if several else ("gloo",)
 
 
 def _unless_pinned(pinned: object, options: Sequence) -> Sequence:
