@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -164,6 +165,15 @@ def test_the_reference_run_is_drawn_and_its_distance_said(tmp_path: Path) -> Non
     assert [trace["name"] for trace in loss.traces] == ["one device", "this run"]
     assert len(loss.traces[0]["x"]) == 100
     assert "from the one-device program over the 100 steps that both did" in loss.caption
+
+
+def test_a_reference_over_other_batches_is_not_drawn(tmp_path: Path) -> None:
+    folder = build.write_run(tmp_path / "a")
+    others = [replace(record, loss=record.loss + 0.1) for record in build.records(100)]
+    build.write_records(folder / "reference.jsonl", others)
+    loss = next(figure for figure in pictures(read_run(folder)) if figure.key == "loss")
+    assert [trace["name"] for trace in loss.traces] == ["this run"]
+    assert loss.caption.startswith("The one-device program was run, but its batches were others")
 
 
 def test_a_proof_that_set_dropout_aside_is_not_drawn_over_a_run_that_had_it(tmp_path: Path) -> None:

@@ -28,6 +28,9 @@ from meshwright.launch import (
 from meshwright.plan import Plan
 from meshwright.units import format_seconds
 
+# As many as fit into the little time that a run waits for them.
+REFERENCE_STEPS = 20
+
 
 def lead(
     script: Path,
@@ -86,7 +89,13 @@ def _prepare(
         num_hosts = where.num_hosts if isinstance(where, Task) else where.count
         cluster = find_cluster(settings, progress=progress, num_hosts=num_hosts)
         plan = find_plan(
-            script, arguments, settings=settings, cluster=cluster, folder=folder.planning.path, progress=progress
+            script,
+            arguments,
+            settings=settings,
+            cluster=cluster,
+            folder=folder.planning.path,
+            progress=progress,
+            reference_steps=REFERENCE_STEPS,
         )
     except MeshwrightError as error:
         progress.close()
@@ -98,8 +107,10 @@ def _prepare(
         progress.close()
         sum_up(folder, status="interrupted", reason="Ctrl-C or SIGTERM while planning")
         raise
-    if folder.planning.graph.is_file():
-        folder.planning.graph.replace(folder.graph)
+    planning = folder.planning
+    for made, place in ((planning.graph, folder.graph), (planning.reference, folder.reference)):
+        if made.is_file():
+            made.replace(place)
     return cluster, plan
 
 

@@ -41,6 +41,7 @@ def find_plan(
     cluster: Cluster,
     folder: Path,
     progress: Progress,
+    reference_steps: int = 0,
 ) -> Plan:
     """The plan to follow: a file's, or one made now."""
     if settings.plan is None:
@@ -52,6 +53,7 @@ def find_plan(
             folder=folder,
             progress=progress.status.announce,
             limit=settings.planning_limit,
+            reference_steps=reference_steps,
         )
     return read_plan(settings.plan)
 

@@ -31,7 +31,7 @@ def worker_environment(
         goal: file that holds the `Goal`.
         cluster: file that holds the `Cluster`.
         plan: file that holds the `Plan` to follow.
-        steps: steps to compare, for `verify`.
+        steps: steps to compare, for `verify`; steps on one device, for `plan`.
         inherited: what to start from; this process's own environment where None. A place that another launcher gave
             to this process is not the worker's and is left out.
     """

@@ -33,6 +33,7 @@ def plan_script(
     folder: Path,
     progress: Callable[[str], None] = lambda _: None,
     limit: Seconds = PLANNING_LIMIT,
+    reference_steps: int = 0,
 ) -> Plan:
     """Runs a script up to its first step in processes that are thrown away, and gives the plan made there.
 
@@ -44,6 +45,7 @@ def plan_script(
         folder: where `plan.toml`, `graph.json` and the processes' logs go.
         progress: told what is being done.
         limit: longest time (s).
+        reference_steps: at most so many steps of the script as it is written, whose losses go to `reference.jsonl`.
 
     Raises:
         UsageError: no such script, or it ended without a step.
@@ -55,7 +57,9 @@ def plan_script(
     room = _scratch(folder)
     write_toml(goal, room.goal)
     write_cluster(cluster, room.cluster)
-    environment = worker_environment("plan", folder=room.path, goal=room.goal, cluster=room.cluster)
+    environment = worker_environment(
+        "plan", folder=room.path, goal=room.goal, cluster=room.cluster, steps=reference_steps
+    )
     stages = LineTail(room.progress)
     progress(f"planning: running {script.name} up to its first step")
     with Interrupts() as interrupts, Processes() as processes:
@@ -128,7 +132,7 @@ def _scratch(folder: Path) -> RunFolder:
             if part.is_dir():
                 shutil.rmtree(part)
         room.prepare()
-        for path in (room.plan, room.graph, room.progress):
+        for path in (room.plan, room.graph, room.reference, room.progress):
             path.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(

@@ -89,6 +89,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def reference(self) -> Path:
+        """The one-device program's first losses, a line per step."""
+        return self.path / "reference.jsonl"
+
+    @property
     def measurement(self) -> Path:
         """The run in sum."""
         return self.path / "measurement.toml"

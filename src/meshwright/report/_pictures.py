@@ -94,18 +94,23 @@ def _curves(run: Run) -> Iterator[Figure]:
 def _reference(run: Run) -> tuple[tuple[int, float], ...]:
     """The one-device program's losses: of its own run where there is one, else of the steps that were verified.
 
-    A proof that set dropout aside has other losses than the run, on both of its sides; those are not drawn.
+    A proof that set dropout aside has other losses than the run, on both of its sides; those are not drawn. Nor is the
+    one-device program where its batches were others.
     """
     proof = run.verification
-    if run.reference or proof is None:
-        return run.reference
     own = dict(_losses(run))
+    if run.reference:
+        return run.reference if _is_of_the_same_batches(run.reference, own) else ()
+    if proof is None:
+        return ()
     pairs = [(own[step], loss) for step, loss in enumerate(proof.losses, start=1) if step in own]
     alike = all(abs(ours - proved) <= SAME_LOSS * max(1.0, abs(proved)) for ours, proved in pairs)
     return tuple(enumerate(proof.reference_losses, start=1)) if pairs and alike else ()
 
 
 def _loss_caption(run: Run, reference: tuple[tuple[int, float], ...]) -> str:
+    if not reference and run.reference:
+        return "The one-device program was run, but its batches were others: seed the loader to have its loss here."
     if not reference and run.verification is not None:
         notes = "; ".join(run.verification.notes) or "its batches were others"
         return f"The proof’s losses are not beside it, because they are not of this run’s steps: {notes}."
@@ -120,6 +125,12 @@ def _loss_caption(run: Run, reference: tuple[tuple[int, float], ...]) -> str:
     if max(apart) == 0:
         return f"The very loss of the one-device program in each of the {len(apart)} steps that both did."
     return f"At most {max(apart):.2g} from the one-device program over the {len(apart)} steps that both did."
+
+
+def _is_of_the_same_batches(reference: tuple[tuple[int, float], ...], own: dict[int, float]) -> bool:
+    """Whether the first loss is the same: before any update, only other examples give another one."""
+    step, loss = reference[0]
+    return step not in own or abs(own[step] - loss) <= SAME_LOSS * max(1.0, abs(loss))
 
 
 def _losses(run: Run) -> tuple[tuple[int, float], ...]:

@@ -15,6 +15,7 @@ from meshwright.errors import PlanError
 from meshwright.graph import read_graph
 from meshwright.plan import Pins, Plan
 from meshwright.run._engine import Engine
+from meshwright.run._first_losses import FirstLosses
 from meshwright.run._group import meet
 from meshwright.run._job import Job, block_paths
 from meshwright.run._processor import pin
@@ -44,29 +45,31 @@ class Opening:
     Args:
         job: with what is known of it now.
         plan: None where the script runs as it is written.
-        engine: runs steps; None where a proof does.
-        proof: compares with the one-device program; None in a run.
+        engine: runs steps; None where another does.
+        stand_in: runs them in its place: a proof, or the one-device program beside planning; None in a run.
         folder: to write measurements into; None for none.
     """
 
     job: Job
     plan: Plan | None = None
     engine: Engine | None = None
-    proof: Proof | None = None
+    stand_in: Proof | FirstLosses | None = None
     folder: Path | None = None
 
 
 def opened(job: Job, request: Request, role: Role, batch: Any) -> Opening:
-    """Opens the run at its first batch; in the role `plan` it ends the script instead.
+    """Opens the run at its first batch; in the role `plan` it makes the plan instead.
 
     Raises:
         PlanError: the plan is for another model, or another number of workers.
-        SystemExit: the plan has been made and written.
+        SystemExit: the plan has been made, and this rank is not needed any more.
     """
     if role.kind == "plan":
-        from meshwright.run._planning import plan_and_leave
+        from meshwright.run._planning import plan_first
 
-        plan_and_leave(job, batch, role, pins=request.pins, allow=request.allow, given=request.plan)
+        assert role.folder is not None
+        steps = plan_first(job, batch, role, pins=request.pins, allow=request.allow, given=request.plan)
+        return Opening(job=job, stand_in=FirstLosses(job, folder=role.folder, steps=steps))
     if role.kind == "alone":
         return _alone(job, request)
     if role.kind == "joined":
@@ -76,7 +79,7 @@ def opened(job: Job, request: Request, role: Role, batch: Any) -> Opening:
     check_plan(plan, job, world_size=role.world_size)
     job = replace(job, blocks=_blocks_of(role.plan.parent), allow=plan.allow)
     if role.kind == "verify":
-        return Opening(job=job, plan=plan, proof=Proof(job, plan.strategy, role=role))
+        return Opening(job=job, plan=plan, stand_in=Proof(job, plan.strategy, role=role))
     engine = Engine(job, plan.strategy, rank=role.rank)
     return Opening(job=job, plan=plan, engine=engine, folder=role.folder)
 

@@ -44,10 +44,10 @@ class PlanningTimes:
     total: Seconds
 
 
-def plan_and_leave(
+def plan_first(
     job: Job, batch: Any, role: Role, *, pins: Pins, allow: tuple[Allowance, ...], given: Plan | None
-) -> None:
-    """Makes the plan in the planning process, writes it, and ends the script.
+) -> int:
+    """Makes the plan in the planning process and writes it.
 
     Args:
         job: what the user handed over.
@@ -57,8 +57,12 @@ def plan_and_leave(
         allow: departures that the script permits.
         given: a whole plan from the script, taken as it is.
 
+    Returns:
+        How many steps of the script as it is written are wanted for comparison. None where the one-device program was
+        not seen to run here, or draws random numbers: a run draws others.
+
     Raises:
-        SystemExit: always, at the end.
+        SystemExit: on ranks above 0, at the end.
     """
     from meshwright.run import _trial
 
@@ -78,11 +82,12 @@ def plan_and_leave(
     write_graph(graph, role.folder / "graph.json")
     laps.append(time.perf_counter())
     job = replace(job, blocks=block_paths(graph), allow=goal.allow)
-    plan = given or _planned(job, batch, graph, cluster=cluster, goal=goal, progress=progress, laps=laps)
-    if given is None:
+    plan, alone = given, False
+    if plan is None:
+        plan, alone = _planned(job, batch, graph, cluster=cluster, goal=goal, progress=progress, laps=laps)
         write_toml(_times(laps), role.folder / "planning.toml")
     write_plan(plan, role.folder / "plan.toml")
-    raise SystemExit(0)
+    return role.steps if alone and "random" not in graph.traits else 0
 
 
 def _planned(
@@ -94,7 +99,8 @@ def _planned(
     goal: Goal,
     progress: Callable[[str], None],
     laps: list[Seconds],
-) -> Plan:
+) -> tuple[Plan, bool]:
+    """The plan, and whether a trial of one worker went well."""
     from meshwright.run import _trial
 
     progress(f"pricing strategies for {graph.model}")
@@ -106,9 +112,10 @@ def _planned(
     trials = _trial.trial(job, batch, strategies, budget=trial_budget())
     laps.append(time.perf_counter())
     plan = choose(graph, cluster, goal, listed, trials, correction=correction)
-    if plan.prediction.basis != "trial":
-        return plan
-    return replace(plan, prediction=scaled(plan.prediction, _correction(cluster, graph, basis="trial").time))
+    alone = any(strategies[index].num_workers == 1 and result.step > 0 for index, result in trials.items())
+    if plan.prediction.basis == "trial":
+        plan = replace(plan, prediction=scaled(plan.prediction, _correction(cluster, graph, basis="trial").time))
+    return plan, alone
 
 
 def trial_budget() -> Seconds:

@@ -5,7 +5,7 @@
 | `MESHWRIGHT_ROLE` | `plan`, `run` or `verify`; absent under plain `python`, `torchrun` or `srun` |
 | `MESHWRIGHT_FOLDER` | folder to write into |
 | `MESHWRIGHT_GOAL`, `MESHWRIGHT_CLUSTER`, `MESHWRIGHT_PLAN` | documents to read |
-| `MESHWRIGHT_STEPS` | steps that a verification compares |
+| `MESHWRIGHT_STEPS` | steps that a verification compares, or that planning does on one device for comparison |
 | `MESHWRIGHT_TIMEOUT` | how long a collective may take (s) |
 | `RANK`, `LOCAL_RANK`, `WORLD_SIZE`, `LOCAL_WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT` | as torchrun sets them |
 | `SLURM_PROCID`, `SLURM_LOCALID`, `SLURM_STEP_NUM_TASKS`, `SLURM_STEP_NODELIST`, `SLURM_JOB_ID` | as srun sets them |
@@ -40,7 +40,7 @@ class Role:
         goal: document with what is asked of a plan.
         cluster: document with the hardware.
         plan: document with the plan.
-        steps: that a verification compares.
+        steps: that a verification compares, or that planning does on one device for comparison.
         timeout: of a collective (s).
     """
 
@@ -82,7 +82,7 @@ def role_of(environment: Mapping[str, str]) -> Role:
         goal=_path(environment, "MESHWRIGHT_GOAL"),
         cluster=_path(environment, "MESHWRIGHT_CLUSTER"),
         plan=_path(environment, "MESHWRIGHT_PLAN"),
-        steps=_number(environment, "MESHWRIGHT_STEPS", 3),
+        steps=_number(environment, "MESHWRIGHT_STEPS", 0 if kind == "plan" else 3),
         timeout=float(_number(environment, "MESHWRIGHT_TIMEOUT", int(DEFAULT_TIMEOUT))),
         **place,
     )

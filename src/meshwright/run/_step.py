@@ -14,6 +14,7 @@ from meshwright.plan import Plan
 from meshwright.run._agreement import check_agreement, is_checked
 from meshwright.run._drift import forecast_of
 from meshwright.run._engine import Engine
+from meshwright.run._first_losses import FirstLosses
 from meshwright.run._group import failures_named
 from meshwright.run._job import Job
 from meshwright.run._loader import can_share, first_batch, shared
@@ -41,7 +42,7 @@ class Step:
         self._request = request
         self._session = session
         self._engine: Engine | None = None
-        self._proof: Proof | None = None
+        self._stand_in: Proof | FirstLosses | None = None
         self._plan: Plan | None = None
         self._expected: tuple[Any, int, int] | None = None
         self._loaders: dict[int, tuple[Any, Iterable[Any]]] = {}
@@ -62,10 +63,10 @@ class Step:
         """
         engine = self._engine
         if engine is None:
-            if self._proof is None:
+            if self._stand_in is None:
                 self._open(batch)
-            if self._proof is not None:
-                return self._proof.step(batch)
+            if self._stand_in is not None:
+                return self._stand_in.step(batch)
             engine = self._engine
             assert engine is not None
         if engine.num_workers > 1:
@@ -115,15 +116,15 @@ class Step:
 
     @property
     def steps(self) -> int:
-        """Steps done; in a proof, steps of the one-device program."""
-        if self._proof is not None:
-            return self._proof.num_steps
+        """Steps done; in planning and in a proof, steps of the one-device program."""
+        if self._stand_in is not None:
+            return self._stand_in.num_steps
         return self._engine.steps if self._engine is not None else 0
 
     def leave(self) -> None:
         """The script has ended: a proof that was given fewer steps than asked for compares those."""
-        if self._proof is not None:
-            self._proof.leave()
+        if self._stand_in is not None:
+            self._stand_in.leave()
 
     def close(self) -> None:
         """The run is over: undoes the strategy and closes its connections, while the process still can."""
@@ -159,7 +160,12 @@ class Step:
         A run has its plan already and needs no batch for it.
         """
         opening = opened(self._job, self._request, self._session.role, batch)
-        self._plan, self._proof, self._engine, self._job = opening.plan, opening.proof, opening.engine, opening.job
+        self._plan, self._stand_in, self._engine, self._job = (
+            opening.plan,
+            opening.stand_in,
+            opening.engine,
+            opening.job,
+        )
         if self._engine is None:
             return
         forecast = forecast_of(self._plan) if self._plan is not None else None

@@ -1,0 +1,66 @@
+"""The one-device program's first losses, written by the planning process."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from meshwright.run import _first_losses
+from meshwright.run._first_losses import FirstLosses
+from meshwright.run._job import Job
+
+
+def a_job() -> Job:
+    torch.manual_seed(3)
+    model = nn.Linear(4, 2)
+    return Job(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        loss=lambda model, batch: F.mse_loss(model(batch[0]), batch[1]),
+    )
+
+
+def batches(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(7)
+    return [(torch.randn(6, 4, generator=generator), torch.randn(6, 2, generator=generator)) for _ in range(count)]
+
+
+def plain_losses(count: int) -> list[float]:
+    job, losses = a_job(), []
+    for batch in batches(count):
+        job.optimizer.zero_grad()
+        loss = job.loss(job.model, batch)
+        loss.backward()
+        job.optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def written(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / _first_losses.FILE).read_text().splitlines()]
+
+
+def test_they_are_the_plain_loops_losses_and_end_the_script_when_there_are_enough(tmp_path):
+    program = FirstLosses(a_job(), folder=tmp_path, steps=3)
+    given = batches(4)
+    losses = [program.step(batch).item() for batch in given[:3]]
+    with pytest.raises(SystemExit):
+        program.step(given[3])
+    assert losses == plain_losses(3)
+    assert [record["loss"] for record in written(tmp_path)] == losses
+    assert [record["step"] for record in written(tmp_path)] == [1, 2, 3]
+
+
+def test_none_are_run_where_none_are_wanted(tmp_path):
+    with pytest.raises(SystemExit):
+        FirstLosses(a_job(), folder=tmp_path, steps=0).step(batches(1)[0])
+    assert not (tmp_path / _first_losses.FILE).exists()
+
+
+def test_they_end_when_the_time_is_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(_first_losses, "LONGEST", -1.0)
+    program = FirstLosses(a_job(), folder=tmp_path, steps=9)
+    with pytest.raises(SystemExit):
+        program.step(batches(1)[0])
