@@ -1,14 +1,13 @@
 """Where this worker stands in the grid of workers, and the process groups of its neighbours along the axes."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 import torch.distributed as dist
-import torch.distributed.distributed_c10d as c10d
 
 from meshwright.cost import Axis, Mesh
+from meshwright.parallel._subgroup import subgroup
 
 # Whose gradients are summed: they hold the same parameters and compute other examples, or other parts of a sequence.
 DATA_AXES: tuple[Axis, ...] = ("dp_replicate", "dp_shard", "cp")
@@ -81,7 +80,7 @@ def make_grid(mesh: Mesh, group: dist.ProcessGroup | None) -> Grid:
         "expert_data": same_experts(mesh, rank),
     }
     made = {
-        name: _subgroup([members[peer] for peer in peers], f"meshwright/{message[0]}/{name}", whole)
+        name: subgroup([members[peer] for peer in peers], f"meshwright/{message[0]}/{name}", whole)
         for name, peers in ranks.items()
     }
     return Grid(mesh=mesh, rank=rank, whole=whole, **made)
@@ -91,28 +90,3 @@ def same_experts(mesh: Mesh, rank: int) -> tuple[int, ...]:
     """The ranks among a rank's data peers that hold the same experts, itself included."""
     place = mesh.coordinate(rank, "ep")
     return tuple(peer for peer in mesh.peers(rank, *DATA_AXES) if mesh.coordinate(peer, "ep") == place)
-
-
-def _subgroup(ranks: Sequence[int], name: str, whole: dist.ProcessGroup) -> dist.ProcessGroup | None:
-    """A process group that its members alone make, under a name never used before.
-
-    `dist.new_group` has to be called by every process there is, of which a trial's strategy may use some only; its
-    `use_local_synchronization` takes names again under which the store still holds the addresses of closed groups.
-    """
-    if len(ranks) == 1:
-        return None
-    world = c10d._world
-    backend, store = world.pg_map[whole]
-    unique = f"{name}/{'-'.join(map(str, ranks))}"
-    made, _ = c10d._new_process_group_helper(
-        len(ranks), list(ranks).index(dist.get_rank()), list(ranks), c10d.Backend(backend), _root(store),
-        c10d.GroupName(unique), timeout=c10d._get_default_timeout(c10d.Backend(backend)),
-    )  # fmt: skip
-    assert isinstance(made, dist.ProcessGroup)
-    world.pg_group_ranks[made] = {member: place for place, member in enumerate(ranks)}
-    return made
-
-
-def _root(store: dist.Store) -> dist.Store:
-    """The store under all prefixes: names are unique already."""
-    return store.underlying_store if isinstance(store, dist.PrefixStore) else store
