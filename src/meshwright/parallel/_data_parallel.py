@@ -12,9 +12,10 @@ from meshwright.cost import Strategy
 from meshwright.exchange import GradientExchange, OwnedGradientExchange, TensorBroadcast, Transport
 from meshwright.parallel._agreement import Buffers
 from meshwright.parallel._batch_norm import GlobalBatchNorm
-from meshwright.parallel._named import all_parameters
+from meshwright.parallel._named import all_parameters, state_pieces
 from meshwright.parallel._ownership import owners
 from meshwright.parallel._parallelized import Held, Parallelized
+from meshwright.parallel._pieces import Piece
 from meshwright.parallel._recompute import Recomputation
 from meshwright.units import Seconds
 
@@ -57,6 +58,7 @@ class DataParallel(Parallelized):
         self._buffers = Buffers(model, transport)
         # for good: a parameter that is thawed later must find its state where it was
         self._owner_of = dict(zip((name for name, _ in self._named), self._all_owners(), strict=True))
+        self._forget_state_of_others()
         self._waited: Seconds = 0.0
         self._prepare()
 
@@ -166,6 +168,10 @@ class DataParallel(Parallelized):
             for name, tensor in self._named
         ]
 
+    def held_state(self) -> list[Piece]:
+        """The model's state."""
+        return state_pieces(self._model)
+
     def close(self) -> None:
         """Takes hooks and wrappers off, frees the memory of the exchange, and closes the connections."""
         self._release()
@@ -177,6 +183,14 @@ class DataParallel(Parallelized):
 
     def _all_owners(self) -> list[int]:
         return owners([tensor.nbytes * tensor.requires_grad for _, tensor in self._named], self._transport.size)
+
+    def _forget_state_of_others(self) -> None:
+        """What the optimizer knew of parameters that other workers step from now on."""
+        if self._optimizer is None or self._strategy.sharding == "none":
+            return
+        for name, tensor in self._named:
+            if self._owner_of[name] != self._transport.rank:
+                self._optimizer.state.pop(tensor, None)
 
     def _prepare(self) -> None:
         self._requires_gradient = [tensor.requires_grad for _, tensor in self._named]

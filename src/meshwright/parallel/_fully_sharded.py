@@ -16,7 +16,9 @@ from meshwright.errors import PlanError
 from meshwright.exchange import GradientExchange, SharedMemoryTransport, Transport
 from meshwright.parallel._agreement import Buffers
 from meshwright.parallel._batch_norm import GlobalBatchNorm
+from meshwright.parallel._named import state_pieces
 from meshwright.parallel._parallelized import Held, Parallelized
+from meshwright.parallel._pieces import Piece
 from meshwright.parallel._presence import Presence
 from meshwright.parallel._recompute import Recomputation
 from meshwright.parallel._shard_exchange import SharedAllGather, SharedReduceScatter
@@ -185,6 +187,10 @@ class FullySharded(Parallelized):
     def held(self) -> list[Held]:
         """This worker's shards, and what is whole."""
         return [Held(name=name, parameter=tensor, spans=spans_of(tensor)) for name, tensor in self._named]
+
+    def held_state(self) -> list[Piece]:
+        """The model's state."""
+        return state_pieces(self._model, spans_of)
 
     def close(self) -> None:
         """Takes hooks and wrappers off; the parameters stay sharded, and the model cannot run any further."""

@@ -1,7 +1,11 @@
 """The tensors of a job by name: what gets gradients, and what every worker must hold alike."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from meshwright.parallel._pieces import Piece, Span, local
 
 
 def trainable_parameters(model: nn.Module, optimizer: Optimizer | None) -> list[tuple[str, Tensor]]:
@@ -20,6 +24,20 @@ def all_parameters(model: nn.Module, optimizer: Optimizer | None) -> list[tuple[
         for position, tensor in enumerate(entry["params"]):
             named.setdefault(id(tensor), (f"optimizer.{group}.{position}", tensor))
     return list(named.values())
+
+
+def state_pieces(model: nn.Module, spans_of: Callable[[Tensor], tuple[Span, ...]] | None = None) -> list[Piece]:
+    """The tensors in a model's `state_dict`, under all their keys.
+
+    Args:
+        model: the user's.
+        spans_of: where what this worker holds of a tensor lies in the whole; None: it is the whole.
+    """
+    return [
+        Piece(name=key, tensor=local(value.detach()), spans=() if spans_of is None else spans_of(value))
+        for key, value in model.state_dict(keep_vars=True).items()
+        if isinstance(value, Tensor)
+    ]
 
 
 def batch_norm_buffers(model: nn.Module) -> set[int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from meshwright.parallel._pieces import Span
+from meshwright.parallel._pieces import Piece, Span
 from meshwright.units import Seconds
 
 
@@ -107,6 +107,10 @@ class Parallelized(ABC):
     @abstractmethod
     def held(self) -> list[Held]:
         """This worker's part of every parameter that it has any of, in the order of the model."""
+
+    @abstractmethod
+    def held_state(self) -> list[Piece]:
+        """This worker's part of the tensors in the model's `state_dict`, by the user's keys."""
 
     @abstractmethod
     def close(self) -> None:

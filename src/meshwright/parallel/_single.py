@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from meshwright.parallel._named import all_parameters
+from meshwright.parallel._named import all_parameters, state_pieces
 from meshwright.parallel._parallelized import Held, Parallelized
+from meshwright.parallel._pieces import Piece
 from meshwright.parallel._recompute import Recomputation
 from meshwright.units import Seconds
 
@@ -98,6 +99,10 @@ class SingleWorker(Parallelized):
     def held(self) -> list[Held]:
         """All parameters."""
         return [Held(name=name, parameter=tensor) for name, tensor in self._named]
+
+    def held_state(self) -> list[Piece]:
+        """The model's state."""
+        return state_pieces(self._model)
 
     def close(self) -> None:
         """Takes the wrappers of recomputed blocks off."""

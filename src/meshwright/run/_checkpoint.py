@@ -1,61 +1,47 @@
-"""A checkpoint that is whole, or not there: model, optimizer, random numbers, step count, for any number of workers.
+"""A checkpoint that is whole, or not there: model, optimizer, random numbers, step count.
 
-folder/
-  manifest.json        format, steps, and the SHA-256 of each file; written into place last
-  model.safetensors    the model's whole state
-  optimizer.safetensors  the optimizer's tensors, `<number of the parameter>.<name>`
-  settings.json        the optimizer's groups, and its state that is no tensor
+It holds whole tensors by the user's names, whatever each worker has of them, so that any number of workers under any
+strategy can go on from it. Worker 0 gathers and writes one tensor after another.
 """
 
-import hashlib
-import json
 import os
-import shutil
-import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from meshwright.errors import UsageError
+from meshwright.errors import UsageError, from_json, to_json
+from meshwright.run._checkpoint_files import CheckpointReader, CheckpointWriter
 from meshwright.run._engine import Engine
 from meshwright.run._job import Job
 
-FORMAT = "meshwright-checkpoint-1"
-MANIFEST = "manifest.json"
+if TYPE_CHECKING:
+    from meshwright.parallel import Piece
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _State:
-    """What is stored.
-
-    Args:
-        model: the model's whole state.
-        tensors: of the optimizer.
-        settings: of the optimizer, and whatever else is no tensor.
-    """
-
-    model: dict[str, Tensor]
-    tensors: dict[str, Tensor]
-    settings: dict[str, Any]
+# The generator's state is stored among the optimizer's tensors.
+_RANDOM = "random"
 
 
 def save(job: Job, engine: Engine | None, folder: str | os.PathLike[str]) -> None:
     """Stores a checkpoint; every worker calls it, rank 0 writes.
 
     Raises:
-        UsageError: the optimizer's state is in shards.
+        UsageError: it cannot be written, or the optimizer's state cannot be put together; on every worker.
     """
-    _check_sharding(engine)
-    model = job.model.state_dict() if engine is None else engine.placed.full_state_dict()
-    if engine is None or engine.rank == 0:
-        _write(_state(job, engine, model), Path(folder))
-    if engine is not None and engine.num_workers > 1:
-        dist.barrier()
+    source: _Alone | _Together = _Alone(job) if engine is None or engine.num_workers == 1 else _Together(job, engine)
+    writer = _Draining(Path(folder)) if engine is None or engine.rank == 0 else None
+    for kind, tensors in (("model", source.model()), ("optimizer", source.optimizer())):
+        if writer is None:
+            for _ in tensors:
+                pass
+        else:
+            writer.tensors(kind, tensors)
+    settings = {"groups": job.optimizer.state_dict()["param_groups"], "state": source.numbers()}
+    settings["steps"] = 0 if engine is None else engine.steps
+    source.conclude("" if writer is None else writer.finish(settings))
 
 
 def load(job: Job, engine: Engine | None, folder: str | os.PathLike[str]) -> None:
@@ -70,12 +56,10 @@ def load(job: Job, engine: Engine | None, folder: str | os.PathLike[str]) -> Non
             cause="the plan has been applied to the model by then",
             alternatives=["load right after mw.parallel(…)"],
         )
-    path = Path(folder)
-    _check(path)
-    job.model.load_state_dict(load_file(path / "model.safetensors"))
-    settings = json.loads((path / "settings.json").read_text(encoding="utf-8"))
-    tensors = load_file(path / "optimizer.safetensors")
-    torch.set_rng_state(tensors.pop("random"))
+    reader = CheckpointReader(Path(folder))
+    job.model.load_state_dict(reader.tensors("model"))
+    settings, tensors = reader.settings, reader.tensors("optimizer")
+    torch.set_rng_state(tensors.pop(_RANDOM))
     state: dict[int, dict[str, Any]] = {int(number): dict(values) for number, values in settings["state"].items()}
     for key, value in tensors.items():
         number, _, name = key.partition(".")
@@ -83,67 +67,138 @@ def load(job: Job, engine: Engine | None, folder: str | os.PathLike[str]) -> Non
     job.optimizer.load_state_dict({"state": state, "param_groups": settings["groups"]})
 
 
-def _check_sharding(engine: Engine | None) -> None:
-    if engine is not None and engine.strategy is not None and engine.strategy.sharding != "none":
-        raise UsageError(
-            f"step.save with {engine.strategy.sharding} in shards is not there yet",
-            cause="each worker holds only its part of the optimizer's state",
-            alternatives=["plan with sharding=none", "torch.save(step.model.state_dict(), …) for the model alone"],
-            command="meshwright run SCRIPT --set sharding=none",
-        )
+class _Alone:
+    """What one worker has.
+
+    Args:
+        job: with the newest tensors.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def model(self) -> Iterator[tuple[str, Tensor]]:
+        """The model's tensors by key."""
+        yield from self._job.model.state_dict().items()
+
+    def optimizer(self) -> Iterator[tuple[str, Tensor]]:
+        """The optimizer's tensors, and the generator's state."""
+        yield _RANDOM, torch.get_rng_state()
+        for number, values in self._job.optimizer.state_dict()["state"].items():
+            for name, value in values.items():
+                if isinstance(value, Tensor):
+                    yield f"{number}.{name}", value
+
+    def numbers(self) -> dict[str, dict[str, Any]]:
+        """The optimizer's state that is no tensor, by number of the parameter."""
+        return _numbers(self._job.optimizer)
+
+    def conclude(self, failure: str) -> None:
+        """Raises what kept the checkpoint from being written."""
+        if failure:
+            raise UsageError(f"the checkpoint was not saved: {failure}")
 
 
-def _state(job: Job, engine: Engine | None, model: dict[str, Tensor]) -> _State:
-    document = job.optimizer.state_dict()
-    tensors = {"random": torch.get_rng_state()}
-    rest: dict[str, dict[str, Any]] = {}
-    for number, values in document["state"].items():
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                tensors[f"{number}.{name}"] = value.detach().cpu().contiguous()
-            else:
-                rest.setdefault(str(number), {})[name] = value
-    settings = {"groups": document["param_groups"], "state": rest, "steps": 0 if engine is None else engine.steps}
-    return _State(model=_untied(model), tensors=tensors, settings=settings)
+class _Together:
+    """What all workers have together, on rank 0.
+
+    Args:
+        job: of this worker.
+        engine: that runs it.
+
+    Raises:
+        UsageError: some worker's optimizer state cannot be put together; on every worker.
+    """
+
+    def __init__(self, job: Job, engine: Engine) -> None:
+        self._job = job
+        self._placed = engine.placed
+        self._group = engine.group
+        self._pieces = self._optimizer_pieces()
+
+    def model(self) -> Iterator[tuple[str, Tensor]]:
+        """The model's tensors by key, gathered one by one."""
+        from meshwright.parallel import collected
+
+        yield from collected(self._placed.held_state(), self._group)
+
+    def optimizer(self) -> Iterator[tuple[str, Tensor]]:
+        """The optimizer's tensors, gathered one by one, and the generator's state."""
+        from meshwright.parallel import collected
+
+        yield _RANDOM, torch.get_rng_state()
+        yield from collected(self._pieces, self._group)
+
+    def _optimizer_pieces(self) -> "list[Piece]":
+        from meshwright.parallel import optimizer_pieces
+
+        pieces, error = [], ""
+        try:
+            pieces = optimizer_pieces(self._job.optimizer, self._placed.held())
+        except UsageError as raised:
+            error = to_json(raised)
+        everyone = [""] * dist.get_world_size(self._group)
+        dist.all_gather_object(everyone, error, group=self._group)
+        if any(everyone):
+            raise from_json(next(text for text in everyone if text))
+        return pieces
+
+    def numbers(self) -> dict[str, dict[str, Any]]:
+        """The optimizer's state that is no tensor, by number of the parameter."""
+        everyone: list[Any] = [None] * dist.get_world_size(self._group)
+        dist.all_gather_object(everyone, _numbers(self._job.optimizer), group=self._group)
+        return {number: values for each in reversed(everyone) for number, values in each.items()}
+
+    def conclude(self, failure: str) -> None:
+        """Raises on every worker what kept rank 0 from writing; whoever goes on, the checkpoint is there."""
+        message = [failure]
+        dist.broadcast_object_list(message, src=dist.get_process_group_ranks(self._group)[0], group=self._group)
+        if message[0]:
+            raise UsageError(f"the checkpoint was not saved: {message[0]}")
 
 
-def _untied(model: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of their own storage, as safetensors wants them: tied ones are stored once for every name."""
-    return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in model.items()}
+class _Draining:
+    """A writer that, once it has failed, still takes everything: the other workers would wait for ever.
+
+    Args:
+        folder: of the checkpoint.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._failure = ""
+        self._writer: CheckpointWriter | None = None
+        try:
+            self._writer = CheckpointWriter(folder)
+        except OSError as error:
+            self._failure = str(error)
+
+    def tensors(self, kind: str, named: Iterator[tuple[str, Tensor]]) -> None:
+        """Writes tensors."""
+        if self._writer is not None and not self._failure:
+            try:
+                self._writer.tensors(kind, named)
+            except OSError as error:
+                self._failure = str(error)
+        for _ in named:
+            pass
+
+    def finish(self, settings: dict[str, Any]) -> str:
+        """Puts the checkpoint into its place; what kept it from there, or nothing."""
+        if self._writer is None:
+            return self._failure
+        if not self._failure:
+            try:
+                self._writer.finish(settings)
+            except OSError as error:
+                self._failure = str(error)
+        if self._failure:
+            self._writer.abandon()
+        return self._failure
 
 
-def _write(state: _State, folder: Path) -> None:
-    """Writes beside the target, and renames: an earlier checkpoint stays until the new one is whole."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    save_file(state.model, fresh / "model.safetensors")
-    save_file(state.tensors, fresh / "optimizer.safetensors")
-    (fresh / "settings.json").write_text(json.dumps(state.settings), encoding="utf-8")
-    hashes = {file.name: _digest(file) for file in sorted(fresh.iterdir())}
-    manifest = {"format": FORMAT, "steps": state.settings["steps"], "sha256": hashes}
-    (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(fresh, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _check(folder: Path) -> None:
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise UsageError(f"no checkpoint in {folder}", cause=f"{path} is not there")
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    for name, digest in manifest["sha256"].items():
-        if not (folder / name).is_file() or _digest(folder / name) != digest:
-            raise UsageError(
-                f"the checkpoint in {folder} is damaged: {name} is not what was saved",
-                cause="its SHA-256 differs from the manifest's, or the file is gone",
-                alternatives=["an earlier checkpoint"],
-            )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _numbers(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
+    found = {
+        str(number): {name: value for name, value in values.items() if not isinstance(value, Tensor)}
+        for number, values in optimizer.state_dict()["state"].items()
+    }
+    return {number: values for number, values in found.items() if values}

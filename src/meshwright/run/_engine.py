@@ -47,7 +47,7 @@ class Engine:
         self.stamps = Stamps()
         self.steps = 0
         self.grad_norm: float | Tensor = 0.0
-        self._group = group
+        self.group = group
         self._shares = Batch(size=0, shares=(1,)) if strategy is None else strategy.batch
         self._stand_in = slice(0, 0) if _has_batch_statistics(job.model) else slice(0, 1)
         self._undo = ExitStack()
@@ -144,7 +144,7 @@ class Engine:
         if not self.placed.forwards_together:
             parts = tuple(part for part in parts if part.examples)
         alone = self.num_workers == 1
-        tally = _Tally(whole=alone and len(parts) == 1, group=self._group, device=self.device, dtype=self._dtype)
+        tally = _Tally(whole=alone and len(parts) == 1, group=self.group, device=self.device, dtype=self._dtype)
         for number, part in enumerate(parts, start=1):
             with self.placed.micro_batch(last=number == len(parts)):
                 with self._forward_context():
@@ -169,7 +169,7 @@ class Engine:
         placed.prepare([part.batch for part in share.parts])
         marks.append((OVERHEAD, stamp()))
         parts = share.parts if placed.forwards_together else tuple(part for part in share.parts if part.examples)
-        tally = _Tally(whole=False, group=self._group, device=self.device, dtype=self._dtype)
+        tally = _Tally(whole=False, group=self.group, device=self.device, dtype=self._dtype)
 
         def begin(output: Any, number: int) -> Tensor:
             marks.append((FORWARD, stamp()))

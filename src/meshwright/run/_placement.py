@@ -14,7 +14,7 @@ from meshwright.run._sole import SoleWorker
 from meshwright.units import Seconds
 
 if TYPE_CHECKING:
-    from meshwright.parallel import Held
+    from meshwright.parallel import Held, Piece
 
 _NOTHING = nullcontext()
 
@@ -71,6 +71,10 @@ class Placed(Protocol):
 
     def held(self) -> "list[Held]":
         """This worker's part of every parameter that it has any of."""
+        ...
+
+    def held_state(self) -> "list[Piece]":
+        """This worker's part of the model's state."""
         ...
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from meshwright.parallel import Held
+    from meshwright.parallel import Held, Piece
 
 _NOTHING = nullcontext()
 
@@ -70,6 +70,12 @@ class SoleWorker:
         from meshwright.parallel import Held
 
         return [Held(name=name, parameter=parameter) for name, parameter in self.model.named_parameters()]
+
+    def held_state(self) -> "list[Piece]":
+        """The model's state."""
+        from meshwright.parallel import Piece
+
+        return [Piece(name=key, tensor=value) for key, value in self.model.state_dict().items()]
 
     def close(self) -> None:
         """Leaves everything as it is."""

@@ -94,7 +94,7 @@ class Step:
                 self._open(None if self._session.role.kind == "run" else first_batch(loader))
             assert self._engine is not None
             assert self._engine.strategy is not None
-            plan, rank = self._engine.strategy.batch, self._engine.rank
+            plan, rank = self._engine.strategy.batch, self._engine.data_rank
             known = (loader, shared(loader, plan=plan, rank=rank, expect=self._expect))  # type: ignore[arg-type]
             self._loaders[id(loader)] = known
         return known[1]

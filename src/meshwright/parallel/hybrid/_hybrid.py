@@ -139,6 +139,18 @@ class Hybrid(SplitModel):
             return [Held(name=name, parameter=tensor) for name, tensor in self._named]
         return [replace(held, spans=(*self._portion.spans(held.name), *held.spans)) for held in self._data.held()]
 
+    def held_state(self) -> list[Piece]:
+        """This worker's part of the parameters, and the buffers that its program knows."""
+        held = {id(item.parameter): item for item in self.held()}
+        pieces = []
+        for key, value in self._model.state_dict(keep_vars=True).items():
+            if id(value) in held:
+                item = held[id(value)]
+                pieces.append(Piece(name=key, tensor=local(item.parameter.detach()), spans=item.spans))
+            elif isinstance(value, Tensor) and self._portion.has_buffer(value):
+                pieces.append(Piece(name=key, tensor=value.detach(), spans=self._portion.spans(key)))
+        return pieces
+
     def full_gradients(self) -> dict[str, Tensor | None]:
         """Copies of all gradients, gathered, by name."""
         whole = everywhere(
@@ -161,7 +173,8 @@ class Hybrid(SplitModel):
 
     def full_state_dict(self) -> dict[str, Tensor]:
         """The model's `state_dict`, gathered."""
-        return self._portion.whole_state(self.full_parameters())
+        whole = everywhere(self.held_state(), self._grid.whole)
+        return {key: whole.get(key, value) for key, value in self._model.state_dict().items()}
 
     def close(self) -> None:
         """Closes the connections; the parameters stay split, and the model cannot run any further."""

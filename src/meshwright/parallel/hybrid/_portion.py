@@ -92,18 +92,10 @@ class Portion:
     def sum_tied(self) -> None:
         """Sums the gradients of parameters that several stages use."""
 
-    def whole_state(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The model's state with whole parameters in it."""
-        names = {id(tensor): name for name, tensor in all_parameters(self._model, None)}
-        return {
-            key: parameters[names[id(value)]] if id(value) in names else _copied(value)
-            for key, value in self._model.state_dict(keep_vars=True).items()
-        }
+    def has_buffer(self, buffer: Tensor) -> bool:
+        """Whether this worker has the newest value of a buffer; those that no program knows are anybody's."""
+        return True
 
     def close(self) -> None:
         """Forgets the programs."""
         self._programs.clear()
-
-
-def _copied(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value

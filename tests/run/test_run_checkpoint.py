@@ -1,0 +1,96 @@
+"""Checkpoints of jobs whose optimizer, gradients or parameters are in shards."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from run_jobs import Tied, strategy
+
+from meshwright.errors import UsageError
+from meshwright.run import Engine, Job, _checkpoint_files
+from meshwright.run._checkpoint import load, save
+
+SHARDINGS = ("none", "optimizer", "gradients", "parameters")
+
+
+def _job(seed: int) -> Job:
+    torch.manual_seed(seed)
+    model = Tied().double()
+    head = [model.embed.weight]
+    groups = [{"params": head, "weight_decay": 0.0}, {"params": list(model.body.parameters()), "lr": 3e-2}]
+    return Job(model=model, optimizer=torch.optim.AdamW(groups, lr=1e-2), loss=_loss)
+
+
+def _loss(model, tokens):
+    return torch.nn.functional.cross_entropy(model(tokens).flatten(0, 1), tokens.roll(1, 1).flatten())
+
+
+def _batch(step: int) -> torch.Tensor:
+    return torch.randint(11, (6, 4), generator=torch.Generator().manual_seed(step))
+
+
+def _train(engine: Engine, steps: range) -> list[float]:
+    return [engine.step(_batch(step)).item() for step in steps]
+
+
+def _save_and_go_on(folder, sharding: str) -> list[float]:
+    job = _job(0)
+    engine = Engine(job, strategy(6, dist.get_world_size(), sharding=sharding), rank=dist.get_rank())
+    _train(engine, range(2))
+    save(job, engine, folder)
+    losses = _train(engine, range(2, 4))
+    engine.close()
+    return losses
+
+
+def _load_and_go_on(folder, sharding: str) -> list[float]:
+    job = _job(5)
+    load(job, None, folder)
+    engine = Engine(job, strategy(6, dist.get_world_size(), sharding=sharding), rank=dist.get_rank())
+    losses = _train(engine, range(2, 4))
+    save(job, engine, folder.parent / "again")
+    engine.close()
+    return losses
+
+
+@pytest.mark.parametrize(("sharding", "other"), list(zip(SHARDINGS, SHARDINGS[2:] + SHARDINGS[:2], strict=True)))
+def test_a_checkpoint_goes_on_under_another_strategy(workers, tmp_path, sharding, other):
+    expected = workers(2).run(_save_and_go_on, tmp_path / "saved", sharding)[0]
+    job = _job(7)
+    load(job, None, tmp_path / "saved")
+    assert _train(Engine(job), range(2, 4)) == pytest.approx(expected, abs=1e-12)
+    for losses in workers(3).run(_load_and_go_on, tmp_path / "saved", other):
+        assert losses == pytest.approx(expected, abs=1e-12)
+    last = _job(8)
+    load(last, None, tmp_path / "again")
+    assert torch.allclose(last.model.embed.weight, job.model.embed.weight, rtol=0, atol=1e-12)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "saved"]
+
+
+def _unwritable(folder) -> str:
+    job = _job(0)
+    engine = Engine(job, strategy(6, 2), rank=dist.get_rank())
+    (folder / "file").touch()
+    with pytest.raises(UsageError) as raised:
+        save(job, engine, folder / "file" / "saved")
+    loss = engine.step(_batch(0)).item()
+    engine.close()
+    return f"{raised.value} {loss > 0}"
+
+
+def test_every_worker_hears_why_nothing_was_saved(workers, tmp_path):
+    for message in workers(2).run(_unwritable, tmp_path):
+        assert "the checkpoint was not saved" in message
+        assert message.endswith("True")
+
+
+def test_large_state_is_written_to_several_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(_checkpoint_files, "LARGEST_FILE", 600)
+    job = _job(0)
+    engine = Engine(job)
+    _train(engine, range(1))
+    save(job, engine, tmp_path / "saved")
+    assert (tmp_path / "saved" / "optimizer.00003.safetensors").is_file()
+    again = _job(3)
+    load(again, None, tmp_path / "saved")
+    assert torch.equal(again.model.embed.weight, job.model.embed.weight)
+    assert _train(Engine(again), range(1, 3)) == _train(engine, range(1, 3))
