@@ -1,17 +1,17 @@
 """A captured program computes what the model computes, on the model's own tensors."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from program_steps import assert_equal
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from meshwright.errors import ProgramError
-from meshwright.parallel.program import Program, capture_program
+from meshwright.parallel.program import capture_program
 
 
 class Everything(nn.Module):
@@ -52,29 +52,6 @@ def images(examples: int = 8) -> dict[str, Any]:
         "labels": torch.randint(8, (examples,)),
         "source": "somewhere",
     }
-
-
-def step(model: nn.Module, call: Callable[[], Any]) -> dict[str, Tensor]:
-    """Loss, gradients and buffers of one step; the model's buffers are put back."""
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    model.zero_grad()
-    torch.manual_seed(0)
-    output = call()
-    total, weight = output if isinstance(output, tuple) else (output, 1.0)
-    total.backward()
-    found = {"loss": total.detach() / weight}
-    found |= {f"gradient {name}": p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    for name, buffer in model.named_buffers():
-        found[f"buffer {name}"] = buffer.clone()
-        buffer.copy_(before[name])
-    return found
-
-
-def assert_equal(model: nn.Module, loss: Callable[[nn.Module, Any], Any], batch: Any) -> Program:
-    """Captures, and compares a step of the program with a step of the model."""
-    program = capture_program(model, loss, batch)
-    torch.testing.assert_close(step(model, lambda: program(batch)), step(model, lambda: loss(model, batch)))
-    return program
 
 
 def test_program_with_everything_equals_its_model() -> None:

@@ -18,6 +18,7 @@ from meshwright.graph.capture_batch import batch_size, leaves
 from meshwright.graph.capture_gap import construct_behind
 from meshwright.parallel.program._annotation import annotate
 from meshwright.parallel.program._cleaning import clean
+from meshwright.parallel.program._functional import functional
 from meshwright.parallel.program._import import Names, imported, names_of
 from meshwright.parallel.program._program import Input, Program
 from meshwright.parallel.program._regions import without_regions
@@ -55,6 +56,8 @@ def capture_program(model: nn.Module, loss: Loss, batch: Any, *, training: bool 
     names = names_of(model)
     graph_module = imported(exported, names, [entry.name for entry in inputs])
     graph_module = without_regions(graph_module, autocast=_autocast(batch))
+    clean(graph_module.graph)
+    graph_module = functional(graph_module)
     clean(graph_module.graph)
     annotate(graph_module.graph)
     graph_module.recompile()
