@@ -12,7 +12,7 @@ CompressionMethod = Literal["int8", "int4", "powersgd", "top_k", "random_k", "si
 _BITS = {"int8": 8, "int4": 4, "sign": 1}
 _BLOCK_HEADERS: dict[str, Bytes] = {"int8": 8, "int4": 4, "sign": 4}
 # A position and a value that top-k sends, and a value that random-k sends: everybody draws the same positions.
-_SPARSE_ENTRY: dict[str, Bytes] = {"top_k": 4, "random_k": 4}
+_SPARSE_ENTRY: dict[str, Bytes] = {"top_k": 4, "random_k": 2}
 _FLOAT: Bytes = 4
 
 

@@ -3,6 +3,7 @@
 In: gradients of every worker. Out: their sum on every worker, or on the one that owns the parameter.
 Reading order: `_transport` (what a transport does), `_process_group`, `_shared_memory` (on `_arenas` over `_segment`,
 and `_queue` over `_signals`), `_hierarchical` (both), `_choice` (which one, by name), `_buckets`, `_schedule`,
+`_reduction` (how a bucket is summed: exactly, or by a method of `compression` over a `_wire` on a `_thread`),
 `_gradients`, `_owned_gradients`, `_broadcast`. The probe of `hardware` measures what pyproject.toml names as
 `meshwright.transports`.
 """
@@ -13,6 +14,10 @@ from meshwright.exchange._gradients import GradientExchange as GradientExchange
 from meshwright.exchange._hierarchical import HierarchicalTransport as HierarchicalTransport
 from meshwright.exchange._owned_gradients import OwnedGradientExchange as OwnedGradientExchange
 from meshwright.exchange._process_group import ProcessGroupTransport as ProcessGroupTransport
+from meshwright.exchange._reduction import ExactReduction as ExactReduction
+from meshwright.exchange._reduction import LossyReduction as LossyReduction
+from meshwright.exchange._reduction import Reduction as Reduction
 from meshwright.exchange._shared_memory import SharedMemoryTransport as SharedMemoryTransport
 from meshwright.exchange._transport import Transfer as Transfer
 from meshwright.exchange._transport import Transport as Transport
+from meshwright.exchange._wire import Wire as Wire

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from meshwright.exchange._buckets import Bucket, group
+from meshwright.exchange._reduction import ExactReduction, Reduction
 from meshwright.exchange._schedule import BackwardSchedule
 from meshwright.exchange._transport import Transfer, Transport
 from meshwright.units import Bytes, Seconds
@@ -29,6 +30,7 @@ class GradientExchange:
         transport: what carries them; this exchange's alone.
         bucket_size: gradients are sent in pieces of about this size (B).
         overlap: whether pieces are sent while the backward goes on.
+        reduction: how a bucket's sum is taken; this exchange's alone, the caller's to close. None: exactly.
     """
 
     def __init__(
@@ -38,10 +40,12 @@ class GradientExchange:
         *,
         bucket_size: Bytes,
         overlap: bool = True,
+        reduction: Reduction | None = None,
     ) -> None:
         self._parameters = tuple(parameters)
         self._tensors = [tensor for _, tensor in parameters]
         self._transport = transport
+        self._reduction = ExactReduction(transport) if reduction is None else reduction
         self._bucket_size = bucket_size
         self._overlap = overlap
         self._in_flight: deque[Transfer] = deque()
@@ -106,6 +110,7 @@ class GradientExchange:
             self._flats.append(flat)
             for position, member in enumerate(bucket.members):
                 self._views[member] = bucket.view(flat, position, self._tensors[member])
+        self._reduction.lay_out(self._parameters, self._buckets)
         self._schedule = BackwardSchedule(self._parameters, self._buckets, arrived=self._arrived, launch=self._launch)
 
     def _adopt(self, index: int) -> None:
@@ -132,7 +137,7 @@ class GradientExchange:
                 self._views[member].zero_()
             present = [float(self._tensors[member].grad is not None) for member in bucket.members]
             flags.copy_(torch.tensor(present))
-        self._in_flight.append(self._transport.all_reduce(flat))
+        self._in_flight.append(self._reduction.start(number, flat))
 
     def _settle(self, bucket: Bucket, flat: Tensor) -> None:
         """Gives a parameter that had no gradient here the sum, where another worker had one."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from meshwright.exchange._buckets import Bucket, group
+from meshwright.exchange._reduction import ExactReduction, Reduction
 from meshwright.exchange._schedule import BackwardSchedule
 from meshwright.exchange._transport import Transfer, Transport
 from meshwright.units import Bytes, Seconds
@@ -29,6 +30,7 @@ class OwnedGradientExchange:
         transport: what carries them; this exchange's alone.
         bucket_size: gradients are sent in pieces of about this size (B).
         overlap: whether pieces are sent while the backward goes on.
+        reduction: how a bucket's sum is taken; this exchange's alone, the caller's to close. None: exactly.
     """
 
     def __init__(
@@ -39,12 +41,15 @@ class OwnedGradientExchange:
         *,
         bucket_size: Bytes,
         overlap: bool = True,
+        reduction: Reduction | None = None,
     ) -> None:
         self._tensors = [tensor for _, tensor in parameters]
         self._transport = transport
         self._overlap = overlap
         order = list(reversed(range(len(parameters))))
         self._buckets = group(self._tensors, order, size=bucket_size, owners=owners)
+        self._reduction = ExactReduction(transport) if reduction is None else reduction
+        self._reduction.lay_out(parameters, self._buckets)
         self._slots = self._allocated_slots()
         self._in_flight: deque[tuple[Bucket, Tensor, Transfer]] = deque()
         self._schedule = BackwardSchedule(parameters, self._buckets, arrived=self._advance, launch=self._launch)
@@ -111,7 +116,7 @@ class OwnedGradientExchange:
         flat = slot[: bucket.numel]
         if bucket.owner != self._transport.rank:
             self._hand_over(bucket, flat)
-        transfer = self._transport.collect(flat, root=bucket.owner, receive=partial(self._add, bucket))
+        transfer = self._reduction.start_at(number, flat, root=bucket.owner, receive=partial(self._add, bucket))
         self._in_flight.append((bucket, slot, transfer))
 
     def _hand_over(self, bucket: Bucket, flat: Tensor) -> None:

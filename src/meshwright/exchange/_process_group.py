@@ -13,12 +13,33 @@ from meshwright.errors import WorkerError
 from meshwright.exchange._transport import Receive, Transfer, Transport
 
 
-class ProcessGroupTransport(Transport):
-    """Torch's collectives, asynchronous, with connections of their own.
+def new_backend(group: dist.ProcessGroup | None, backend: Literal["gloo", "nccl"]) -> Any:
+    """Connections of their own between the workers of a group, which all ask for them at the same time.
 
     A process group does its collectives one after another; two users of one group would have to agree on whose turn
     it is. `dist.new_group` would do, but must be called by workers outside of the group too; its way around that,
     `use_local_synchronization`, takes names again that the store still holds addresses for.
+    """
+    rank, size = dist.get_rank(group), dist.get_world_size(group)
+    names: list[Any] = [None] * size
+    dist.all_gather_object(names, uuid4().hex, group=group)
+    store = dist.PrefixStore(f"meshwright/{names[0]}", dist.distributed_c10d._get_default_store())
+    # torch's own stubs leave out what these classes inherit
+    kind: Any = dist.ProcessGroupGloo if backend == "gloo" else dist.ProcessGroupNCCL
+    return kind(store, rank, size)
+
+
+def exchange_failure(error: RuntimeError, *, rank: int, size: int) -> WorkerError:
+    """What a failed collective means to the user."""
+    return WorkerError(
+        f"worker {rank} of {size} could not exchange tensors with the others",
+        cause=str(error).strip().splitlines()[0],
+        alternatives=["look for the first worker that failed: the others only notice that it is gone"],
+    )
+
+
+class ProcessGroupTransport(Transport):
+    """Torch's collectives, asynchronous, with connections of their own.
 
     Args:
         group: the workers, which all make the transport at the same time; None: everybody.
@@ -28,12 +49,7 @@ class ProcessGroupTransport(Transport):
     def __init__(self, group: dist.ProcessGroup | None = None, *, backend: Literal["gloo", "nccl"] = "gloo") -> None:
         group = dist.group.WORLD if group is None else group
         self._rank, self._size = dist.get_rank(group), dist.get_world_size(group)
-        names: list[Any] = [None] * self._size
-        dist.all_gather_object(names, uuid4().hex, group=group)
-        store = dist.PrefixStore(f"meshwright/{names[0]}", dist.distributed_c10d._get_default_store())
-        # torch's own stubs leave out what these classes inherit
-        kind: Any = dist.ProcessGroupGloo if backend == "gloo" else dist.ProcessGroupNCCL
-        self._backend = kind(store, self._rank, self._size)
+        self._backend = new_backend(group, backend)
 
     @property
     def rank(self) -> int:
@@ -84,11 +100,7 @@ class ProcessGroupTransport(Transport):
 
     def failure(self, error: RuntimeError) -> WorkerError:
         """What a failed collective means to the user."""
-        return WorkerError(
-            f"worker {self._rank} of {self._size} could not exchange tensors with the others",
-            cause=str(error).strip().splitlines()[0],
-            alternatives=["look for the first worker that failed: the others only notice that it is gone"],
-        )
+        return exchange_failure(error, rank=self._rank, size=self._size)
 
 
 class _ProcessGroupTransfer(Transfer):

@@ -1,0 +1,248 @@
+"""How the sum of a bucket is taken: exactly, or by a method that sends less."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from meshwright.cost import Compression
+from meshwright.errors import PlanError
+from meshwright.exchange._buckets import Bucket
+from meshwright.exchange._thread import CommunicationThread
+from meshwright.exchange._transport import Transfer, Transport
+from meshwright.exchange._wire import Wire
+from meshwright.exchange.compression import EncodedSum, Method, make_method
+from meshwright.units import Bytes
+
+# What is drawn at random in a bucket differs from what is drawn in another; a step has fewer buckets than this.
+DRAWS_PER_STEP = 100_003
+
+
+class Reduction(ABC):
+    """Sums buckets one after another; the same buckets in every step."""
+
+    @abstractmethod
+    def lay_out(self, parameters: Sequence[tuple[str, Tensor]], buckets: Sequence[Bucket]) -> None:
+        """Tells which parameters the buckets hold from now on; what is kept by parameter stays."""
+
+    @abstractmethod
+    def start(self, number: int, flat: Tensor) -> Transfer:
+        """Starts to make a bucket's memory the sum over the workers, in place.
+
+        Args:
+            number: of the bucket.
+            flat: its memory, flags included, which are summed exactly.
+        """
+
+    @abstractmethod
+    def start_at(self, number: int, flat: Tensor, *, root: int, receive: Callable[[Tensor], object]) -> Transfer:
+        """Starts to show the root the others' bucket; what it is given adds up to their sum.
+
+        Args:
+            number: of the bucket.
+            flat: its memory; on the root it counts for nothing, and is spent.
+            root: who is shown it.
+            receive: called on the root, before the transfer is done.
+        """
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """What is kept from step to step, by kind and parameter: `carried.NAME`; every worker's own. Copies nothing."""
+
+    @abstractmethod
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over what `state` gave, or what of it there is."""
+
+    @abstractmethod
+    def refine(self) -> bool:
+        """Sends more from the next step on; False where it cannot."""
+
+    @property
+    @abstractmethod
+    def sent(self) -> Bytes:
+        """What this worker has sent so far (B); 0 where it is not counted."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends what works in the background. No sum may be under way."""
+
+
+class ExactReduction(Reduction):
+    """The transport's own sum.
+
+    Args:
+        transport: carries the buckets.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def lay_out(self, parameters: Sequence[tuple[str, Tensor]], buckets: Sequence[Bucket]) -> None:
+        """Nothing to prepare."""
+
+    def start(self, number: int, flat: Tensor) -> Transfer:
+        """An all-reduce."""
+        del number
+        return self._transport.all_reduce(flat)
+
+    def start_at(self, number: int, flat: Tensor, *, root: int, receive: Callable[[Tensor], object]) -> Transfer:
+        """A reduce."""
+        del number
+        return self._transport.collect(flat, root=root, receive=receive)
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing is kept."""
+        return {}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing is kept."""
+
+    def refine(self) -> bool:
+        """Nothing is left out."""
+        return False
+
+    @property
+    def sent(self) -> Bytes:
+        """Not counted."""
+        return 0
+
+    def close(self) -> None:
+        """Nothing works in the background."""
+
+
+class LossyReduction(Reduction):
+    """A method's sum, on a thread of its own beside the backward.
+
+    Args:
+        choice: what is sent.
+        wire: this reduction's alone.
+        device: where gradients are.
+    """
+
+    def __init__(self, choice: Compression | torch.dtype, wire: Wire, device: torch.device) -> None:
+        self._choice = choice
+        self._wire = wire
+        self._thread = CommunicationThread(device)
+        self._names: list[str] = []
+        self._buckets: Sequence[Bucket] = ()
+        self._lengths: list[int] = []
+        self._methods: list[Method] = []
+        self._refined = 0
+        self._steps = 0
+
+    def lay_out(self, parameters: Sequence[tuple[str, Tensor]], buckets: Sequence[Bucket]) -> None:
+        """Makes a method for each bucket."""
+        kept = self.state()
+        self._names = [name for name, _ in parameters]
+        self._lengths = [tensor.numel() for _, tensor in parameters]
+        self._buckets = buckets
+        self._methods = [
+            make_method(
+                self._choice,
+                shapes=[_lying(parameters[member][1]) for member in bucket.members],
+                offsets=bucket.offsets,
+                numel=bucket.flags,
+                device=bucket.device,
+                size=self._wire.size,
+            )
+            for bucket in buckets
+        ]
+        for _ in range(self._refined):
+            self._refine_all()
+        self.load(kept)
+
+    def start(self, number: int, flat: Tensor) -> Transfer:
+        """Gradients by the method, flags exactly."""
+        return self._thread.start(partial(self._sum, number, flat, self._draw(number)))
+
+    def start_at(self, number: int, flat: Tensor, *, root: int, receive: Callable[[Tensor], object]) -> Transfer:
+        """The others' encoded gradients, decoded on the root."""
+        return self._thread.start(partial(self._collect, number, flat, root, receive, self._draw(number)))
+
+    def state(self) -> dict[str, Tensor]:
+        """`KIND.NAME` of what each parameter keeps, and the number of steps."""
+        found: dict[str, Tensor] = {}
+        for bucket, method in zip(self._buckets, self._methods, strict=True):
+            for kind, flat in method.elements().items():
+                for member, start in zip(bucket.members, bucket.offsets, strict=True):
+                    found[f"{kind}.{self._names[member]}"] = flat[start : start + self._lengths[member]]
+            for position, factor in method.factors().items():
+                found[f"factor.{self._names[bucket.members[position]]}"] = factor
+        if found or self._steps:
+            found["counts"] = torch.tensor([self._steps, self._refined])
+        return found
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Overwrites what is kept."""
+        if "counts" in state:
+            self._steps, refined = state["counts"].tolist()
+            for _ in range(refined - self._refined):
+                self.refine()
+        own = self.state()
+        for key, tensor in own.items():
+            if key != "counts" and key in state and state[key].numel() == tensor.numel():
+                tensor.copy_(state[key].view(tensor.shape))
+
+    def refine(self) -> bool:
+        """Sends more from the next step on."""
+        self._refined += 1
+        return self._refine_all()
+
+    @property
+    def sent(self) -> Bytes:
+        """What the wire has carried from here."""
+        return self._wire.sent
+
+    def close(self) -> None:
+        """Ends the thread and closes the connections."""
+        self._thread.close()
+        self._wire.close()
+
+    def _refine_all(self) -> bool:
+        return sum(method.refine() for method in self._methods) > 0
+
+    def _draw(self, number: int) -> int:
+        self._steps += number == 0
+        return self._steps * DRAWS_PER_STEP + number
+
+    def _sum(self, number: int, flat: Tensor, draw: int) -> None:
+        bucket = self._buckets[number]
+        self._methods[number].sum(flat[: bucket.flags], self._wire, draw=draw)
+        self._wire.sum(flat[bucket.flags :])
+
+    def _collect(self, number: int, flat: Tensor, root: int, receive: Callable[[Tensor], object], draw: int) -> None:
+        bucket, method = self._buckets[number], self._methods[number]
+        if self._wire.rank == root:
+            flat[bucket.flags :].zero_()
+        if isinstance(method, EncodedSum):
+            method.collect(flat[: bucket.flags], self._wire, root=root, draw=draw)
+        else:
+            if self._wire.rank == root:
+                flat[: bucket.flags].zero_()
+            method.sum(flat[: bucket.flags], self._wire, draw=draw)
+        self._wire.sum(flat[bucket.flags :])
+        if self._wire.rank == root:
+            receive(flat)
+
+
+def check_reduction(device: torch.device, dtypes: set[torch.dtype]) -> None:
+    """Refuses what cannot be sent in fewer bits.
+
+    Raises:
+        PlanError: gradients are complex, or whole numbers.
+    """
+    odd = [str(dtype) for dtype in dtypes if not dtype.is_floating_point]
+    if odd:
+        raise PlanError(
+            f"gradients of {', '.join(odd)} on {device.type} cannot be rounded or compressed",
+            cause="encodings are made for real numbers",
+            alternatives=["--set compression=none", "--set reduction=as_written"],
+        )
+
+
+def _lying(tensor: Tensor) -> tuple[int, ...]:
+    """A parameter's lengths from the slowest to the fastest dimension in memory."""
+    order = sorted(range(tensor.dim()), key=lambda dim: (-tensor.stride(dim), dim))
+    return tuple(tensor.shape[dim] for dim in order)
