@@ -5,6 +5,7 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,12 @@ from meshwright.parallel.program._functional import functional
 from meshwright.parallel.program._import import Names, imported, names_of
 from meshwright.parallel.program._program import Input, Program
 from meshwright.parallel.program._regions import without_regions
-from meshwright.parallel.program._step_module import StepModule, attributes_kept, checkpoints_inlined
+from meshwright.parallel.program._step_module import (
+    StepModule,
+    attributes_kept,
+    checkpoints_inlined,
+    python_numbers_kept,
+)
 
 _LOGGERS = ("torch.fx.experimental.symbolic_shapes", "torch._export", "torch.export", "torch._subclasses.fake_tensor")
 Loss = Callable[[nn.Module, Any], Any]
@@ -61,7 +67,8 @@ def capture_program(model: nn.Module, loss: Loss, batch: Any, *, training: bool 
     clean(graph_module.graph)
     annotate(graph_module.graph)
     graph_module.recompile()
-    return program_of(graph_module, names, inputs=inputs, batch_size=batch_size(batch))
+    program = program_of(graph_module, names, inputs=inputs, batch_size=batch_size(batch))
+    return replace(program, custom_functions=tuple(sorted(step.custom_functions)))
 
 
 def program_of(graph_module: GraphModule, names: Names, *, inputs: tuple[Input, ...], batch_size: int) -> Program:
@@ -109,8 +116,14 @@ def _inputs(batch: Any) -> tuple[Input, ...]:
 def _exported(step: StepModule, batch: Any) -> ExportedProgram:
     tensors = tuple(leaf for _, leaf in leaves(batch) if isinstance(leaf, Tensor))
     try:
-        with attributes_kept(step.model), checkpoints_inlined(), _quiet(), torch.enable_grad():
-            return torch.export.export(step, tensors, strict=False)
+        with (
+            attributes_kept(step.model),
+            python_numbers_kept() as drawn,
+            checkpoints_inlined(),
+            _quiet(),
+            torch.enable_grad(),
+        ):
+            exported = torch.export.export(step, tensors, strict=False)
     except (LossError, ProgramError):
         raise
     except Exception as error:  # any code of the user's may run here
@@ -123,6 +136,13 @@ def _exported(step: StepModule, batch: Any) -> ExportedProgram:
                 f"compute without it: {construct.place}",
             ],
         ) from error
+    if drawn:
+        raise ProgramError(
+            f"the step of {type(step.model).__name__} draws numbers from {drawn[0]}",
+            cause="a graph of tensor operations would hold the number of one call for ever",
+            alternatives=["draw them with torch (torch.rand), so that they are part of the graph"],
+        )
+    return exported
 
 
 def _reason(error: Exception) -> str:

@@ -23,7 +23,8 @@ _OTHER_NAMES = {
 }
 _SHAPED = (
     _aten.view.default, _aten.reshape.default, _aten._unsafe_view.default, _aten.unsqueeze.default,
-    _aten.flatten.using_ints, _aten.squeeze.default, _aten.squeeze.dim, _aten.squeeze.dims, _aten.unflatten.int, _aten.contiguous.default,
+    _aten.flatten.using_ints, _aten.squeeze.default, _aten.squeeze.dim, _aten.squeeze.dims, _aten.unflatten.int,
+    _aten.contiguous.default,
     _aten.view_as.default, _aten.alias.default,
 )  # fmt: skip
 _PIECES = (_aten.split.Tensor, _aten.split_with_sizes.default, _aten.chunk.default, _aten.split.sizes)

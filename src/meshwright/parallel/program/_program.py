@@ -51,6 +51,7 @@ class Program:
         buffers: those that the graph reads or writes, likewise.
         tied: further names of parameters, by the first one.
         batch_size: examples in the captured micro-batch.
+        custom_functions: names of the user's autograd functions; the graph has their forward, autograd its derivative.
     """
 
     graph_module: GraphModule
@@ -60,6 +61,7 @@ class Program:
     buffers: dict[str, Tensor]
     tied: dict[str, tuple[str, ...]]
     batch_size: int
+    custom_functions: tuple[str, ...] = ()
 
     def __call__(self, batch: Any) -> Tensor | tuple[Tensor, Any]:
         """The loss of a batch with the captured signature: the mean, or `(total, weight)`."""

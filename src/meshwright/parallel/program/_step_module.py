@@ -1,11 +1,13 @@
 """The training step as one module whose arguments are the batch's tensors: what is exported."""
 
 import copy
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
@@ -73,6 +75,22 @@ def checkpoints_inlined() -> Iterator[None]:
     """
     with patch("torch.utils.checkpoint.CheckpointFunction", _Inlined):
         yield
+
+
+@contextmanager
+def python_numbers_kept() -> Iterator[list[str]]:
+    """Puts Python's and NumPy's random states back; the list says which of the two were drawn from."""
+    drawn: list[str] = []
+    before, numpy_before = random.getstate(), np.random.get_state()
+    try:
+        yield drawn
+    finally:
+        if random.getstate() != before:
+            drawn.append("Python's random")
+        if str(np.random.get_state()) != str(numpy_before):
+            drawn.append("numpy.random")
+        random.setstate(before)
+        np.random.set_state(numpy_before)
 
 
 class _Inlined:

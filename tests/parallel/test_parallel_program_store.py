@@ -1,0 +1,125 @@
+"""Programs for every signature, compared with their model before anything is split."""
+
+import random
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from program_steps import step
+from torch import Tensor, nn
+
+from meshwright.errors import ProgramError
+from meshwright.parallel.program import Program, ProgramStore, agrees, capture_program
+
+
+class Doubled(torch.autograd.Function):
+    """Its backward is what autograd would do."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        return gradient * 2
+
+
+class Reversed(Doubled):
+    """Its backward is not."""
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        return -gradient
+
+
+class Custom(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.register_buffer("calls", torch.zeros(()))
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls = self.calls + 1
+        return nn.functional.dropout(self.function(self.linear(x)), 0.5)
+
+
+def loss(model: nn.Module, batch: Any) -> Tensor:
+    return model(batch).square().mean()
+
+
+def test_a_custom_function_is_inlined_where_autograd_gives_its_gradient() -> None:
+    store = ProgramStore(Custom(Doubled.apply), loss)
+    assert store.program(torch.randn(8, 4)).custom_functions == ("Doubled",)
+
+
+def test_a_custom_function_with_another_backward_is_declined() -> None:
+    with pytest.raises(ProgramError, match=r"gradient by .* \(worst: linear\.weight\)") as raised:
+        ProgramStore(Custom(Reversed.apply), loss).program(torch.randn(8, 4))
+    assert "custom autograd functions: Reversed" in raised.value.cause
+
+
+def test_a_check_leaves_everything_as_it_was() -> None:
+    model, batch = Custom(Doubled.apply), torch.randn(8, 4)
+    calls, state = model.calls, torch.get_rng_state()
+    assert agrees(capture_program(model, loss, batch), model, loss, batch).equal
+    assert model.calls is calls
+    assert float(calls) == 0
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.linear.weight.grad is None
+
+
+def test_numbers_drawn_by_python_are_declined() -> None:
+    def scaled(model: nn.Module, batch: Tensor) -> Tensor:
+        return model(batch).mean() * random.random()
+
+    state = random.getstate()
+    with pytest.raises(ProgramError, match="draws numbers from Python's random"):
+        capture_program(nn.Linear(4, 4), scaled, torch.randn(8, 4))
+    assert random.getstate() == state
+
+
+def test_uneven_batches_get_programs_of_their_own_transformed_alike() -> None:
+    model = nn.Linear(4, 4)
+    seen = []
+
+    def transformation(program: Program) -> Program:
+        seen.append(program.batch_size)
+        return replace(program, batch_size=-program.batch_size)
+
+    store = ProgramStore(model, loss, transformation=transformation)
+    for examples in (8, 8, 3, 8, 3):
+        batch = torch.randn(examples, 4)
+        program = store.program(batch)
+        assert program.batch_size == -examples
+        expected = step(model, partial(loss, model, batch))
+        torch.testing.assert_close(step(model, partial(program, batch)), expected)
+    assert seen == [8, 3]
+    model.eval()
+    assert store.program(torch.randn(3, 4)).batch_size == -3
+    assert seen == [8, 3, 3]
+
+
+def test_numbers_that_differ_in_every_batch_are_declined_in_the_end() -> None:
+    store = ProgramStore(nn.Linear(2, 2), lambda model, batch: loss(model, batch["x"]) * batch["scale"])
+    for number in range(64):
+        store.program({"x": torch.ones(1, 2), "scale": number})
+    with pytest.raises(ProgramError, match="64 kinds of batches so far, 1 of them by their shapes") as raised:
+        store.program({"x": torch.ones(1, 2), "scale": 64})
+    assert "scale" in raised.value.cause
+
+
+def test_parameters_that_are_split_already_are_captured_whole() -> None:
+    model = nn.Linear(4, 4)
+
+    def split(program: Program) -> Program:
+        model.weight.data = model.weight.data[:2]
+        return program
+
+    store = ProgramStore(model, loss, transformation=split)
+    store.program(torch.randn(8, 4))
+    shapes = [list(node.meta["val"].shape) for node in store.program(torch.randn(3, 4)).nodes if node.op == "get_attr"]
+    assert shapes == [[4, 4], [4]]
+    assert model.weight.shape == (2, 4)
