@@ -81,7 +81,7 @@ def collected(pieces: Iterable[Piece], group: dist.ProcessGroup | None) -> Itera
 
 
 def everywhere(pieces: Iterable[Piece], group: dist.ProcessGroup | None) -> dict[str, Tensor]:
-    """The whole tensors by name on every worker, on the device of this worker's pieces."""
+    """Copies of the whole tensors by name on every worker, on the device of this worker's pieces."""
     held = list(pieces)
     device = held[0].tensor.device if held else torch.device("cpu")
     whole = dict(collected(held, group))
@@ -91,7 +91,7 @@ def everywhere(pieces: Iterable[Piece], group: dist.ProcessGroup | None) -> dict
     for name, shape, dtype in described[0]:
         tensor = whole[name] if name in whole else torch.empty(shape, dtype=dtype)
         dist.broadcast(tensor, src=source, group=group)
-        whole[name] = tensor.to(device)
+        whole[name] = tensor.to(device, copy=name in whole)
     return whole
 
 
