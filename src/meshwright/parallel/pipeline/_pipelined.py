@@ -1,0 +1,183 @@
+"""A captured training step run as a pipeline: this worker's stages of it."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from meshwright.cost import Pipeline, StageEvent, check_schedule, orders
+from meshwright.errors import PlanError
+from meshwright.parallel._named import all_parameters
+from meshwright.parallel.pipeline._executor import Begin, Executor, Surroundings
+from meshwright.parallel.pipeline._holdings import Holdings
+from meshwright.parallel.pipeline._later import WeightGradients, with_late_weights
+from meshwright.parallel.pipeline._links import Links
+from meshwright.parallel.pipeline._messages import Step, steps_of
+from meshwright.parallel.pipeline._record import Record
+from meshwright.parallel.pipeline._stages import Stage, cut
+from meshwright.parallel.program import Program
+from meshwright.parallel.program._program import tensors_of
+from meshwright.units import Seconds
+
+# Gives the program of a micro-batch: the same object for every micro-batch of the same signature.
+Programs = Callable[[Any], Program]
+
+
+class Pipelined:
+    """The stages of one worker, and the schedule that it follows.
+
+    All workers of the pipeline make it at the same time, hold every micro-batch whole, and call `compute` with the same
+    micro-batches.
+
+    Args:
+        programs: the captured step, whole or localised along other axes, for any micro-batch.
+        first: a micro-batch, from whose program it is found out who needs which parameters.
+        model: the user's.
+        pipeline: cuts and schedule.
+        group: the pipeline's workers in the order of the stages; None: this worker has all stages.
+        optimizer: of the model's parameters.
+        prepare: makes of a stage of this worker what is run instead, such as blocks that are recomputed.
+
+    Raises:
+        PlanError: no stage can begin at a cut, the schedule cannot drive so many stages, or the workers have captured
+            different programs.
+    """
+
+    def __init__(
+        self,
+        programs: Programs,
+        first: Any,
+        *,
+        model: nn.Module,
+        pipeline: Pipeline,
+        group: dist.ProcessGroup | None,
+        optimizer: torch.optim.Optimizer | None = None,
+        prepare: Callable[[Stage], Stage] = lambda stage: stage,
+    ) -> None:
+        self._programs = programs
+        self._pipeline = pipeline
+        self._group = group
+        self._rank = dist.get_rank(group) if group is not None else 0
+        self._num_workers = dist.get_world_size(group) if group is not None else 1
+        check_schedule(pipeline.schedule, num_workers=self._num_workers, num_stages=pipeline.num_stages)
+        self._prepare = prepare
+        self._waiting = WeightGradients()
+        self._stages: dict[int, tuple[Program, tuple[Stage, ...]]] = {}
+        self._steps: dict[tuple[int, ...], tuple[Step, ...]] = {}
+        device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+        self._links = Links(group, device)
+        self._record = Record(device)
+        self.holdings = Holdings(
+            self.stages_of(first),
+            parameters=dict(all_parameters(model, optimizer)),
+            buffers=dict(model.named_buffers()),
+            group=group,
+        )
+        self.holdings.release()
+
+    @property
+    def has_loss(self) -> bool:
+        """Whether the last stage is on this worker."""
+        return (self._pipeline.num_stages - 1) % self._num_workers == self._rank
+
+    @property
+    def events(self) -> tuple[StageEvent, ...]:
+        """What this worker did in the last step, in seconds from the step's beginning here."""
+        return self._record.events(self._rank)
+
+    @property
+    def began(self) -> Seconds:
+        """When the last step began here (s since 1970)."""
+        return self._record.began
+
+    @property
+    def waited(self) -> Seconds:
+        """How long this worker waited for other stages since it was made (s)."""
+        return self._links.waited
+
+    def own_stages(self, batch: Any) -> tuple[Stage, ...]:
+        """This worker's stages for micro-batches like this one."""
+        return self.stages_of(batch)[self._rank :: self._num_workers]
+
+    def stages_of(self, batch: Any) -> tuple[Stage, ...]:
+        """All stages for micro-batches like this one; all workers ask for a new kind of micro-batch together.
+
+        Raises:
+            PlanError: the cuts are not possible for these micro-batches, or the workers have different programs.
+        """
+        program = self._programs(batch)
+        if id(program) not in self._stages:
+            stages = cut(program, self._pipeline.cuts)
+            self._check_agreement(stages)
+            prepared = tuple(
+                self._prepared(stage) if stage.index % self._num_workers == self._rank else stage for stage in stages
+            )
+            self._stages[id(program)] = program, prepared
+        return self._stages[id(program)][1]
+
+    def compute(self, batches: Sequence[Any], begin: Begin, around: Surroundings | None = None) -> None:
+        """Forward and backward of all micro-batches; leaves this worker's gradients in its parameters.
+
+        Args:
+            batches: the micro-batches in the user's structure, of any sizes.
+            begin: on the worker that has the last stage, gives what the backward of a micro-batch starts from, of the
+                loss function's output and the micro-batch's number.
+            around: what surrounds pieces of the work.
+
+        Raises:
+            WorkerError: another worker has ended, or does not answer.
+        """
+        stages = [self.stages_of(batch) for batch in batches]
+        kinds = tuple(id(some) for some in stages)
+        if kinds not in self._steps:
+            lists = orders(
+                self._pipeline.schedule,
+                num_workers=self._num_workers,
+                num_stages=self._pipeline.num_stages,
+                num_micro_batches=len(batches),
+            )
+            self._steps[kinds] = steps_of(self._rank, lists, stages)
+        executor = Executor(
+            self._steps[kinds],
+            stages=stages,
+            tensors=[tensors_of(batch) for batch in batches],
+            links=self._links,
+            rank=self._rank,
+            num_workers=self._num_workers,
+            waiting=self._waiting,
+            record=self._record,
+        )
+        self._record.begin()
+        executor.run(begin, around or Surroundings())
+
+    def close(self) -> None:
+        """Forgets the stages."""
+        self._stages.clear()
+        self._steps.clear()
+
+    def _prepared(self, stage: Stage) -> Stage:
+        if self._pipeline.schedule == "zero_bubble":
+            stage = stage.with_graph(with_late_weights(stage.program.graph_module, self._waiting))
+        return self._prepare(stage)
+
+    def _check_agreement(self, stages: Sequence[Stage]) -> None:
+        """Whether all workers have cut the same program: messages would be mistaken for others, or waited for forever.
+
+        Raises:
+            PlanError: they have not.
+        """
+        if self._group is None:
+            return
+        described = repr([(stage.receives, stage.makes) for stage in stages])
+        own = hashlib.sha256(described.encode()).hexdigest()
+        found = [""] * self._num_workers
+        dist.all_gather_object(found, own, group=self._group)
+        if len(set(found)) > 1:
+            raise PlanError(
+                f"the {self._num_workers} workers of a pipeline have captured different programs",
+                cause="the model computes something else on other workers, or other micro-batches were given to them",
+                alternatives=["build the same model on every worker, whatever its rank"],
+            )
