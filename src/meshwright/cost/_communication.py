@@ -48,6 +48,25 @@ def collective_cost(cluster: Cluster, strategy: Strategy, collective: Collective
     return _priced(link, transport, collective, group)
 
 
+def processes_cost(
+    cluster: Cluster, *, collective: CollectiveName, group: int, transport: str, num_hosts: int
+) -> CollectiveCost:
+    """The price of one collective over `group` workers on the processors of so many hosts.
+
+    Raises:
+        HardwareError: the cluster has no link that these workers share.
+    """
+    wanted: tuple[Tier, ...] = ("network", "rack") if num_hosts > 1 else _PROCESSOR_TIERS
+    link = next((link for tier in wanted for link in cluster.links if link.tier == tier), None)
+    if link is None:
+        raise HardwareError(
+            f"cluster {cluster.name!r} has no link between workers on {num_hosts} host{'s' if num_hosts > 1 else ''}",
+            alternatives=[f"add a link of tier {wanted[0]!r} to the cluster file"],
+            command="meshwright hardware --fresh --save cluster.toml",
+        )
+    return _priced(link, transport, collective, group)
+
+
 def _two_levels(cluster: Cluster, strategy: Strategy, collective: CollectiveName) -> CollectiveCost:
     """Through shared memory among the workers of the fullest host, then through gloo with one worker of each."""
     on_host = Counter(worker.host for worker in strategy.workers)

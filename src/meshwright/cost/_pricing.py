@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from functools import cached_property
 from math import ceil, exp
 
 import numpy as np
@@ -11,8 +12,9 @@ from meshwright.cost._exchange_cost import step_exchange
 from meshwright.cost._memory import peak_memory
 from meshwright.cost._prediction import Collective, MemoryBreakdown, Prediction, TimeBreakdown
 from meshwright.cost._rates import Rates
-from meshwright.cost._strategy import Batch, Strategy, Worker
+from meshwright.cost._strategy import Batch, Kernels, Strategy, Worker
 from meshwright.cost._workload import Workload
+from meshwright.cost.hybrid import HybridPricer, layout_of
 from meshwright.errors import PlanError
 from meshwright.graph import Graph
 from meshwright.hardware import Cluster, Correction, Device, Host
@@ -95,8 +97,15 @@ class Pricer:
         self._computed: dict[tuple[object, ...], ComputeTime] = {}
         self._held: dict[tuple[object, ...], MemoryBreakdown] = {}
 
+    @cached_property
+    def hybrid(self) -> HybridPricer:
+        """Prices strategies that split the model, and all of accelerators."""
+        return HybridPricer(self.workload.graph, self.cluster, correction=self.correction)
+
     def predict(self, strategy: Strategy) -> Prediction:
         """What one step of a strategy costs: the slowest worker's time, the fullest worker's memory."""
+        if strategy.mesh.splits_the_model or strategy.workers[0].device != "cpu":
+            return self._hybrid(strategy)
         ranks = self._distinct_ranks(strategy)
         priced = [self._time(strategy, worker, processes, examples) for worker, processes, examples in ranks]
         time, collectives = max(priced, key=lambda pair: pair[0].step)
@@ -105,7 +114,6 @@ class Pricer:
         )
         factor = exp(_FIVE_PERCENT * self.correction.spread)
         energy, money = self._energy_and_money(strategy, time.step)
-        compiled = strategy.kernels.compiled
         return Prediction(
             time=time,
             low=time.step / factor,
@@ -115,8 +123,17 @@ class Pricer:
             flops=float((self.workload.flops.at(strategy.batch.size) * self.workload.repeats).sum()),
             energy=energy,
             money=money,
-            start=_COMPILE_START + _COMPILE_PER_OPERATION * len(self.workload.repeats) if compiled else 0.0,
+            start=self.start(strategy.kernels),
         )
+
+    def start(self, kernels: Kernels) -> Seconds:
+        """What compiling takes before the first step, where it is asked for (s)."""
+        return _COMPILE_START + _COMPILE_PER_OPERATION * len(self.workload.repeats) if kernels.compiled else 0.0
+
+    def _hybrid(self, strategy: Strategy) -> Prediction:
+        find_host(self.cluster, strategy.workers[0])
+        layout = layout_of(strategy, self.hybrid.units, self.hybrid.hosts)
+        return replace(self.hybrid.predict(layout), start=self.start(strategy.kernels))
 
     def _distinct_ranks(self, strategy: Strategy) -> list[tuple[Worker, int, int]]:
         """One worker of each sort, with the number of workers on its host and its examples."""

@@ -17,6 +17,7 @@ from meshwright.hardware._cluster import CollectiveRate as CollectiveRate
 from meshwright.hardware._cluster import Host as Host
 from meshwright.hardware._cluster import Link as Link
 from meshwright.hardware._cluster import Tier as Tier
+from meshwright.hardware._cluster import Topology as Topology
 from meshwright.hardware._correction import Correction as Correction
 from meshwright.hardware._device import Device as Device
 from meshwright.hardware._device import MatrixLibrary as MatrixLibrary

@@ -8,6 +8,7 @@ from meshwright.units import BytesPerSecond, Seconds
 
 CollectiveName = Literal["all_reduce", "all_gather", "reduce_scatter", "broadcast", "all_to_all", "send"]
 Tier = Literal["process", "host", "rack", "network"]
+Topology = Literal["switch", "mesh", "ring", "torus", "tree"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,13 +38,18 @@ class Link:
     Args:
         tier: `process`: workers on one host's processor; `host`: accelerators of one host; `rack`, `network`: hosts.
         latency: of an empty message between neighbours (s).
-        bandwidth: between neighbours, each way (B/s).
+        bandwidth: between neighbours, each way (B/s): of a device inside a host or rack, of a whole host in a network.
+        topology: how neighbours are joined: through a `switch`, all with all (`mesh`), in a `ring` or `torus`, or by a
+            `tree` of switches.
+        reach: devices that it joins; 0: those of a host, and for `network` all.
         collectives: measured.
     """
 
     tier: Tier
     latency: Seconds
     bandwidth: BytesPerSecond
+    topology: Topology = "switch"
+    reach: int = 0
     collectives: tuple[CollectiveRate, ...] = ()
 
 

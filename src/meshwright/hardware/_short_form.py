@@ -42,9 +42,9 @@ def _links(known: Catalog, entry: CatalogEntry, *, text: str, devices: int, host
     elif entry.link is not None:
         links.append(Link(tier="host", latency=near, bandwidth=entry.link.value))
         if hosts > 1 and entry.link_reach > devices:
-            links.append(Link(tier="rack", latency=near, bandwidth=entry.link.value))
+            links.append(Link(tier="rack", latency=near, bandwidth=entry.link.value, reach=entry.link_reach))
     if hosts > 1 and entry.network is not None:
-        links.append(Link(tier="network", latency=far, bandwidth=entry.network.value))
+        links.append(Link(tier="network", latency=far, bandwidth=entry.network.value, topology="tree"))
     if hosts > 1 and not any(link.tier in ("rack", "network") for link in links):
         raise UsageError(
             f"the catalogue does not know what network {hosts} hosts of {entry.name} have",

@@ -1,0 +1,22 @@
+"""What would a strategy cost that combines axes? Tensor, sequence, context, expert, pipeline and data, priced together.
+
+In: a `Graph` with its splits, a `Cluster`, a `Layout` (a strategy without its list of workers). Out: a `Price`.
+Reading order: `_layout` (the data), `_units` (blocks from which stages are made), `_local` (what one worker of a split
+model runs), `_pieces` (what a unit costs), `_topology` and `_exchanges` (collectives by axis), `_pipeline_time`,
+`_step`, `_held` (memory), `_hybrid`, which puts them together, and `_conversion` (layouts and strategies).
+"""
+
+from meshwright.cost.hybrid._conversion import layout_of as layout_of
+from meshwright.cost.hybrid._conversion import strategy_of as strategy_of
+from meshwright.cost.hybrid._exchanges import stride as stride
+from meshwright.cost.hybrid._held import Stages as Stages
+from meshwright.cost.hybrid._held import activation_bytes as activation_bytes
+from meshwright.cost.hybrid._hybrid import HybridPricer as HybridPricer
+from meshwright.cost.hybrid._hybrid import Price as Price
+from meshwright.cost.hybrid._layout import Layout as Layout
+from meshwright.cost.hybrid._layout import Replica as Replica
+from meshwright.cost.hybrid._pipeline_time import Form as Form
+from meshwright.cost.hybrid._pipeline_time import in_flight as in_flight
+from meshwright.cost.hybrid._pipeline_time import least_span as least_span
+from meshwright.cost.hybrid._topology import Group as Group
+from meshwright.cost.hybrid._topology import crossed_tier as crossed_tier

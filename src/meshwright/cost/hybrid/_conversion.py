@@ -1,0 +1,143 @@
+"""Layouts as strategies and back: a strategy names its workers, its cuts and its recomputed blocks."""
+
+from collections.abc import Sequence
+
+from meshwright.cost._split import Pipeline, Placement
+from meshwright.cost._strategy import Batch, Strategy, Worker
+from meshwright.cost.hybrid._layout import Layout, Replica
+from meshwright.cost.hybrid._units import Units
+from meshwright.errors import PlanError
+from meshwright.graph import Graph, SplitParameter
+from meshwright.hardware import Host
+
+
+def strategy_of(layout: Layout, graph: Graph, units: Units, workers: tuple[Worker, ...]) -> Strategy:
+    """The strategy that a layout stands for.
+
+    Args:
+        workers: one for every place of the mesh, in the order of its ranks.
+    """
+    pipeline = Pipeline(schedule=layout.schedule, cuts=tuple(units.paths[bound] for bound in layout.bounds[1:]))
+    return Strategy(
+        workers=workers,
+        mesh=layout.mesh,
+        batch=Batch(size=graph.batch_size, shares=_shares(layout), accumulation=layout.micro_batches),
+        sharding=layout.sharding,
+        recompute=tuple(units.paths[unit] for unit in layout.recomputed),
+        placements=_placements(layout, graph),
+        sequence=layout.sequence,
+        attention=layout.attention,
+        pipeline=pipeline if layout.mesh.pp > 1 else None,
+        kernels=layout.kernels,
+        precision=layout.precision,
+        exchange=layout.exchange,
+    )
+
+
+def layout_of(strategy: Strategy, units: Units, hosts: Sequence[Host]) -> Layout:
+    """The layout of a strategy.
+
+    Args:
+        hosts: those that train, which `Replica.kinds` counts.
+
+    Raises:
+        PlanError: it cuts or recomputes where the model has no unit.
+    """
+    mesh, batch = strategy.mesh, strategy.batch
+    places = {path: index for index, path in enumerate(units.paths)}
+    cuts = strategy.pipeline.cuts if strategy.pipeline is not None else ()
+    on_cpu = strategy.workers[0].device == "cpu"
+    return Layout(
+        mesh=mesh,
+        replicas=_replicas(strategy, hosts),
+        sharding=strategy.sharding,
+        sequence=strategy.sequence,
+        attention=strategy.attention,
+        micro_batches=batch.accumulation,
+        schedule=strategy.pipeline.schedule if strategy.pipeline is not None else "1f1b",
+        bounds=(0, *(_unit(path, places) for path in cuts)),
+        recomputed=tuple(sorted(_unit(path, places) for path in strategy.recompute)),
+        kernels=strategy.kernels,
+        precision=strategy.precision,
+        exchange=strategy.exchange,
+        threads=strategy.workers[0].threads if on_cpu else 1,
+    )
+
+
+def _unit(path: str, places: dict[str, int]) -> int:
+    """The unit that begins with a module, or the one that the module lies in."""
+    name = path
+    while name and name not in places:
+        name = name.rpartition(".")[0]
+    if not name:
+        raise PlanError(
+            f"{path!r} is no block of the model",
+            cause="stages begin, and activations are computed again, at repeated blocks",
+            alternatives=[f"blocks: {', '.join(list(places)[1:6])}, …"],
+        )
+    return places[name]
+
+
+def _shares(layout: Layout) -> tuple[int, ...]:
+    """Relative shares of the data ranks: equal numbers, or examples where replicas differ."""
+    if len(layout.replicas) == 1:
+        return (1,) * layout.mesh.num_shares
+    return tuple(
+        round(replica.examples * layout.micro_batches) for replica in layout.replicas for _ in range(replica.count)
+    )
+
+
+def _replicas(strategy: Strategy, hosts: Sequence[Host]) -> tuple[Replica, ...]:
+    mesh, batch = strategy.mesh, strategy.batch
+    total = sum(batch.shares)
+    each = [batch.size * share / total / batch.accumulation for share in batch.shares]
+    if len(hosts) == 1:
+        if len(set(each)) == 1:
+            return (Replica(count=mesh.num_shares, kinds=(0,) * mesh.pp, examples=each[0]),)
+        kinds = [(0,) * mesh.pp] * mesh.num_shares
+    else:
+        kinds = [_kinds(strategy, hosts, share) for share in range(mesh.num_shares)]
+    found: dict[tuple[tuple[int, ...], float], int] = {}
+    for key in zip(kinds, each, strict=True):
+        found[key] = found.get(key, 0) + 1
+    return tuple(Replica(count=count, kinds=kind, examples=size) for (kind, size), count in found.items())
+
+
+def _kinds(strategy: Strategy, hosts: Sequence[Host], share: int) -> tuple[int, ...]:
+    mesh = strategy.mesh
+    inner = mesh.tp * mesh.cp
+    outer = inner * mesh.num_shares
+    return tuple(_kind(strategy.workers[stage * outer + share * inner], hosts) for stage in range(mesh.pp))
+
+
+def _kind(worker: Worker, hosts: Sequence[Host]) -> int:
+    for number, host in enumerate(hosts):
+        stem, _, index = worker.host.rpartition("-")
+        several = stem == host.name and index.isdigit() and int(index) < host.count
+        if worker.host == host.name or (host.count > 1 and several):
+            return number
+    return 0
+
+
+def _placements(layout: Layout, graph: Graph) -> tuple[Placement, ...]:
+    """Every split parameter of every instance of its block."""
+    splits, found = graph.splits, []
+    if splits is None:
+        return ()
+    if layout.mesh.tp > 1 and splits.tensor is not None:
+        found += [_instances(graph, item, "tp") for item in splits.tensor.parameters]
+    if layout.mesh.ep > 1 and splits.expert is not None:
+        found += [_instances(graph, item, "ep") for item in splits.expert.parameters]
+    return tuple(placement for each in found for placement in each)
+
+
+def _instances(graph: Graph, item: SplitParameter, axis: str) -> list[Placement]:
+    for block in graph.blocks:
+        first = block.paths[0]
+        if item.path.startswith(f"{first}."):
+            rest = item.path.removeprefix(first)
+            return [
+                Placement(parameter=path + rest, axis=axis, dim=item.dim, groups=item.groups)  # type: ignore[arg-type]
+                for path in block.paths
+            ]
+    return [Placement(parameter=item.path, axis=axis, dim=item.dim, groups=item.groups)]  # type: ignore[arg-type]

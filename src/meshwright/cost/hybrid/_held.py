@@ -1,0 +1,89 @@
+"""What each worker of a pipeline holds at the worst moment of a step, item by item."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from meshwright.cost._prediction import MemoryBreakdown
+from meshwright.cost._workload import Column
+from meshwright.cost.hybrid._layout import Layout
+from meshwright.cost.hybrid._pieces import Pieces, Weights
+from meshwright.cost.hybrid._pipeline_time import in_flight
+from meshwright.graph import Graph
+from meshwright.hardware import Device
+
+# Temporaries of an update that treats a worker's parameters together, as a share of the gradients it updates (torch's
+# foreach form of AdamW holds one list of intermediate results).
+_UPDATE_SHARE = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stages:
+    """A layout's stages in numbers.
+
+    Args:
+        units: units of each kind in every stage (`stages kinds`).
+        again: of them, those that are computed again (`stages kinds`).
+        workers: of the pipeline.
+    """
+
+    units: Column
+    again: Column
+    workers: int
+
+    def per_worker(self, values: Column) -> Column:
+        """Sums over the stages of each worker."""
+        return values.reshape(-1, self.workers).sum(axis=0)
+
+
+def held(
+    graph: Graph, device: Device, layout: Layout, stages: Stages, weights: Weights, pieces: Pieces, *, rank: int
+) -> MemoryBreakdown:
+    """Peak of one worker of the pipeline.
+
+    Args:
+        graph: the whole one.
+        device: what the worker runs on.
+        rank: its place in the pipeline.
+        weights: of the local graph.
+        pieces: of a micro-batch on its device.
+    """
+    mine = stages.units[rank :: stages.workers]
+    units = mine.sum(axis=0)
+    shard = layout.mesh.dp_shard if layout.sharding != "none" else 1
+    level = {"none": 0, "optimizer": 1, "gradients": 2, "parameters": 3}[layout.sharding]
+    parameters, gradients = float(units @ weights.parameters), float(units @ weights.gradients)
+    kept = gradients / (shard if level == 3 or (level == 2 and layout.micro_batches == 1) else 1)
+    examples = sum(replica.examples for replica in layout.replicas) / len(layout.replicas)
+    activations = float(activation_bytes(layout, stages, pieces)[rank :: stages.workers].sum())
+    again = stages.again[rank :: stages.workers].sum(axis=0) > 0
+    transient = pieces.transient if mine[-1, -1] or stages.workers == 1 else 0.0
+    transient += float((pieces.activations * again).max(initial=0.0))
+    update = 0.0 if layout.kernels.optimizer == "fused" and graph.optimizer.fused else _UPDATE_SHARE * gradients / shard
+    return MemoryBreakdown(
+        context=device.context,
+        parameters=round(parameters / (shard if level == 3 else 1)),
+        gradients=round(kept),
+        optimizer=round(graph.optimizer.bytes_per_element * float(units @ weights.elements) / shard),
+        activations=round(activations),
+        transient=round(max(transient, update - activations)),
+        buffers=graph.buffer_size,
+        batch=round(graph.batch_bytes.at(examples * layout.micro_batches)),
+        communication=round(_communication(layout, weights, units, gradients)),
+    )
+
+
+def activation_bytes(layout: Layout, stages: Stages, pieces: Pieces) -> Column:
+    """Saved activations of every stage: of all micro-batches that are under way in it (B)."""
+    flying = np.array(in_flight(layout.form), dtype=np.float64)
+    return flying * (stages.units @ pieces.activations - stages.again @ (pieces.activations - pieces.inputs))
+
+
+def _communication(layout: Layout, weights: Weights, units: Column, gradients: float) -> float:
+    """What exchanges hold: two buckets, and for parameters in shards two gathered units."""
+    if layout.mesh.num_workers == 1:
+        return 0.0
+    slots = 2 * min(gradients, float(layout.exchange.bucket_size))
+    if layout.sharding == "parameters":
+        return slots + 2 * float((weights.parameters * (units > 0)).max(initial=0.0))
+    return slots

@@ -1,0 +1,294 @@
+"""Prices layouts of one graph on one cluster: time, memory, energy and money; what they share is computed once."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from math import exp
+
+import numpy as np
+
+from meshwright.cost._compute import optimizer_time
+from meshwright.cost._prediction import Collective, MemoryBreakdown, Prediction, TimeBreakdown
+from meshwright.cost._rates import Rates
+from meshwright.cost._strategy import Kernels, Precision
+from meshwright.cost._workload import Column, Workload
+from meshwright.cost.hybrid._exchanges import Exchanges, UnitExchange
+from meshwright.cost.hybrid._held import Stages, held
+from meshwright.cost.hybrid._layout import Layout, Replica
+from meshwright.cost.hybrid._local import Division, local_graph
+from meshwright.cost.hybrid._pieces import Pieces, Weights, pieces_of, weights_of
+from meshwright.cost.hybrid._step import (
+    ENGINE,
+    Run,
+    StageTimes,
+    broken_down,
+    run_of,
+    sharded_times,
+    synchronised,
+    unit_times,
+)
+from meshwright.cost.hybrid._units import Units, units_of
+from meshwright.graph import Graph
+from meshwright.hardware import Cluster, Correction, Host
+from meshwright.units import Dollars, Joules, Seconds, Watts
+
+_FIVE_PERCENT = 1.645  # quantile of the normal distribution that leaves 5 % above it
+_UNCORRECTED = Correction()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Price:
+    """What a layout costs.
+
+    Args:
+        time: of the worker that ends last.
+        memory: of each worker of the pipeline, the fullest of its kinds.
+        collectives: of the worker that ends last.
+        energy: per step (J).
+        money: per step ($).
+    """
+
+    time: TimeBreakdown
+    memory: tuple[MemoryBreakdown, ...]
+    collectives: tuple[Collective, ...]
+    energy: Joules
+    money: Dollars
+
+    @property
+    def step(self) -> Seconds:
+        """The whole step."""
+        return self.time.step
+
+    @property
+    def peak(self) -> int:
+        """Of the fullest worker (B)."""
+        return max(items.peak for items in self.memory)
+
+
+class HybridPricer:
+    """Prices layouts.
+
+    Args:
+        graph: the whole step, with its splits.
+        cluster: hosts and links.
+        correction: how far earlier predictions on this machine were off.
+    """
+
+    def __init__(self, graph: Graph, cluster: Cluster, *, correction: Correction = _UNCORRECTED) -> None:
+        self.graph = graph
+        self.cluster = cluster
+        self.correction = correction
+        accelerated = tuple(host for host in cluster.hosts if host.device.kind != "cpu")
+        self.hosts: tuple[Host, ...] = accelerated or cluster.hosts
+        self.units: Units = units_of(graph)
+        self.exchanges = Exchanges(graph, cluster, self.hosts)
+        self.local = lru_cache(maxsize=None)(self._local)
+        self.pieces = lru_cache(maxsize=None)(self._pieces)
+        self.listed = lru_cache(maxsize=None)(self._listed)
+
+    def price(self, layout: Layout) -> Price:
+        """Time, memory, energy and money of a step."""
+        stages = self.stages(layout)
+        parts = [self._replica(layout, stages, replica) for replica in layout.replicas]
+        time, collectives = max(((time, listed) for time, listed, _ in parts), key=lambda pair: pair[0].step)
+        memory = tuple(
+            max((items[rank] for _, _, items in parts), key=lambda one: one.peak) for rank in range(stages.workers)
+        )
+        power, price = self.draw(layout)
+        return Price(
+            time=time, memory=memory, collectives=collectives, energy=power * time.step, money=price * time.step / 3600
+        )
+
+    def predict(self, layout: Layout) -> Prediction:
+        """A layout's price as a prediction."""
+        price = self.price(layout)
+        factor = exp(_FIVE_PERCENT * self.correction.spread)
+        return Prediction(
+            time=price.time,
+            low=price.step / factor,
+            high=price.step * factor,
+            memory=max(price.memory, key=lambda items: items.peak),
+            collectives=price.collectives,
+            flops=self.flops,
+            energy=price.energy,
+            money=price.money,
+        )
+
+    @cached_property
+    def flops(self) -> float:
+        """FLOP of one step over all workers."""
+        return sum(item.flops.at(self.graph.batch_size) * item.repeats for item in self.graph.operations)
+
+    def stages(self, layout: Layout) -> Stages:
+        """The units of every stage, by kind."""
+        kinds = self.units.kinds
+        ends = (*layout.bounds[1:], len(kinds))
+        one_hot = np.eye(self.units.num_kinds)[kinds]
+        summed = np.vstack((np.zeros(self.units.num_kinds), np.cumsum(one_hot, axis=0)))
+        chosen = np.zeros(len(kinds))
+        chosen[list(layout.recomputed)] = 1.0
+        again = np.vstack((np.zeros(self.units.num_kinds), np.cumsum(one_hot * chosen[:, None], axis=0)))
+        low, high = list(layout.bounds), list(ends)
+        return Stages(units=summed[high] - summed[low], again=again[high] - again[low], workers=layout.mesh.pp)
+
+    def draw(self, layout: Layout) -> tuple[Watts, Dollars]:
+        """Power of all devices in use (W), and their price an hour ($); a processor counts once."""
+        per_place = layout.mesh.tp * layout.mesh.cp
+        power = price = 0.0
+        for replica in layout.replicas:
+            for kind in replica.kinds:
+                device = self.hosts[kind].device
+                count = replica.count * per_place
+                share = min(1.0, 1 / layout.mesh.num_workers) if device.kind == "cpu" else 1.0
+                power += device.power * count * share
+                price += device.price * count * share
+        return power, price
+
+    def kinds(self, layout: Layout, replica: Replica) -> list[tuple[Pieces, StageTimes]]:
+        """Pieces and times for every worker of a replica's pipeline."""
+        listed = self.listed(
+            replace(layout, bounds=(0,), recomputed=(), replicas=(), micro_batches=1), replica.examples
+        )
+        _, weights = self.local(layout.division)
+        found: dict[int, tuple[Pieces, StageTimes]] = {}
+        for kind in set(replica.kinds):
+            pieces = self.pieces(
+                kind, layout.division, replica.examples / layout.mesh.cp, layout.kernels, layout.precision,
+                (layout.threads, layout.mesh.num_workers),
+            )  # fmt: skip
+            found[kind] = (pieces, unit_times(layout, self.exchanges, listed, weights, pieces))
+        return [found[kind] for kind in replica.kinds]
+
+    def memory(self, layout: Layout, stages: Stages, replica: Replica) -> tuple[MemoryBreakdown, ...]:
+        """What every worker of a replica's pipeline holds."""
+        _, weights = self.local(layout.division)
+        own = replace(layout, replicas=(replica,))
+        return tuple(
+            held(
+                self.graph, self.hosts[kind].device, own, stages, weights, pieces, rank=rank
+            ).scaled(self.correction.memory)
+            for rank, (kind, (pieces, _)) in enumerate(zip(replica.kinds, self.kinds(layout, replica), strict=True))
+        )  # fmt: skip
+
+    def transfers(self, layout: Layout, replica: Replica) -> list[Seconds]:
+        """Time over every cut (s)."""
+        scattered = layout.mesh.tp if layout.sequence == "split" else 1
+        return [
+            self.exchanges.transfer(layout, self.crossing(bound, replica.examples / layout.mesh.cp) / scattered)
+            for bound in layout.bounds[1:]
+        ]
+
+    def crossing(self, bound: int, examples: float) -> float:
+        """What crosses to a stage that begins with a unit (B)."""
+        size = self.units.cuts.get(bound)
+        return size.at(examples) if size is not None else 0.0
+
+    def update(self, layout: Layout, kind: int, units: Column) -> Seconds:
+        """The optimizer's step on one worker of the pipeline (s).
+
+        Args:
+            units: of each kind on it.
+        """
+        _, weights = self.local(layout.division)
+        shards = layout.mesh.dp_shard if layout.sharding != "none" else 1
+        rates = self._rates(kind, (layout.threads, layout.mesh.num_workers))
+        whole = self.whole
+        elements, tensors = float(units @ weights.elements), float(units @ weights.tensors)
+        share = elements / max(1, whole.trainable_elements)
+        del tensors
+        return optimizer_time(whole, rates, kernels=layout.kernels, shards=1) * share / shards
+
+    @cached_property
+    def whole(self) -> Workload:
+        """The whole graph's workload."""
+        return Workload(self.graph)
+
+    def _replica(
+        self, layout: Layout, stages: Stages, replica: Replica
+    ) -> tuple[TimeBreakdown, tuple[Collective, ...], tuple[MemoryBreakdown, ...]]:
+        kinds = self.kinds(layout, replica)
+        run = run_of(layout, stages, kinds, self.transfers(layout, replica))
+        rank, time, gradients = self._last(layout, stages, replica, run)
+        collectives = (*self._within(layout, stages, replica, rank), *gradients)
+        return time, collectives, self.memory(layout, stages, replica)
+
+    def _last(
+        self, layout: Layout, stages: Stages, replica: Replica, run: Run
+    ) -> tuple[int, TimeBreakdown, tuple[Collective, ...]]:
+        """The worker that ends last, after its gradients and its update."""
+        _, weights = self.local(layout.division)
+        best: tuple[Seconds, int, TimeBreakdown, tuple[Collective, ...]] | None = None
+        on_cpu = self.hosts[replica.kinds[0]].device.kind == "cpu"
+        overhead = ENGINE * layout.micro_batches
+        for rank, kind in enumerate(replica.kinds):
+            units = stages.units[rank :: stages.workers].sum(axis=0)
+            after = synchronised(
+                layout, self.exchanges, float(units @ weights.gradients), float(units @ weights.expert),
+                window=0.0 if on_cpu else float(run.last[rank]),
+            )  # fmt: skip
+            optimizer = self.update(layout, kind, units)
+            end = run.ends[rank] + after.exposed + optimizer + overhead
+            if best is None or end > best[0]:
+                time = broken_down(
+                    run, rank, end=end, exposed=after.exposed, optimizer=optimizer, overhead=overhead,
+                    factor=self.correction.time,
+                )  # fmt: skip
+                best = (end, rank, time, after.collectives)
+        assert best is not None
+        return best[1:]
+
+    def _within(self, layout: Layout, stages: Stages, replica: Replica, rank: int) -> tuple[Collective, ...]:
+        """Collectives of a step inside the model, of one worker of the pipeline."""
+        units = stages.units[rank :: stages.workers].sum(axis=0)
+        again = stages.again[rank :: stages.workers].sum(axis=0)
+        count = layout.micro_batches
+        listed = self.listed(
+            replace(layout, bounds=(0,), recomputed=(), replicas=(), micro_batches=1), replica.examples
+        )
+        found = [
+            Collective(
+                name=item.name, axis=item.axis, count=round(count * float(units @ item.count)),
+                size=round(count * float(units @ item.size)),
+                duration=count * float(units @ (item.forward + item.backward) + again @ item.forward),
+            )
+            for item in listed if float(units @ item.size) > 0
+        ]  # fmt: skip
+        if layout.mesh.pp > 1:
+            cuts = [
+                bound
+                for place, bound in enumerate(layout.bounds[1:], 1)
+                if rank in ((place - 1) % stages.workers, place % stages.workers)
+            ]
+            sizes = [self.crossing(bound, replica.examples / layout.mesh.cp) for bound in cuts]
+            times = [self.exchanges.transfer(layout, size) for size in sizes]
+            found.append(Collective(name="send", axis="pp", count=2 * count * len(cuts),
+                                    size=round(2 * count * sum(sizes)), duration=2 * count * sum(times)))  # fmt: skip
+        if layout.sharding == "parameters" and layout.mesh.dp_shard > 1:
+            _, weights = self.local(layout.division)
+            gathered, scattered = sharded_times(layout, self.exchanges, weights)
+            number = int((units * (weights.parameters > 0)).sum()) * count
+            found.append(Collective(name="all_gather", axis="dp_shard", count=2 * number,
+                                    size=round(2 * count * float(units @ weights.parameters)),
+                                    duration=2 * count * float(units @ gathered)))  # fmt: skip
+            found.append(Collective(name="reduce_scatter", axis="dp_shard", count=number,
+                                    size=round(count * float(units @ weights.gradients)),
+                                    duration=count * float(units @ scattered)))  # fmt: skip
+        return tuple(found)
+
+    def _local(self, division: Division) -> tuple[Workload, Weights]:
+        graph = local_graph(self.graph, division)
+        return Workload(graph), weights_of(graph, self.units)
+
+    def _pieces(
+        self, kind: int, division: Division, examples: float, kernels: Kernels, precision: Precision,
+        processes: tuple[int, int],
+    ) -> Pieces:  # fmt: skip
+        workload, _ = self.local(division)
+        rates = self._rates(kind, processes)
+        return pieces_of(workload, self.units, rates, kernels=kernels, precision=precision, examples=examples)
+
+    def _rates(self, kind: int, processes: tuple[int, int]) -> Rates:
+        threads, workers = processes
+        return Rates(self.hosts[kind].device, threads=threads, processes=workers)
+
+    def _listed(self, layout: Layout, examples: float) -> tuple[UnitExchange, ...]:
+        return self.exchanges.of_units(layout, examples)

@@ -1,0 +1,75 @@
+"""What distinguishes one strategy of a large cluster from another, without a list of its workers."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from meshwright.cost._mesh import Mesh
+from meshwright.cost._split import Schedule
+from meshwright.cost._strategy import Exchange, Kernels, Precision, Sharding
+from meshwright.cost.hybrid._local import Division, SequenceMode
+from meshwright.cost.hybrid._pipeline_time import Form
+
+AttentionMode = Literal["ring", "all_to_all"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replica:
+    """Data ranks that stand on the same kinds of devices.
+
+    Args:
+        count: how many of them.
+        kinds: for every worker of the pipeline, which of the cluster's training hosts it stands on.
+        examples: of a micro-batch, for each of them.
+    """
+
+    count: int
+    kinds: tuple[int, ...]
+    examples: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """A strategy as a search sees it.
+
+    Args:
+        mesh: degrees of the axes.
+        replicas: who computes which part of a micro-batch.
+        sharding: what the data axis keeps in shards.
+        sequence: as in `Strategy`.
+        attention: as in `Strategy`.
+        micro_batches: of a data rank in a step.
+        schedule: of the pipeline.
+        bounds: unit with which each stage begins, 0 first.
+        recomputed: units that are computed again in the backward, ascending.
+        kernels: implementations.
+        precision: data types.
+        exchange: of gradients.
+        threads: of a worker on a processor.
+    """
+
+    mesh: Mesh
+    replicas: tuple[Replica, ...]
+    sharding: Sharding = "none"
+    sequence: SequenceMode = "whole"
+    attention: AttentionMode = "ring"
+    micro_batches: int = 1
+    schedule: Schedule = "1f1b"
+    bounds: tuple[int, ...] = (0,)
+    recomputed: tuple[int, ...] = ()
+    kernels: Kernels = Kernels()
+    precision: Precision = Precision()
+    exchange: Exchange = Exchange(transport="nccl")
+    threads: int = 1
+
+    @property
+    def division(self) -> Division:
+        """How the model is divided among the workers of a stage."""
+        return Division(tp=self.mesh.tp, sequence=self.sequence, ep=self.mesh.ep)
+
+    @property
+    def form(self) -> Form:
+        """What the pipeline's timing depends on besides durations."""
+        return Form(
+            schedule=self.schedule, num_workers=self.mesh.pp, num_stages=len(self.bounds),
+            micro_batches=self.micro_batches,
+        )  # fmt: skip

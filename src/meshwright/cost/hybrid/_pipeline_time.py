@@ -1,0 +1,179 @@
+"""How long a pipeline takes for its micro-batches, and how many of them each stage has under way.
+
+The orders of `_schedule` are run through once in rank-independent order: a list of numbers instead of actions, so that
+a search can afford it thousands of times. Long steps are simulated for a few rounds and continued at their steady pace.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meshwright.cost._schedule import Action, needs, orders
+from meshwright.cost._split import Schedule
+from meshwright.units import Seconds
+
+# Rounds of as many micro-batches as workers that are simulated; from then on every round is like the last one.
+_ROUNDS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Form:
+    """What a pipeline's timing depends on besides durations.
+
+    Args:
+        schedule: order of work.
+        num_workers: of the pipeline.
+        num_stages: over all of them.
+        micro_batches: in a step.
+    """
+
+    schedule: Schedule
+    num_workers: int
+    num_stages: int
+    micro_batches: int
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A form's actions in an order in which each follows what it waits for.
+
+    Args:
+        ranks: worker of each action.
+        works: stage of a forward, number of stages + stage of a backward, and so on for input and weight halves.
+        awaited: index of the action waited for, -1 where there is none.
+        cuts: which cut the awaited result crosses, -1 where it stays on the worker.
+    """
+
+    ranks: list[int]
+    works: list[int]
+    awaited: list[int]
+    cuts: list[int]
+
+
+def spans(
+    form: Form, forward: Sequence[Seconds], backward: Sequence[Seconds], transfers: Sequence[Seconds]
+) -> tuple[Seconds, ...]:
+    """When each worker has done all its work (s).
+
+    Args:
+        forward: of a micro-batch on every stage (s).
+        backward: likewise, recomputation included (s).
+        transfers: over every cut (s).
+    """
+    if form.num_workers == 1:
+        return (form.micro_batches * (sum(forward) + sum(backward)),)
+    shown = simulated_micro_batches(form)
+    first = _run(_script(_cut_short(form, shown)), form, forward, backward, transfers)
+    if shown == form.micro_batches:
+        return tuple(first)
+    more = _run(_script(_cut_short(form, shown + form.num_workers)), form, forward, backward, transfers)
+    rounds = (form.micro_batches - shown) / form.num_workers
+    return tuple(end + (later - end) * rounds for end, later in zip(first, more, strict=True))
+
+
+def least_span(form: Form, forward: Sequence[Seconds], backward: Sequence[Seconds]) -> Seconds:
+    """A lower bound on the longest span: each worker's work, after the way to it and before the way back.
+
+    Halves of a backward leave work for the time of the way back, so that only the way there counts.
+    """
+    workers = form.num_workers
+    best = before = 0.0
+    for rank in range(workers):
+        own = sum(forward[rank::workers]) + sum(backward[rank::workers])
+        best = max(best, before + form.micro_batches * own)
+        split = form.schedule == "zero_bubble"
+        before += forward[rank] + (0.0 if split else backward[rank])
+    return best
+
+
+def simulated_micro_batches(form: Form) -> int:
+    """How many micro-batches are simulated: all, or a few rounds with the same remainder."""
+    rounds, rest = divmod(form.micro_batches, form.num_workers)
+    return form.micro_batches if rounds <= _ROUNDS + 1 else _ROUNDS * form.num_workers + rest
+
+
+@lru_cache(maxsize=256)
+def in_flight(form: Form) -> tuple[int, ...]:
+    """Most micro-batches whose activations each stage holds at one time."""
+    if form.num_workers == 1:
+        return (1,) * form.num_stages
+    if form.schedule == "gpipe":
+        return (form.micro_batches,) * form.num_stages
+    shown = simulated_micro_batches(form)
+    script = _script(_cut_short(form, shown))
+    held, most = [0] * form.num_stages, [0] * form.num_stages
+    for work in script.works:
+        kind, stage = divmod(work, form.num_stages)
+        if kind == 0:
+            held[stage] += 1
+            most[stage] = max(most[stage], held[stage])
+        elif kind in (1, 3):
+            held[stage] -= 1
+    return tuple(most)
+
+
+def _cut_short(form: Form, micro_batches: int) -> Form:
+    return Form(
+        schedule=form.schedule, num_workers=form.num_workers, num_stages=form.num_stages, micro_batches=micro_batches
+    )
+
+
+@lru_cache(maxsize=256)
+def _script(form: Form) -> Script:
+    """The actions of all workers, merged so that each comes after what it waits for."""
+    lists = orders(
+        form.schedule,
+        num_workers=form.num_workers,
+        num_stages=form.num_stages,
+        num_micro_batches=form.micro_batches,
+    )
+    split = form.schedule == "zero_bubble"
+    kinds = {"forward": 0, "backward": 1, "input": 2, "weight": 3}
+    done: dict[Action, int] = {}
+    script = Script([], [], [], [])
+    places = [0] * len(lists)
+    left = sum(len(actions) for actions in lists)
+    while left:
+        for rank, actions in enumerate(lists):
+            while places[rank] < len(actions):
+                action = actions[places[rank]]
+                awaited = needs(action, num_stages=form.num_stages, split=split)
+                if awaited is not None and awaited not in done:
+                    break
+                other = awaited is not None and awaited.stage % len(lists) != rank
+                script.ranks.append(rank)
+                script.works.append(kinds[action.work] * form.num_stages + action.stage)
+                script.awaited.append(done[awaited] if awaited is not None else -1)
+                script.cuts.append(min(action.stage, awaited.stage) if awaited is not None and other else -1)
+                done[action] = len(script.ranks) - 1
+                places[rank] += 1
+                left -= 1
+    return script
+
+
+def _run(
+    script: Script, form: Form, forward: Sequence[Seconds], backward: Sequence[Seconds], transfers: Sequence[Seconds]
+) -> list[Seconds]:
+    halves = [duration / 2 for duration in backward]
+    durations = [*forward, *backward, *halves, *halves]
+    carried = [*transfers, 0.0]
+    clocks = [0.0] * form.num_workers
+    ends: list[float] = []
+    append = ends.append
+    for rank, work, awaited, cut in zip(script.ranks, script.works, script.awaited, script.cuts, strict=True):
+        start = clocks[rank]
+        if awaited >= 0:
+            arrived = ends[awaited] + carried[cut]
+            start = max(start, arrived)
+        end = start + durations[work]
+        clocks[rank] = end
+        append(end)
+    return clocks
+
+
+def by_rank(values: NDArray[np.float64], num_workers: int) -> NDArray[np.float64]:
+    """Sums over the stages of each worker of a pipeline."""
+    return values.reshape(-1, num_workers).sum(axis=0)

@@ -1,0 +1,79 @@
+r"""Collectives along a mesh axis, by the tiers of links that its groups lie on.
+
+A group of $n$ workers that stand $s$ devices apart has $g$ of them in a host of $D$ devices, and $D / g$ groups share
+the host's network. With a link of $B$ inside and a network of $N$ per host, its ring runs at
+$\min(B, N g / D)$; the latency is the shorter one of a ring's and of a tree between the hosts with rings inside.
+"""
+
+from dataclasses import dataclass
+from math import ceil, log2
+
+from meshwright.cost._communication import CollectiveCost, hops, moved_share
+from meshwright.errors import HardwareError
+from meshwright.hardware import Cluster, CollectiveName, Host, Link
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """Workers that meet along an axis.
+
+    Args:
+        degree: how many.
+        stride: how many devices apart neighbours stand.
+    """
+
+    degree: int
+    stride: int
+
+
+def group_cost(cluster: Cluster, host: Host, group: Group, name: CollectiveName) -> CollectiveCost:
+    """The price of one collective over a group of accelerators.
+
+    Raises:
+        HardwareError: the cluster has no link that these workers share.
+    """
+    near = min(group.degree, max(1, host.devices // group.stride))
+    extent = group.degree * group.stride
+    if extent <= host.devices or near >= group.degree:
+        return _flat(_link(cluster, "host"), name, group.degree)
+    rack = next((link for link in cluster.links if link.tier == "rack"), None)
+    if rack is not None and extent <= (rack.reach or host.devices):
+        return _flat(rack, name, group.degree)
+    network = _link(cluster, "network", "rack")
+    inside = next((link for link in cluster.links if link.tier == "host"), network)
+    share = network.bandwidth * near / host.devices
+    bandwidth = min(inside.bandwidth, share) if near > 1 else share
+    hosts = ceil(group.degree / near)
+    tree = 2 * ceil(log2(max(2, hosts))) * network.latency + hops(name, near) * inside.latency
+    return CollectiveCost(
+        latency=min(tree, hops(name, group.degree) * network.latency),
+        bandwidth=bandwidth / moved_share(name, group.degree),
+    )
+
+
+def crossed_tier(cluster: Cluster, host: Host, group: Group) -> str:
+    """The widest tier that a group's collectives cross."""
+    extent = group.degree * group.stride
+    if group.degree == 1 or extent <= host.devices:
+        return "host"
+    rack = next((link for link in cluster.links if link.tier == "rack"), None)
+    return "rack" if rack is not None and extent <= (rack.reach or host.devices) else "network"
+
+
+def _flat(link: Link, name: CollectiveName, degree: int) -> CollectiveCost:
+    return CollectiveCost(
+        latency=hops(name, degree) * link.latency, bandwidth=link.bandwidth / moved_share(name, degree)
+    )
+
+
+def _link(cluster: Cluster, *tiers: str) -> Link:
+    for tier in tiers:
+        for link in cluster.links:
+            if link.tier == tier:
+                return link
+    raise HardwareError(
+        f"cluster {cluster.name!r} has no link of tier {tiers[0]!r}",
+        cause=f"its links are: {', '.join(link.tier for link in cluster.links) or 'none'}",
+        alternatives=[f"add a link of tier {tiers[0]!r} to the cluster file"],
+        command="meshwright hardware --fresh --save cluster.toml",
+    )
