@@ -1,7 +1,7 @@
 """What would a strategy cost? Time, memory, energy and money of one step, item by item.
 
 In: a `Graph`, a `Cluster`, a `Strategy`. Out: a `Prediction`; a run's `Measurement` has the same items.
-Reading order: `_mesh`, `_split`, `_schedule` (a pipeline's orders of work), `_compression`, `_strategy`,
+Reading order: `_mesh`, `_split`, `_schedule` (a pipeline's orders of work), `_compression`, `_updates`, `_strategy`,
 `_prediction`, `_measurement`, `_verification` (the data); `_pricing`, which puts together `_compute` (with `_workload`
 and `_rates`), `_exchange_cost` (with `_communication` and `_timeline`) and `_memory`.
 """
@@ -42,4 +42,7 @@ from meshwright.cost._strategy import Sharding as Sharding
 from meshwright.cost._strategy import Strategy as Strategy
 from meshwright.cost._strategy import TransportName as TransportName
 from meshwright.cost._strategy import Worker as Worker
+from meshwright.cost._updates import Updates as Updates
+from meshwright.cost._updates import UpdatesKind as UpdatesKind
+from meshwright.cost._updates import suited_momentum as suited_momentum
 from meshwright.cost._verification import Verification as Verification

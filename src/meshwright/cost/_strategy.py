@@ -6,6 +6,7 @@ from typing import Literal
 from meshwright.cost._compression import Compression
 from meshwright.cost._mesh import Mesh
 from meshwright.cost._split import Pipeline, Placement
+from meshwright.cost._updates import Updates
 from meshwright.hardware._device import MatrixLibrary
 from meshwright.units import Bytes
 
@@ -93,13 +94,16 @@ class Exchange:
         transport: what carries them; `hierarchical`: shared memory inside a host, then gloo between one worker of each.
         bucket_size: gradients are sent in pieces of this size (B).
         overlap: whether pieces are sent while the backward goes on.
-        compression: what is sent instead of float32 gradients; None: all of them.
+        compression: what is sent instead of float32; None: all of it.
+        updates: how workers train apart between meetings, to which compression then applies; None: every step is
+            everybody's.
     """
 
     transport: TransportName = "gloo"
     bucket_size: Bytes = 25 * 2**20
     overlap: bool = True
     compression: Compression | None = None
+    updates: Updates | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,6 +179,7 @@ class Strategy:
                 (f"{self.precision.compute} compute", self.precision.compute != "as_written"),
                 (f"{self.exchange.transport} exchange", self.num_workers > 1),
                 (f"{self.precision.reduction} reduction", self.precision.reduction != "as_written"),
+                (self.exchange.updates.summary if self.exchange.updates else "", self.exchange.updates),
                 (self.exchange.compression.summary if self.exchange.compression else "", self.exchange.compression),
             )
             if on

@@ -56,6 +56,9 @@ def apply(
     device = next((tensor.device for tensor in model.parameters()), torch.device(strategy.workers[0].device))
     transport = make_transport(strategy.exchange.transport, group, device)
     agree(model, optimizer, transport)
+    if strategy.exchange.updates is not None:
+        transport.close()
+        return _apart(model, optimizer, strategy, loss=loss, graph_blocks=graph_blocks, group=group, context=context)
     if strategy.mesh.splits_the_model:
         return _split(model, optimizer, strategy, loss=loss, group=group, transport=transport, context=context)
     batch_norm = None
@@ -98,6 +101,34 @@ def _split(
     assert loss is not None, "a split model is split with its loss"
     grid = make_grid(strategy.mesh, group)
     return Hybrid(model, optimizer, loss, strategy, grid=grid, transport=transport, context=context)
+
+
+def _apart(
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    strategy: Strategy,
+    *,
+    loss: Callable[[nn.Module, Any], Any] | None,
+    graph_blocks: Sequence[str],
+    group: dist.ProcessGroup | None,
+    context: Callable[[], AbstractContextManager[Any]],
+) -> Parallelized:
+    """What the workers of an island do together, and how islands meet."""
+    from meshwright.parallel.stale import LocalUpdates, make_island
+
+    exchange = strategy.exchange
+    assert exchange.updates is not None
+    island = make_island(strategy, exchange.updates, group)
+    inner = apply(
+        model,
+        optimizer,
+        island.strategy,
+        loss=loss,
+        graph_blocks=graph_blocks,
+        group=island.group,
+        context=context,
+    )
+    return LocalUpdates(inner, island, exchange.updates, compression=exchange.compression)
 
 
 def _check(strategy: Strategy, optimizer: Optimizer | None, group: dist.ProcessGroup | None) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from meshwright.cost import Allowance, CompressionMethod, Schedule, Sharding, TransportName
+from meshwright.cost import Allowance, CompressionMethod, Schedule, Sharding, TransportName, UpdatesKind
 from meshwright.units import Bytes
 
 
@@ -37,6 +37,13 @@ class Pins:
     compression: CompressionMethod | Literal["none"] | None = None
     compression_rank: int | None = None
     compression_share: float | None = None
+    updates: UpdatesKind | Literal["every_step"] | None = None
+    interval: int | None = None
+    islands: int | None = None
+    outer_rate: float | None = None
+    outer_momentum: float | None = None
+    fragments: int | None = None
+    delay: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

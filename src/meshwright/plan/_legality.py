@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import get_args
 
-from meshwright.cost import Allowance, CompressionMethod, Sharding, measured_transports
+from meshwright.cost import Allowance, CompressionMethod, Sharding, UpdatesKind, measured_transports
 from meshwright.errors import PlanError
 from meshwright.graph import Graph
 from meshwright.hardware import Cluster, Device
@@ -118,6 +118,11 @@ def _lossy_rules(allow: Sequence[Allowance]) -> Iterator[Rule]:
         name="compression",
         legal=("none", *get_args(CompressionMethod)) if "compression" in allow else ("none",),
         cause=cause.format("compression"),
+    )
+    yield Rule(
+        name="updates",
+        legal=("every_step", *get_args(UpdatesKind)) if "staleness" in allow else ("every_step",),
+        cause=cause.format("staleness"),
     )
 
 

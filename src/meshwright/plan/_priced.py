@@ -78,6 +78,7 @@ def num_departures(strategy: Strategy) -> int:
             strategy.precision.compute != "as_written",
             strategy.precision.reduction != "as_written",
             strategy.exchange.compression is not None,
+            strategy.exchange.updates is not None,
         )
     )
 
@@ -90,6 +91,7 @@ def family(strategy: Strategy) -> tuple[int, int]:
 def choice(strategy: Strategy, name: str) -> object:
     """The value that a strategy has for a pin's name."""
     kernels, mesh, compression = strategy.kernels, strategy.mesh, strategy.exchange.compression
+    updates = strategy.exchange.updates
     return {
         "workers": strategy.num_workers,
         "threads": strategy.workers[0].threads,
@@ -117,6 +119,13 @@ def choice(strategy: Strategy, name: str) -> object:
         "compression": compression.method if compression else "none",
         "compression_rank": compression.rank if compression else 0,
         "compression_share": compression.share if compression else 1.0,
+        "updates": updates.kind if updates else "every_step",
+        "interval": updates.interval if updates else 1,
+        "islands": updates.islands if updates else 1,
+        "outer_rate": updates.rate if updates else 1.0,
+        "outer_momentum": updates.momentum if updates else 0.0,
+        "fragments": updates.fragments if updates else 1,
+        "delay": updates.delay if updates else 0,
     }[name]
 
 

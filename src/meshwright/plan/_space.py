@@ -26,6 +26,7 @@ from meshwright.graph import Graph
 from meshwright.hardware import Cluster, Device
 from meshwright.plan._goal import Goal
 from meshwright.plan._layouts import divisors, doublings, layouts, training_hosts
+from meshwright.plan._updates import ways_to_update
 from meshwright.units import MIB, Bytes
 
 # Buckets worth a comparison: small ones start the exchange earlier, large ones pay its latency less often.
@@ -186,11 +187,12 @@ def exchanges(cluster: Cluster, shape: Strategy, goal: Goal) -> tuple[Exchange, 
         return (Exchange() if pins.transport is None else Exchange(transport=pins.transport),)
     sizes = _unless_pinned(pins.bucket_size, _BUCKET_SIZES)
     return tuple(
-        Exchange(transport=transport, bucket_size=size, compression=compression)
+        Exchange(transport=transport, bucket_size=size, compression=compression, updates=updates)
         for transport in transports(cluster, shape)
         if pins.transport in (None, transport)
         for size in sizes
         for compression in compressions(shape, goal)
+        for updates in ways_to_update(shape, goal)
     )
 
 

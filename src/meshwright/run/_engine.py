@@ -7,6 +7,7 @@ the sum is divided by the weight of all parts of all workers once.
 
 import math
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from meshwright.cost import Batch, Strategy, TimeBreakdown
 from meshwright.errors import LossError
 from meshwright.graph.capture_batch import batch_size
 from meshwright.run._batch import Held, Part, Share, cut, is_empty, loaded, whole
+from meshwright.run._circle import circle_of
 from meshwright.run._clock import BACKWARD, BEGIN, COMMUNICATION, FORWARD, OPTIMIZER, OVERHEAD, Stamps, clock_for
 from meshwright.run._job import Job
 from meshwright.run._placement import SplitPlaced, place
@@ -53,6 +55,7 @@ class Engine:
         self._undo = ExitStack()
         self.data_rank = 0 if strategy is None else strategy.mesh.share(rank)
         self.placed, self._forward_context = place(job, strategy, group=group, undo=self._undo)
+        self._circle = circle_of(self.placed, num_workers=self.num_workers, group=group)
         self._is_split = strategy is not None and strategy.mesh.splits_the_model
         self.stream = RankStream(self.device, _stream(strategy, rank)) if self.num_workers > 1 else None
         self.placed.zero_gradients()
@@ -74,7 +77,7 @@ class Engine:
             size: its number of examples, where it is known already.
 
         Returns:
-            The global mean loss, detached.
+            The global mean loss, detached; of the island's part of the batch where islands train apart.
         """
         self.begin()
         return self._finish(self.share(batch, size=size))
@@ -97,7 +100,10 @@ class Engine:
         return self._cut(whole(batch, size=size or batch_size(batch), plan=self._shares, rank=self.data_rank))
 
     def _cut(self, held: Held) -> Share:
-        return cut(held, self._shares, stand_in=self._stand_in)
+        share = cut(held, self._shares, stand_in=self._stand_in)
+        if self._circle.shares is None:
+            return share
+        return replace(share, size=self._circle.examples(held.size, self._shares.shares))
 
     def compute(self, share: Share) -> Tensor:
         """Forward and backward; leaves the gradient of the global mean loss in the parameters.
@@ -143,8 +149,8 @@ class Engine:
         parts = share.parts
         if not self.placed.forwards_together:
             parts = tuple(part for part in parts if part.examples)
-        alone = self.num_workers == 1
-        tally = _Tally(whole=alone and len(parts) == 1, group=self.group, device=self.device, dtype=self._dtype)
+        alone = self._circle.num_workers == 1
+        tally = _Tally(whole=alone and len(parts) == 1, group=self._circle.group, device=self.device, dtype=self._dtype)
         for number, part in enumerate(parts, start=1):
             with self.placed.micro_batch(last=number == len(parts)):
                 with self._forward_context():
@@ -155,7 +161,7 @@ class Engine:
                 marks.append((FORWARD, stamp()))
                 contribution.backward()
                 marks.append((BACKWARD, stamp()))
-        if not parts:
+        if not parts and not alone:
             tally.exchange()
         loss, divisor = tally.result()
         self.placed.reduce(divisor)
@@ -169,7 +175,7 @@ class Engine:
         placed.prepare([part.batch for part in share.parts])
         marks.append((OVERHEAD, stamp()))
         parts = share.parts if placed.forwards_together else tuple(part for part in share.parts if part.examples)
-        tally = _Tally(whole=False, group=self.group, device=self.device, dtype=self._dtype)
+        tally = _Tally(whole=False, group=self._circle.group, device=self.device, dtype=self._dtype)
 
         def begin(output: Any, number: int) -> Tensor:
             marks.append((FORWARD, stamp()))

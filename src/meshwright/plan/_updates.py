@@ -1,0 +1,45 @@
+"""Updates that workers do apart, where they are allowed."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from meshwright.cost import Strategy, Updates, suited_momentum
+from meshwright.plan._goal import Goal, Pins
+
+# Steps between two meetings worth a comparison. Longer ones save little more and cost loss.
+_INTERVALS = (16, 64)
+
+
+def ways_to_update(shape: Strategy, goal: Goal) -> tuple[Updates | None, ...]:
+    """Every step together; where staleness is allowed, islands of one host each that meet from time to time.
+
+    Asynchronous and unlocked updates are taken where they are pinned: what they cost in loss depends on the model.
+    """
+    pins = goal.pins
+    if "staleness" not in goal.allow or pins.updates == "every_step" or shape.mesh.dp_replicate < 2:
+        return (None,) if pins.updates in (None, "every_step") else ()
+    islands = pins.islands or _islands(shape)
+    if shape.mesh.dp_replicate % islands or islands < 2:
+        return (None,) if pins.updates is None else ()
+    pinned = tuple(_filled_in(Updates(kind=pins.updates or "local", islands=islands), pins))
+    return pinned if pins.updates is not None else (None, *pinned)
+
+
+def _islands(shape: Strategy) -> int:
+    """As many as there are hosts: links between hosts are what is worth avoiding; on one host every worker is one."""
+    hosts = len({worker.host for worker in shape.workers})
+    replicas = shape.mesh.dp_replicate
+    return hosts if hosts > 1 and not replicas % hosts else replicas
+
+
+def _filled_in(updates: Updates, pins: Pins) -> Iterator[Updates]:
+    for interval in _INTERVALS if pins.interval is None else (pins.interval,):
+        usual = suited_momentum(interval)
+        yield replace(
+            updates,
+            interval=interval,
+            rate=updates.rate if pins.outer_rate is None else pins.outer_rate,
+            momentum=usual if pins.outer_momentum is None else pins.outer_momentum,
+            fragments=min(pins.fragments or 1, interval),
+            delay=pins.delay or 0,
+        )

@@ -1,0 +1,171 @@
+"""Islands that train apart, against the same islands simulated one after another with torch's own outer optimizer."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.distributed as dist
+from run_jobs import cross_entropy, labelled, mlp, strategy
+from torch import nn
+
+from meshwright.cost import Compression, Mesh, Updates, suited_momentum
+from meshwright.errors import PlanError
+from meshwright.parallel.stale import island_ranks
+from meshwright.parallel.stale._meetings import is_due
+from meshwright.run import Engine, Job
+
+SIZE = 12
+
+
+def apart(updates, *, num_workers=2, shares=None, compression=None):
+    plan = strategy(SIZE, num_workers, shares=shares)
+    return replace(plan, exchange=replace(plan.exchange, updates=updates, compression=compression))
+
+
+def batches(count):
+    return [labelled(SIZE, seed) for seed in range(count)]
+
+
+def a_job():
+    torch.manual_seed(1)
+    model = mlp()
+    return Job(model=model, optimizer=torch.optim.AdamW(model.parameters(), lr=0.02), loss=cross_entropy)
+
+
+def trained(plan, count):
+    """Whole parameters after some steps, as every worker has them after a last meeting."""
+    engine = Engine(job := a_job(), plan, rank=dist.get_rank())
+    for batch in batches(count):
+        engine.step(batch)
+    before = {name: tensor.detach().clone() for name, tensor in job.model.named_parameters()}
+    agreed = engine.placed.full_parameters()
+    again = engine.placed.full_parameters()
+    assert all(torch.equal(agreed[name], again[name]) for name in agreed)
+    everyone = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, agreed)
+    assert all(torch.equal(agreed[name], other[name]) for other in everyone for name in agreed)
+    engine.close()
+    return before, agreed
+
+
+class Simulated:
+    """The islands one after another, the outer step by `torch.optim.SGD`."""
+
+    def __init__(self, updates, cuts):
+        self.updates, self.cuts = updates, cuts
+        self.jobs = [a_job() for _ in cuts]
+        self.anchor = [nn.Parameter(tensor.detach().clone()) for tensor in self.jobs[0].model.parameters()]
+        self.outer = torch.optim.SGD(
+            self.anchor, lr=updates.rate, momentum=updates.momentum, nesterov=updates.momentum > 0
+        )
+        self.sent = None
+
+    def step(self, batch):
+        for job, (start, stop) in zip(self.jobs, self.cuts, strict=True):
+            part = tuple(tensor[start:stop] for tensor in batch)
+            job.optimizer.zero_grad()
+            job.loss(job.model, part).backward()
+            job.optimizer.step()
+
+    @torch.no_grad()
+    def send(self):
+        self.sent = [[tensor.detach().clone() for tensor in job.model.parameters()] for job in self.jobs]
+
+    @torch.no_grad()
+    def receive(self):
+        weights = [(stop - start) / SIZE for start, stop in self.cuts]
+        for place, anchor in enumerate(self.anchor):
+            ways = [weight * (anchor - sent[place]) for weight, sent in zip(weights, self.sent, strict=True)]
+            anchor.grad = torch.stack(ways).sum(0)
+        self.outer.step()
+        for job, sent in zip(self.jobs, self.sent, strict=True):
+            for tensor, anchor, was in zip(job.model.parameters(), self.anchor, sent, strict=True):
+                tensor.copy_(anchor + (tensor - was))
+
+
+def simulated(updates, cuts, count):
+    islands = Simulated(updates, cuts)
+    for step, batch in enumerate(batches(count), start=1):
+        islands.step(batch)
+        if step % updates.interval == 0:
+            islands.send()
+        if updates.delay <= step and (step - updates.delay) % updates.interval == 0 and step > updates.delay:
+            islands.receive()
+    return islands
+
+
+def furthest(found, job):
+    return max(float((found[name] - tensor.detach()).abs().max()) for name, tensor in job.model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("updates", "shares", "cuts"),
+    [
+        (Updates(kind="local", interval=3, momentum=0.5), None, [(0, 6), (6, 12)]),
+        (Updates(kind="local", interval=2, momentum=0.0, rate=1.0), (3, 1), [(0, 9), (9, 12)]),
+        (Updates(kind="local", interval=3, momentum=0.5, delay=2), None, [(0, 6), (6, 12)]),
+    ],
+    ids=["nesterov", "local-sgd-unequal", "delayed"],
+)
+def test_islands_are_where_the_simulation_is(workers, updates, shares, cuts):
+    count = 8
+    (before, _), _ = workers(2).run(trained, apart(updates, shares=shares), count)
+    expected = simulated(updates, cuts, count)
+    assert furthest(before, expected.jobs[0]) < 1e-12
+
+
+def test_islands_of_two_workers_take_exact_steps_inside(workers):
+    updates = Updates(kind="local", interval=3, momentum=0.5)
+    (before, _), *_ = workers(4).run(trained, apart(updates, num_workers=4), 7)
+    expected = simulated(updates, [(0, 6), (6, 12)], 7)
+    assert furthest(before, expected.jobs[0]) < 1e-12
+
+
+def fragments_meet_in_turn(plan, count):
+    engine = Engine(job := a_job(), plan, rank=dist.get_rank())
+    equal = []
+    for batch in batches(count):
+        engine.step(batch)
+        own = [tensor.detach().clone() for tensor in job.model.parameters()]
+        everyone = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, own)
+        equal.append([torch.equal(mine, other) for mine, other in zip(*everyone, strict=True)])
+    engine.close()
+    return equal
+
+
+def test_fragments_meet_one_after_another(workers):
+    plan = apart(Updates(kind="local", interval=4, fragments=2))
+    equal, _ = workers(2).run(fragments_meet_in_turn, plan, 4)
+    assert [sum(row) for row in equal[:1]] == [0]
+    first, last = equal[1], equal[3]
+    assert any(first)
+    assert not all(first)
+    assert [not value for value in first] == last
+
+
+def test_compressed_messages_bring_the_islands_to_the_same_bits(workers):
+    updates = Updates(kind="local", interval=2)
+    (_, exact), _ = workers(2).run(trained, apart(updates), 6)
+    (_, rounded), _ = workers(2).run(trained, apart(updates, compression=Compression(method="int8")), 6)
+    distance = max(float((exact[name] - rounded[name]).abs().max()) for name in exact)
+    assert 0 < distance < 5e-3
+
+
+def test_every_fragment_is_due_once_in_an_interval():
+    updates = Updates(kind="local", interval=8, fragments=3)
+    due = [[step for step in range(1, 17) if is_due(step, updates, place, count=3)] for place in range(3)]
+    assert due == [[2, 10], [5, 13], [8, 16]]
+
+
+def test_islands_lie_along_the_replicas():
+    updates = Updates(kind="local", islands=2)
+    mesh = Mesh(pp=2, dp_replicate=2, tp=2)
+    assert island_ranks(mesh, updates, 0) == (0, 1, 4, 5)
+    assert island_ranks(mesh, updates, 7) == (2, 3, 6, 7)
+    with pytest.raises(PlanError, match="3 islands cannot be made of 2 replicas"):
+        island_ranks(mesh, Updates(kind="local", islands=3), 0)
+
+
+def test_momentum_grows_with_the_interval():
+    assert [suited_momentum(interval) for interval in (1, 16, 64, 1000)] == [0.0, 0.5, 0.9, 0.9]
