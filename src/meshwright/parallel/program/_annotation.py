@@ -5,17 +5,15 @@ from torch.fx import Graph, Node
 
 from meshwright.parallel.program._step_module import MODEL
 
-_ROOT = "L__self__"
 _PROBABILITIES = ("p", "dropout_p", "dropout")
 _SWITCHES = ("train", "training")
 
 
 def annotate(graph: Graph) -> None:
-    """Gives every node `module`, `call` and `random`, in place."""
+    """Gives every node `module`, `call`, `stack` and `random`, in place."""
     for node in graph.nodes:
-        module, call = _module_of(node)
-        node.meta["module"] = module
-        node.meta["call"] = call
+        node.meta["stack"] = stack = _stack_of(node)
+        node.meta["module"], node.meta["call"] = stack[-1] if stack else (None, 0)
         node.meta["random"] = node.op == "call_function" and is_random(node)
 
 
@@ -36,13 +34,10 @@ def is_random(node: Node) -> bool:
     return torch.Tag.nondeterministic_seeded in target.tags
 
 
-def _module_of(node: Node) -> tuple[str | None, int]:
-    """Path of the innermost module of the user's around a node, and which call of it; None: the loss function."""
-    stack = node.meta.get("nn_module_stack") or {}
-    if not stack:
-        return None, 0
-    key, (path, _) = list(stack.items())[-1]
-    call = int(key.rpartition("@")[2]) if "@" in key else 0
-    if path == MODEL:
-        return "", call
-    return (path.removeprefix(f"{MODEL}."), call) if path.startswith(f"{MODEL}.") else (None, 0)
+def _stack_of(node: Node) -> tuple[tuple[str, int], ...]:
+    """Path and call of every module of the user's around a node, from outside in; empty: the loss function."""
+    return tuple(
+        (path.removeprefix(MODEL).removeprefix("."), int(key.rpartition("@")[2]) if "@" in key else 0)
+        for key, (path, _) in (node.meta.get("nn_module_stack") or {}).items()
+        if path == MODEL or path.startswith(f"{MODEL}.")
+    )

@@ -39,6 +39,7 @@ class Program:
         meta["val"]     a fake tensor (or several) of the global shape
         meta["module"]  path of the user's module that ran it; "" is the model, None the loss function
         meta["call"]    which call of that module, from 0
+        meta["stack"]   path and call of every module around it, from outside in
         meta["random"]  whether it draws random numbers
 
     and every `get_attr` of a parameter or buffer has the user's name of it as its target, tied ones the first name.
