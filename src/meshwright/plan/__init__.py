@@ -2,9 +2,14 @@
 
 In: a `Graph`, a `Cluster`, a `Goal`. Out: a `Plan`.
 Reading order: `_goal`, `_plan` (the data); `_layouts`, `_space` (what is legal; `_legality` says why something is not),
-`_priced`, `_shortlist` (`_fit` says why nothing fits), `_choice` (with `_reasons` and `_flips`), `_explain`.
+`_priced`, `_shortlist` (`_fit` says why nothing fits), `_choice` (with `_reasons` and `_flips`), `_explain`;
+`_balanced_cuts` (where a pipeline's stages begin).
 """
 
+from meshwright.plan._balanced_cuts import Balance as Balance
+from meshwright.plan._balanced_cuts import Piece as Piece
+from meshwright.plan._balanced_cuts import StageWorker as StageWorker
+from meshwright.plan._balanced_cuts import balanced_cuts as balanced_cuts
 from meshwright.plan._choice import choose as choose
 from meshwright.plan._explain import Decision as Decision
 from meshwright.plan._explain import Explanation as Explanation
