@@ -139,3 +139,9 @@ def test_zeros_stay_zeros(method):
         "random_k": Drawn(0.01, block=512),
     }[method]
     assert torch.equal(decoded(codec, torch.zeros(1024)), torch.zeros(1024))
+
+
+def test_values_too_small_for_a_factor_count_as_nothing():
+    found = decoded(ByteBlocks(64), torch.full((64,), 1e-42))
+    assert found.isfinite().all()
+    assert found.abs().max() < 1e-7

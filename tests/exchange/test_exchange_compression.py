@@ -135,7 +135,7 @@ def test_float16_ends_at_its_largest_number(workers):
     assert workers(2).run(_overflowing) == [131008.0, 131008.0]
 
 
-def _collected(route: str) -> list[float]:
+def _collected() -> list[float]:
     """The root has 1000; the others' gradients are shown to it and carried where they were left out."""
     wire = Wire()
     method = _method(Compression(method="int8", block=64), wire.size)
@@ -149,7 +149,7 @@ def _collected(route: str) -> list[float]:
 
 
 def test_the_root_is_shown_the_others_gradients(workers):
-    found = workers(3).run(_collected, "")
+    found = workers(3).run(_collected)
     assert found[1][0] < 0.01
     assert found[1][1] == 0.0
     assert found[0][1] > 0.0

@@ -32,7 +32,15 @@ def test_float16_is_refused_for_its_range():
     assert "float16 loses small gradients unless the loss is scaled" in str(caught.value)
 
 
-@pytest.mark.parametrize("field", ["parameters", "reduction"])
-def test_storage_stays_as_written(field):
-    with pytest.raises(PlanError, match=f"the plan keeps {field} in bfloat16"):
-        precision_applied(Precision(**{field: "bfloat16"}), allow=("precision",))
+def test_parameters_stay_as_written():
+    with pytest.raises(PlanError, match="the plan keeps parameters in bfloat16"):
+        precision_applied(Precision(parameters="bfloat16"), allow=("precision",))
+
+
+def test_gradients_travel_in_16_bits_only_where_that_is_allowed():
+    with pytest.raises(PlanError, match="the plan sends gradients in bfloat16, but lower precision was not allowed"):
+        precision_applied(Precision(reduction="bfloat16"))
+    with pytest.raises(PlanError, match="the plan sends gradients in int8"):
+        precision_applied(Precision(reduction="int8"), allow=("precision",))
+    with precision_applied(Precision(reduction="bfloat16"), allow=("precision",)):
+        assert torch.nn.Linear(8, 8)(torch.randn(2, 8)).dtype is torch.float32

@@ -9,6 +9,7 @@ and `_queue` over `_signals`), `_hierarchical` (both), `_choice` (which one, by 
 """
 
 from meshwright.exchange._broadcast import TensorBroadcast as TensorBroadcast
+from meshwright.exchange._choice import make_reduction as make_reduction
 from meshwright.exchange._choice import make_transport as make_transport
 from meshwright.exchange._gradients import GradientExchange as GradientExchange
 from meshwright.exchange._hierarchical import HierarchicalTransport as HierarchicalTransport
@@ -17,7 +18,9 @@ from meshwright.exchange._process_group import ProcessGroupTransport as ProcessG
 from meshwright.exchange._reduction import ExactReduction as ExactReduction
 from meshwright.exchange._reduction import LossyReduction as LossyReduction
 from meshwright.exchange._reduction import Reduction as Reduction
+from meshwright.exchange._segment import Segment as Segment
 from meshwright.exchange._shared_memory import SharedMemoryTransport as SharedMemoryTransport
+from meshwright.exchange._thread import CommunicationThread as CommunicationThread
 from meshwright.exchange._transport import Transfer as Transfer
 from meshwright.exchange._transport import Transport as Transport
 from meshwright.exchange._wire import Wire as Wire

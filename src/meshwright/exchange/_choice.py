@@ -1,14 +1,20 @@
-"""The transport that a strategy names."""
+"""The transport and the reduction that a strategy names."""
+
+from collections.abc import Collection
 
 import torch
 import torch.distributed as dist
 
-from meshwright.cost import TransportName
+from meshwright.cost import Strategy, TransportName
 from meshwright.errors import PlanError
 from meshwright.exchange._hierarchical import HierarchicalTransport
 from meshwright.exchange._process_group import ProcessGroupTransport
+from meshwright.exchange._reduction import ExactReduction, LossyReduction, Reduction
 from meshwright.exchange._shared_memory import SharedMemoryTransport
 from meshwright.exchange._transport import Transport
+from meshwright.exchange._wire import Wire
+
+HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def make_transport(name: TransportName, group: dist.ProcessGroup | None, device: torch.device) -> Transport:
@@ -33,3 +39,49 @@ def make_transport(name: TransportName, group: dist.ProcessGroup | None, device:
     if name == "hierarchical":
         return HierarchicalTransport(group)
     return ProcessGroupTransport(group, backend=name)
+
+
+def make_reduction(
+    strategy: Strategy,
+    transport: Transport,
+    group: dist.ProcessGroup | None,
+    device: torch.device,
+    *,
+    dtypes: Collection[torch.dtype] = (),
+) -> Reduction:
+    """How a strategy sums gradients; the workers of the group all make it at the same time.
+
+    Args:
+        strategy: says what is sent.
+        transport: carries exact sums, and sums inside hosts where it has two levels.
+        group: the workers; None: all of them.
+        device: where gradients are.
+        dtypes: of the gradients.
+
+    Raises:
+        PlanError: such gradients cannot be sent in fewer bits, or not over this transport.
+    """
+    choice = strategy.exchange.compression or HALVES.get(strategy.precision.reduction)
+    if choice is None:
+        return ExactReduction(transport)
+    _check_lossy(strategy, dtypes)
+    if isinstance(transport, HierarchicalTransport):
+        wire = None if transport.leaders is None else Wire(transport.leaders)
+        return LossyReduction(choice, wire, device, transport=transport)
+    return LossyReduction(choice, Wire(group, backend="nccl" if device.type == "cuda" else "gloo"), device)
+
+
+def _check_lossy(strategy: Strategy, dtypes: Collection[torch.dtype]) -> None:
+    odd = sorted({str(dtype) for dtype in dtypes if not dtype.is_floating_point})
+    if odd:
+        raise PlanError(
+            f"gradients of {', '.join(odd)} cannot be rounded or compressed",
+            cause="encodings are made for real numbers",
+            alternatives=["--set compression=none", "--set reduction=as_written"],
+        )
+    if strategy.exchange.transport == "shared_memory":
+        raise PlanError(
+            "gradients that travel through shared memory are not rounded or compressed",
+            cause="memory is faster than any encoding",
+            alternatives=["--set compression=none", "--set reduction=as_written", "--set transport=gloo"],
+        )

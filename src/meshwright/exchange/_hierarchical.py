@@ -25,7 +25,8 @@ class HierarchicalTransport(Transport):
 
     Sums inside the host are taken while the backward runs, and so is the exchange between hosts; results are handed out
     inside the host when they are waited for. The second level has shared memory of its own: what is started there
-    follows the order of the waits, not that of the starts.
+    follows the order of the waits, not that of the starts. `leaders` is the group of the first workers of all hosts, on
+    these; None on all others.
 
     Args:
         group: the workers; None: all of them.
@@ -51,12 +52,13 @@ class HierarchicalTransport(Transport):
         self._leaders = [ranks[0] for ranks in members]
         groups = [dist.new_group(ranks) for ranks in members]
         between = cast(dist.ProcessGroup, dist.new_group(self._leaders))
+        self.leaders = between if self._rank in self._leaders else None
         self._members = members[self._host_of[self._rank]]
         own = cast(dist.ProcessGroup, groups[self._host_of[self._rank]])
         self._inside = SharedMemoryTransport(own)
         self._outside = SharedMemoryTransport(own)
         self._unfinished: deque[TwoLevelTransfer] = deque()
-        self._between = ProcessGroupTransport(between) if self._rank in self._leaders else None
+        self._between = ProcessGroupTransport(between) if self.leaders is not None else None
 
     @property
     def rank(self) -> int:
@@ -79,7 +81,16 @@ class HierarchicalTransport(Transport):
     def all_reduce(self, tensor: Tensor) -> Transfer:
         """Sums a tensor inside the host, between hosts, and hands it out."""
         between = self._between if len(self._leaders) > 1 else None
-        send = None if between is None else partial(between.all_reduce, tensor)
+        return self.sum_through(tensor, None if between is None else partial(between.all_reduce, tensor))
+
+    def sum_through(self, tensor: Tensor, send: Callable[[], Transfer] | None) -> Transfer:
+        """Sums a tensor inside the host, does something else between hosts, and hands the result out.
+
+        Args:
+            tensor: from `allocate`.
+            send: starts what makes the host's sum the sum over hosts, in place, on the first worker of each host; None
+                on all others.
+        """
         return self._queued(self._inside.all_reduce(tensor), send, partial(self._hand_out, tensor))
 
     def broadcast(self, tensor: Tensor, *, root: int) -> Transfer:

@@ -10,6 +10,7 @@ from torch import Tensor
 from meshwright.cost import Compression
 from meshwright.errors import PlanError
 from meshwright.exchange._buckets import Bucket
+from meshwright.exchange._hierarchical import HierarchicalTransport
 from meshwright.exchange._thread import CommunicationThread
 from meshwright.exchange._transport import Transfer, Transport
 from meshwright.exchange._wire import Wire
@@ -117,13 +118,22 @@ class LossyReduction(Reduction):
 
     Args:
         choice: what is sent.
-        wire: this reduction's alone.
+        wire: this reduction's alone; None on a worker whose gradients another one of its host sends.
         device: where gradients are.
+        transport: that sums inside hosts before; None: every worker sends its own.
     """
 
-    def __init__(self, choice: Compression | torch.dtype, wire: Wire, device: torch.device) -> None:
+    def __init__(
+        self,
+        choice: Compression | torch.dtype,
+        wire: Wire | None,
+        device: torch.device,
+        *,
+        transport: HierarchicalTransport | None = None,
+    ) -> None:
         self._choice = choice
         self._wire = wire
+        self._transport = transport
         self._thread = CommunicationThread(device)
         self._names: list[str] = []
         self._buckets: Sequence[Bucket] = ()
@@ -148,6 +158,7 @@ class LossyReduction(Reduction):
                 size=self._wire.size,
             )
             for bucket in buckets
+            if self._wire is not None
         ]
         for _ in range(self._refined):
             self._refine_all()
@@ -155,16 +166,25 @@ class LossyReduction(Reduction):
 
     def start(self, number: int, flat: Tensor) -> Transfer:
         """Gradients by the method, flags exactly."""
-        return self._thread.start(partial(self._sum, number, flat, self._draw(number)))
+        task = partial(self._sum, number, flat, self._draw(number))
+        if self._transport is None:
+            return self._thread.start(task)
+        return self._transport.sum_through(flat, partial(self._thread.start, task) if self._wire is not None else None)
 
     def start_at(self, number: int, flat: Tensor, *, root: int, receive: Callable[[Tensor], object]) -> Transfer:
         """The others' encoded gradients, decoded on the root."""
+        if self._transport is not None:
+            raise PlanError(
+                "gradients in shards cannot be compressed between hosts only",
+                cause="a bucket is sent to the worker that owns it, on whichever host that is",
+                alternatives=["--set transport=gloo", "--set sharding=none"],
+            )
         return self._thread.start(partial(self._collect, number, flat, root, receive, self._draw(number)))
 
     def state(self) -> dict[str, Tensor]:
         """`KIND.NAME` of what each parameter keeps, and the number of steps."""
         found: dict[str, Tensor] = {}
-        for bucket, method in zip(self._buckets, self._methods, strict=True):
+        for bucket, method in zip(self._buckets, self._methods, strict=False):
             for kind, flat in method.elements().items():
                 for member, start in zip(bucket.members, bucket.offsets, strict=True):
                     found[f"{kind}.{self._names[member]}"] = flat[start : start + self._lengths[member]]
@@ -193,12 +213,13 @@ class LossyReduction(Reduction):
     @property
     def sent(self) -> Bytes:
         """What the wire has carried from here."""
-        return self._wire.sent
+        return 0 if self._wire is None else self._wire.sent
 
     def close(self) -> None:
         """Ends the thread and closes the connections."""
         self._thread.close()
-        self._wire.close()
+        if self._wire is not None:
+            self._wire.close()
 
     def _refine_all(self) -> bool:
         return sum(method.refine() for method in self._methods) > 0
@@ -208,12 +229,16 @@ class LossyReduction(Reduction):
         return self._steps * DRAWS_PER_STEP + number
 
     def _sum(self, number: int, flat: Tensor, draw: int) -> None:
+        assert self._wire is not None
         bucket = self._buckets[number]
+        self._clear_gaps(number, flat)
         self._methods[number].sum(flat[: bucket.flags], self._wire, draw=draw)
         self._wire.sum(flat[bucket.flags :])
 
     def _collect(self, number: int, flat: Tensor, root: int, receive: Callable[[Tensor], object], draw: int) -> None:
+        assert self._wire is not None
         bucket, method = self._buckets[number], self._methods[number]
+        self._clear_gaps(number, flat)
         if self._wire.rank == root:
             flat[bucket.flags :].zero_()
         if isinstance(method, EncodedSum):
@@ -226,20 +251,15 @@ class LossyReduction(Reduction):
         if self._wire.rank == root:
             receive(flat)
 
-
-def check_reduction(device: torch.device, dtypes: set[torch.dtype]) -> None:
-    """Refuses what cannot be sent in fewer bits.
-
-    Raises:
-        PlanError: gradients are complex, or whole numbers.
-    """
-    odd = [str(dtype) for dtype in dtypes if not dtype.is_floating_point]
-    if odd:
-        raise PlanError(
-            f"gradients of {', '.join(odd)} on {device.type} cannot be rounded or compressed",
-            cause="encodings are made for real numbers",
-            alternatives=["--set compression=none", "--set reduction=as_written"],
-        )
+    def _clear_gaps(self, number: int, flat: Tensor) -> None:
+        """Between aligned parameters lies what the last sum's rounding put there; summed again it would grow."""
+        bucket = self._buckets[number]
+        for member, start, following in zip(
+            bucket.members, bucket.offsets, (*bucket.offsets[1:], bucket.flags), strict=True
+        ):
+            end = start + self._lengths[member]
+            if end < following:
+                flat[end:following].zero_()
 
 
 def _lying(tensor: Tensor) -> tuple[int, ...]:

@@ -25,15 +25,19 @@ def precision_applied(
         PlanError: the user did not allow it, the data type needs loss scaling, or torch has no such type.
     """
     _check_storage(precision)
-    if precision.compute in _ALREADY:
+    lower = next((item for item in (precision.compute, precision.reduction) if item not in _ALREADY), None)
+    if lower is None:
         return nullcontext()
     if "precision" not in allow:
+        what = f"computes in {lower}" if lower == precision.compute else f"sends gradients in {lower}"
         raise PlanError(
-            f"the plan computes in {precision.compute}, but lower precision was not allowed",
+            f"the plan {what}, but lower precision was not allowed",
             cause="it changes the mathematics, and what changes the mathematics is allowed by name only",
             alternatives=('allow it: mw.parallel(…, allow={"precision"})', "plan again without it"),
             command="meshwright plan SCRIPT",
         )
+    if precision.compute in _ALREADY:
+        return nullcontext()
     if precision.compute != "bfloat16":
         raise PlanError(
             f"compute in {precision.compute} is not offered",
@@ -45,11 +49,17 @@ def precision_applied(
 
 
 def _check_storage(precision: Precision) -> None:
-    for name, value in (("parameters", precision.parameters), ("reduction", precision.reduction)):
-        if value not in _ALREADY:
-            raise PlanError(
-                f"the plan keeps {name} in {value}",
-                cause=f"only the data type of compute can be changed; {name} stay as written",
-                alternatives=(f"{name} = as_written",),
-                command="meshwright plan SCRIPT",
-            )
+    if precision.parameters not in _ALREADY:
+        raise PlanError(
+            f"the plan keeps parameters in {precision.parameters}",
+            cause="only the data types of compute and of the gradients' exchange can be changed",
+            alternatives=("parameters = as_written",),
+            command="meshwright plan SCRIPT",
+        )
+    if precision.reduction not in (*_ALREADY, "bfloat16", "float16"):
+        raise PlanError(
+            f"the plan sends gradients in {precision.reduction}",
+            cause="they travel in float32, bfloat16 or float16",
+            alternatives=("reduction = bfloat16", "reduction = as_written"),
+            command="meshwright plan SCRIPT",
+        )

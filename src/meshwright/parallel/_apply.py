@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from meshwright.cost import Strategy
 from meshwright.errors import PlanError
-from meshwright.exchange import Transport, make_transport
+from meshwright.exchange import Transport, make_reduction, make_transport
 from meshwright.parallel._agreement import agree
 from meshwright.parallel._batch_norm import GlobalBatchNorm
 from meshwright.parallel._data_parallel import DataParallel
@@ -80,8 +80,15 @@ def apply(
             batch_norm=batch_norm,
             recomputation=recomputation,
         )
+    dtypes = {tensor.dtype for tensor in model.parameters() if tensor.requires_grad}
     return DataParallel(
-        model, optimizer, strategy, transport=transport, batch_norm=batch_norm, recomputation=recomputation
+        model,
+        optimizer,
+        strategy,
+        transport=transport,
+        batch_norm=batch_norm,
+        recomputation=recomputation,
+        reduction=make_reduction(strategy, transport, group, device, dtypes=dtypes),
     )
 
 
@@ -144,6 +151,13 @@ def _check(strategy: Strategy, optimizer: Optimizer | None, group: dist.ProcessG
             f"but {size} workers were started",
             alternatives=[f"start {strategy.num_workers} workers"],
             command="meshwright run SCRIPT",
+        )
+    lossy = strategy.exchange.compression is not None or strategy.precision.reduction != "as_written"
+    if strategy.sharding == "parameters" and lossy and strategy.exchange.updates is None:
+        raise PlanError(
+            "gradients of sharded parameters are not rounded or compressed",
+            cause="torch's fully_shard scatters them itself",
+            alternatives=["--set sharding=gradients", "--set compression=none", "--set reduction=as_written"],
         )
     if strategy.sharding != "none" and isinstance(optimizer, torch.optim.LBFGS):
         raise PlanError(

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from meshwright.cost import Strategy
-from meshwright.exchange import GradientExchange, OwnedGradientExchange, TensorBroadcast, Transport
+from meshwright.exchange import (
+    ExactReduction,
+    GradientExchange,
+    OwnedGradientExchange,
+    Reduction,
+    TensorBroadcast,
+    Transport,
+)
 from meshwright.parallel._agreement import Buffers
 from meshwright.parallel._batch_norm import GlobalBatchNorm
 from meshwright.parallel._named import all_parameters, state_pieces
@@ -35,6 +42,7 @@ class DataParallel(Parallelized):
         batch_norm: statistics over the global batch, where the model has any.
         recomputation: of the blocks that the strategy names.
         parameters: names and tensors of those that this worker has; None: all of the model and the optimizer.
+        reduction: how gradients are summed; None: exactly.
     """
 
     def __init__(
@@ -47,11 +55,13 @@ class DataParallel(Parallelized):
         batch_norm: GlobalBatchNorm | None,
         recomputation: Recomputation,
         parameters: Sequence[tuple[str, Tensor]] | None = None,
+        reduction: Reduction | None = None,
     ) -> None:
         self._model = model
         self._optimizer = optimizer
         self._strategy = strategy
         self._transport = transport
+        self._reduction = ExactReduction(transport) if reduction is None else reduction
         self._batch_norm = batch_norm
         self._recomputation = recomputation
         self._named = all_parameters(model, optimizer) if parameters is None else list(parameters)
@@ -177,6 +187,7 @@ class DataParallel(Parallelized):
         self._release()
         self._buffers.close()
         self._recomputation.close()
+        self._reduction.close()
         self._transport.close()
         if self._batch_norm is not None:
             self._batch_norm.close()
@@ -200,9 +211,9 @@ class DataParallel(Parallelized):
         exchange = self._strategy.exchange
         options = {"bucket_size": exchange.bucket_size, "overlap": exchange.overlap}
         self._exchange = (
-            OwnedGradientExchange(self._trainable, self._owners, self._transport, **options)
+            OwnedGradientExchange(self._trainable, self._owners, self._transport, **options, reduction=self._reduction)
             if self._strategy.sharding == "gradients"
-            else GradientExchange(self._trainable, self._transport, **options)
+            else GradientExchange(self._trainable, self._transport, **options, reduction=self._reduction)
         )
         self._parameters = (
             None if self._strategy.sharding == "none" else TensorBroadcast(tensors, self._owners, self._transport)

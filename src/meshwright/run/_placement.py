@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from meshwright.cost import Precision, Strategy
+from meshwright.errors import PlanError
 from meshwright.run._job import Job
 from meshwright.run._sole import SoleWorker
 from meshwright.units import Seconds
@@ -118,6 +119,7 @@ def place(
     """
     if strategy is None:
         return SoleWorker(job.model, job.optimizer), _no_context
+    _check_allowed(job, strategy)
     from meshwright.numerics import kernels_applied, precision_applied
     from meshwright.parallel import apply
 
@@ -133,6 +135,17 @@ def place(
     )
     undo.callback(placed.close)
     return placed, context
+
+
+def _check_allowed(job: Job, strategy: Strategy) -> None:
+    compression = strategy.exchange.compression
+    if compression is not None and "compression" not in job.allow:
+        raise PlanError(
+            f"the plan compresses gradients ({compression.summary}), but that was not allowed",
+            cause="it changes the mathematics, and what changes the mathematics is allowed by name only",
+            alternatives=['allow it: mw.parallel(…, allow={"compression"})', "plan again without it"],
+            command="meshwright run SCRIPT --allow compression",
+        )
 
 
 def _no_context() -> AbstractContextManager[None]:

@@ -16,6 +16,8 @@ ROWS = 128
 # Values are brought to the middle of float16 first, which 4-bit rows keep scale and lowest value in; torch's kernel for
 # 8 bits adds 1e-8 to a row's range, as much as small gradients have.
 TARGET = 1024.0
+# Below it the factor would have no end; such values count as zero.
+SMALLEST = 1e-30
 FACTOR = 4  # bytes
 
 
@@ -91,7 +93,7 @@ class NibbleBlocks(Codec):
 
 def _packed(rows: Tensor, pack: Callable[[Tensor], Tensor]) -> Tensor:
     largest = float(torch.linalg.vector_norm(rows, float("inf")))
-    factor = TARGET / largest if 0 < largest < float("inf") else 1.0
+    factor = TARGET / largest if SMALLEST < largest < float("inf") else 1.0
     head = torch.tensor([factor], dtype=torch.float32, device=rows.device).view(torch.uint8)
     return torch.cat([head, *(pack(part * factor).view(-1) for part in rows.split(ROWS))])
 

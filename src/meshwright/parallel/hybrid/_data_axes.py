@@ -1,5 +1,6 @@
 """The data axes around a split model: this worker's parameters are some other workers' too."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from meshwright.cost import Strategy
-from meshwright.exchange import make_transport
+from meshwright.exchange import make_reduction, make_transport
 from meshwright.parallel._data_parallel import DataParallel
 from meshwright.parallel._parallelized import Parallelized
 from meshwright.parallel._recompute import Recomputation
@@ -51,6 +52,9 @@ def over_data_axes(
                 mesh=_shard_mesh(grid, device.type), roots=tuple(portion.roots), parameters=tuple(parameters)
             ),
         )
+    if strategy.sharding == "gradients" and grid.pipeline is not None:
+        # what several stages have is summed between them before the data axes share it out
+        strategy = replace(strategy, exchange=replace(strategy.exchange, overlap=False))
     return DataParallel(
         model,
         optimizer,
@@ -59,6 +63,9 @@ def over_data_axes(
         batch_norm=None,
         recomputation=recomputation,
         parameters=parameters,
+        reduction=make_reduction(
+            strategy, transport, grid.data, device, dtypes={tensor.dtype for _, tensor in parameters}
+        ),
     )
 
 
