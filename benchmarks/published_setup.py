@@ -1,0 +1,73 @@
+"""A published row as the step model takes it: a `Setup` and a `Machine`."""
+
+import re
+from functools import cache
+
+from published_rows import PublishedRow
+
+from meshwright.cost.accelerator import Machine, MatrixType, Setup, machine
+from meshwright.hardware import Catalog, Device, catalog
+from meshwright.hardware._catalog import device_of
+
+# What a framework calls itself, tried in order, and the class of habits that it has.
+_FRAMEWORKS = (
+    ("nanotron", "nanotron"), ("torchtitan", "torchtitan"), ("nemo|core|mcore|primus", "megatron_core"),
+    ("deepspeed", "deepspeed"), ("megatron|aceso|alpa", "megatron"), ("fsdp|composer|foundry|lightning", "fsdp"),
+)  # fmt: skip
+_MATRIX_TYPES: dict[str, MatrixType] = {
+    "float8_e4m3fn": "float8", "bfloat16": "half", "float16": "half", "tfloat32": "single", "float32": "single",
+}  # fmt: skip
+# A host's network card where neither the row nor the catalogue says: 100 Gb/s.
+_USUAL_NETWORK = 12.5e9
+_USUAL_LINK = 31e9
+
+
+def setup_of(row: PublishedRow) -> Setup:
+    """How a row was trained."""
+    by_row = "row" in row.precision.lower()
+    return Setup(
+        model=row.model,
+        micro_batch=row.micro_batch,
+        micro_batches=row.micro_batches,
+        tp=row.tp,
+        sequence_split=row.sequence_parallel,
+        pp=row.pp,
+        stages_per_worker=row.virtual,
+        cp=row.cp,
+        ep=row.ep,
+        dp=row.dp,
+        sharding=row.sharding,
+        recomputation=row.recomputation,
+        matrix_type="float8_rows" if by_row else _MATRIX_TYPES[row.dtype],
+        compiled=row.compiled,
+        fused_attention=row.fused_attention,
+        framework=framework_class(row.framework),
+    )
+
+
+def machine_of_row(row: PublishedRow) -> Machine:
+    """What a row was trained on; the row's own links, or the catalogue's."""
+    entry = _known().devices[row.device]
+    network = row.network or (entry.network.value / 8 if entry.network else _USUAL_NETWORK)
+    link = row.link or (entry.link.value if entry.link else _USUAL_LINK)
+    domain = max(row.devices_per_host, entry.link_reach)
+    return machine(
+        _device(row.device), link=link, network=network, domain=min(domain, row.num_devices),
+        num_devices=row.num_devices,
+    )  # fmt: skip
+
+
+def framework_class(name: str) -> str:
+    """The class of habits of a framework by its published name."""
+    lowered = name.lower()
+    return next((kind for pattern, kind in _FRAMEWORKS if re.search(pattern, lowered)), "other")
+
+
+@cache
+def _known() -> Catalog:
+    return catalog()
+
+
+@cache
+def _device(name: str) -> Device:
+    return device_of(_known(), _known().devices[name])

@@ -1,0 +1,29 @@
+"""How long does a transformer's step take on accelerators? From shapes, links and fitted shares, in microseconds.
+
+In: a `Setup` (the model by its dimensions, its split), a `Machine` (rates and links of equal accelerators). Out: a
+`StepTime`. The parts serve any other graph as well: `kernels(machine, …)` times products, attention and memory traffic
+by shape, `Collectives` times exchanges by group size and stride.
+Reading order: `_calibration` (what was fitted; `calibration.toml`), `_machine`, `_setup`; `_kernels`, `_collectives`;
+`_layers`, `_stages`; `_step`, which puts them together.
+"""
+
+from meshwright.cost.accelerator._calibration import Calibration as Calibration
+from meshwright.cost.accelerator._calibration import Habits as Habits
+from meshwright.cost.accelerator._calibration import KernelShares as KernelShares
+from meshwright.cost.accelerator._calibration import NetworkShares as NetworkShares
+from meshwright.cost.accelerator._calibration import TrafficCounts as TrafficCounts
+from meshwright.cost.accelerator._calibration import calibration as calibration
+from meshwright.cost.accelerator._collectives import Collectives as Collectives
+from meshwright.cost.accelerator._kernels import Kernels as Kernels
+from meshwright.cost.accelerator._kernels import kernels as kernels
+from meshwright.cost.accelerator._layers import LayerTime as LayerTime
+from meshwright.cost.accelerator._layers import layer_time as layer_time
+from meshwright.cost.accelerator._machine import Machine as Machine
+from meshwright.cost.accelerator._machine import machine as machine
+from meshwright.cost.accelerator._machine import machine_of as machine_of
+from meshwright.cost.accelerator._setup import MatrixType as MatrixType
+from meshwright.cost.accelerator._setup import Recomputation as Recomputation
+from meshwright.cost.accelerator._setup import Setup as Setup
+from meshwright.cost.accelerator._stages import layers_per_worker as layers_per_worker
+from meshwright.cost.accelerator._step import StepTime as StepTime
+from meshwright.cost.accelerator._step import step_time as step_time

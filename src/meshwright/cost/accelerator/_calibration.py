@@ -1,0 +1,172 @@
+"""What was fitted to published measurements: shares of peaks, latencies, and the habits of frameworks.
+
+`calibration.toml` holds the values; `benchmarks/calibrate.py` writes it and says how far they carry over to what they
+were not fitted on.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from pydantic import TypeAdapter
+
+from meshwright.units import Seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KernelShares:
+    """How much of a device's rates its kernels reach.
+
+    Args:
+        half: of the 16-bit matrix rate, by large products.
+        float8: of the 8-bit matrix rate.
+        single: of the 32-bit (or TF32) matrix rate.
+        row_scaled: of the 8-bit rate, where every row has a scale of its own, relative to one scale per tensor.
+        inner: length of the inner dim at which a product reaches half of that (elements).
+        fill: output elements that a device of 1e15 FLOP/s computes at once, relative to 132 tiles of 128 × 256.
+        memory: of the memory's bandwidth, by kernels that it limits.
+        flash: of the matrix rate, by fused attention.
+        scores: passes over the scores by attention that keeps them, in tens.
+        launch: of one product (s).
+        other_devices: of the matrix rate, on devices that `devices` does not name.
+    """
+
+    half: float
+    float8: float
+    single: float
+    row_scaled: float
+    inner: float
+    fill: float
+    memory: float
+    flash: float
+    scores: float
+    launch: Seconds
+    other_devices: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrafficCounts:
+    """Passes over memory that operations between matrix products make.
+
+    Args:
+        hidden: bytes moved per byte of the residual stream and layer, forward and backward.
+        ffn: the same per byte of the feed-forward network's inner width.
+        vocabulary: bytes moved per logit.
+        optimizer: bytes moved per parameter updated.
+        compiled: share that is left when a compiler fuses them.
+        selective: share of a layer's forward that selective recomputation does again.
+    """
+
+    hidden: float
+    ffn: float
+    vocabulary: float
+    optimizer: float
+    compiled: float
+    selective: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkShares:
+    """How much of the links' bandwidth collectives reach, and how long their hops take.
+
+    Args:
+        link: of a switched link inside a host.
+        pcie: of PCIe without direct access between devices.
+        network: of the network cards.
+        link_hop: time of a hop inside a host (s).
+        network_hop: time of a ring's hop between hosts (s).
+        network_start: time until a collective between hosts begins (s).
+        ring_growth: power of a ring's length that its latency grows with.
+        switch_reduction: all-reduce's speed with a switch that adds, relative to a ring.
+        tree_slope: how much slower an all-reduce gets per doubling of hosts.
+        bucket: gradients that are sent at once (B).
+        context: share of a split sequence's exchange of keys and values that is not hidden.
+    """
+
+    link: float
+    pcie: float
+    network: float
+    link_hop: Seconds
+    network_hop: Seconds
+    network_start: Seconds
+    ring_growth: float
+    switch_reduction: float
+    tree_slope: float
+    bucket: float
+    context: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Habits:
+    """How a framework runs a step.
+
+    Args:
+        host: host's time to launch a layer's forward and backward (s).
+        pipeline_host: more of it per tensor-parallel worker, in a pipeline over several hosts (s).
+        pipeline_host_square: more of it per square of that number (s).
+        traffic: passes over memory, relative to unfused eager kernels.
+        tensor_exposed: share of tensor-parallel transfers that nothing hides.
+        tensor_latency: hops of a tensor-parallel collective, relative to a bare one.
+        hidden_share: share of the last backward that gradient reduction hides behind.
+        reduction_exposed: share of data-parallel transfers that is exposed in any case, by interference.
+        gather_exposed: share of the gathering of updated parameters that is exposed.
+        gradient_bytes: of an element of a gradient on the network (B).
+        bubble: share of the pipeline's filling and emptying that is waited for.
+        send: share of a transfer between stages that is waited for.
+        parameter_traffic: bytes moved per local parameter and step: clearing, clipping and casting gradients.
+        step: host's time per step (s).
+        accumulation_traffic: bytes moved per local parameter and micro-batch.
+        stall: time that one message between stages waits for the host on a large network (s); 0: not seen.
+        stall_hosts: hosts from which on it was seen.
+        stall_group_hosts: hosts of one sharded data group from which on it was seen in pipelines.
+        low: the interval's lower end relative to the prediction.
+        high: the interval's upper end.
+        stall_share_per_host: probability that a host makes a run stall.
+    """
+
+    host: Seconds
+    pipeline_host: Seconds = 0.0
+    pipeline_host_square: Seconds = 0.0
+    traffic: float
+    tensor_exposed: float
+    tensor_latency: float
+    hidden_share: float
+    reduction_exposed: float
+    gather_exposed: float
+    gradient_bytes: float = 4.0
+    bubble: float
+    send: float
+    parameter_traffic: float
+    step: Seconds
+    accumulation_traffic: float = 0.0
+    stall: Seconds = 0.0
+    stall_hosts: int = 0
+    stall_group_hosts: int = 0
+    low: float = 0.8
+    high: float = 1.25
+    stall_share_per_host: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """Everything that was fitted.
+
+    Args:
+        devices: share of the matrix rate that a device sustains under load, relative to `KernelShares`, by name.
+        frameworks: habits by class; `other` where a framework is not known.
+    """
+
+    kernels: KernelShares
+    traffic: TrafficCounts
+    network: NetworkShares
+    devices: Mapping[str, float]
+    frameworks: Mapping[str, Habits]
+
+
+@cache
+def calibration() -> Calibration:
+    """The calibration that comes with the package."""
+    text = files("meshwright.cost.accelerator").joinpath("calibration.toml").read_text(encoding="utf-8")
+    return TypeAdapter(Calibration).validate_python(tomllib.loads(text))

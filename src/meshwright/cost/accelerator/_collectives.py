@@ -1,0 +1,86 @@
+r"""How long collectives take, by algorithm and by the links that a group lies on.
+
+A group of $n$ devices that stand `stride` devices apart has $i$ of them in a host and spans $h$ hosts. Its bandwidth
+is that of the inner link, or of the $i$ network cards that its ring crosses between hosts with, whichever is less.
+
+    all-gather, reduce-scatter   ring: $n - 1$ hops, $(n-1)/n$ of the tensor
+    all-reduce                   the faster of a ring (twice that) and a double tree between the hosts; inside a host
+                                 a switch that adds makes it faster
+    all-to-all                   $(n-1)/n$ of the tensor, one device's card each
+"""
+
+from dataclasses import dataclass
+from math import ceil, log2
+
+from meshwright.cost.accelerator._calibration import NetworkShares
+from meshwright.cost.accelerator._machine import Machine
+from meshwright.units import BytesPerSecond, Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Collectives:
+    """Times of collectives on a machine."""
+
+    machine: Machine
+    shares: NetworkShares
+
+    @property
+    def link(self) -> BytesPerSecond:
+        """What collectives reach inside a host."""
+        return self.machine.link * (self.shares.link if self.machine.has_switch else self.shares.pcie)
+
+    @property
+    def network(self) -> BytesPerSecond:
+        """What a device's network card reaches."""
+        return self.machine.network * self.shares.network
+
+    def span(self, size: int, stride: int) -> tuple[int, int]:
+        """Members of a group in one host, and its hosts."""
+        inside = max(1, min(size, self.machine.domain // stride))
+        return inside, ceil(size / inside)
+
+    def gather(self, size: int, stride: int, bytes_: float, *, calls: float = 1.0) -> Seconds:
+        """All-gather to `bytes_`, or reduce-scatter of them, in `calls` pieces."""
+        if size <= 1:
+            return 0.0
+        inside, hosts = self.span(size, stride)
+        moved = bytes_ * (size - 1) / size
+        if hosts == 1:
+            return calls * (size - 1) * self.shares.link_hop + moved / self.link
+        return calls * self._ring_latency(size) + moved / self._crossing(inside)
+
+    def all_reduce(self, size: int, stride: int, bytes_: float, *, calls: float = 1.0) -> Seconds:
+        """All-reduce of `bytes_` in `calls` pieces."""
+        if size <= 1:
+            return 0.0
+        inside, hosts = self.span(size, stride)
+        moved = 2 * bytes_ * (size - 1) / size
+        if hosts == 1:
+            adding = self.shares.switch_reduction if self.machine.has_switch else 1.0
+            return calls * 2 * log2(size) * self.shares.link_hop + moved / (self.link * adding)
+        ring = 2 * calls * self._ring_latency(size) + moved / self._crossing(inside)
+        deep = log2(hosts)
+        start = 2 * deep * self.shares.network_hop + self.shares.network_start
+        tree = 2 * calls * start + 2 * bytes_ / self._crossing(inside) * (1 + self.shares.tree_slope * deep)
+        return min(ring, tree)
+
+    def all_to_all(self, size: int, stride: int, bytes_: float) -> Seconds:
+        """All-to-all of a device's `bytes_`."""
+        if size <= 1:
+            return 0.0
+        _, hosts = self.span(size, stride)
+        return bytes_ * (size - 1) / size / (self.link if hosts == 1 else self.network) + size * self._hop(hosts)
+
+    def send(self, distance: int, bytes_: float) -> Seconds:
+        """A message to the device `distance` further on."""
+        crosses = self.machine.num_devices > self.machine.domain and distance >= self.machine.domain
+        return self._hop(2 if crosses else 1) + bytes_ / (self.network if crosses else self.link)
+
+    def _hop(self, hosts: int) -> Seconds:
+        return self.shares.link_hop if hosts == 1 else self.shares.network_hop
+
+    def _ring_latency(self, size: int) -> Seconds:
+        return (size - 1) ** self.shares.ring_growth * self.shares.network_hop + self.shares.network_start
+
+    def _crossing(self, inside: int) -> BytesPerSecond:
+        return min(self.link, self.network * inside)

@@ -1,0 +1,106 @@
+r"""How long kernels take on an accelerator, by shape.
+
+A product of $m × k$ by $k × n$ takes $\sqrt{t_c^2 + t_m^2}$: with the sustained rate $R$,
+$t_c = \frac{2mkn}{R} (1 + \frac{k_0}{k} + \frac{p}{mn})$, where $k_0$ is what a short inner dim loses and $p$ how many
+elements of the output the device computes at once; $t_m$ is the time to read and write it.
+"""
+
+from dataclasses import dataclass
+from math import hypot
+
+from meshwright.cost.accelerator._calibration import Calibration
+from meshwright.cost.accelerator._machine import Machine
+from meshwright.cost.accelerator._setup import MatrixType
+from meshwright.units import BytesPerSecond, FLOPPerSecond, Seconds
+
+# Output elements of 132 tiles of 128 × 256, which an H100 computes at once, per FLOP/s of a device of 1e15.
+_AT_ONCE = 132 * 128 * 256 / 1e15
+# A backward of fused attention computes the scores again: 5 products for the forward's 2, at a lower share.
+_FLASH_BACKWARD = 2.5 / 0.85
+# Heads of this width reach half of fused attention's rate.
+_HALF_HEAD = 16.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """Kernel times of one machine at one matrix type.
+
+    Args:
+        rate: sustained by large products.
+        half_rate: sustained in 16 bits, in which attention runs.
+        bandwidth: sustained by kernels that memory limits.
+        item_size: bytes of an element in memory.
+    """
+
+    rate: FLOPPerSecond
+    half_rate: FLOPPerSecond
+    bandwidth: BytesPerSecond
+    item_size: int
+    calibration: Calibration
+
+    def matrix(self, rows: float, inner: float, columns: float, *, batch: float = 1.0) -> Seconds:
+        """Time of `batch` products."""
+        return self._product(rows, inner, columns, batch, self.rate)
+
+    def matrix_pair(self, rows: float, inner: float, columns: float, *, batch: float = 1.0) -> tuple[Seconds, Seconds]:
+        """Time of the forward, and of the backward's two products."""
+        return (
+            self.matrix(rows, inner, columns, batch=batch),
+            self.matrix(rows, columns, inner, batch=batch) + self.matrix(inner, rows, columns, batch=batch),
+        )
+
+    def moving(self, size: float) -> Seconds:
+        """Time of kernels that read and write `size` bytes."""
+        return size / self.bandwidth
+
+    def fused_attention(self, tokens: float, keys: float, width: float, head: float) -> tuple[Seconds, Seconds]:
+        """Time of causal attention that keeps no scores: forward, backward.
+
+        Args:
+            tokens: queries.
+            keys: of the whole sequence.
+            width: of all heads.
+            head: of one.
+        """
+        work = 2 * tokens * keys * width
+        forward = work / (self.half_rate * self.calibration.kernels.flash * head / (head + _HALF_HEAD))
+        return forward, forward * _FLASH_BACKWARD
+
+    def scored_attention(self, rows: float, sequence: float, head: float) -> tuple[Seconds, Seconds]:
+        """Time of attention that keeps its scores: forward, backward.
+
+        Args:
+            rows: sequences times heads.
+            sequence: tokens.
+            head: width of one.
+        """
+        product = 2 * self._product(sequence, head, sequence, rows, self.half_rate * self.calibration.kernels.half)
+        scores = self.moving(rows * sequence * sequence * 2 * self.calibration.kernels.scores * 10)
+        return product + scores, 2 * product + 1.2 * scores
+
+    def _product(self, rows: float, inner: float, columns: float, batch: float, rate: FLOPPerSecond) -> Seconds:
+        shares = self.calibration.kernels
+        outputs = batch * rows * columns
+        lost = shares.inner / inner + shares.fill * self.rate * _AT_ONCE / outputs
+        computing = 2 * outputs * inner / rate * (1 + lost)
+        size = self.item_size * batch * (rows * inner + inner * columns + rows * columns)
+        return hypot(computing, size / self.bandwidth) + shares.launch
+
+
+def kernels(machine: Machine, matrix_type: MatrixType, calibration: Calibration) -> Kernels:
+    """Kernel times of a machine at a matrix type."""
+    shares = calibration.kernels
+    sustained = calibration.devices.get(machine.device, shares.other_devices)
+    rate = {
+        "half": machine.half * shares.half,
+        "float8": machine.float8 * shares.float8,
+        "float8_rows": machine.float8 * shares.float8 * shares.row_scaled,
+        "single": machine.single * shares.single,
+    }[matrix_type]
+    return Kernels(
+        rate * sustained,
+        machine.half * sustained,
+        machine.bandwidth * shares.memory,
+        4 if matrix_type == "single" else 2,
+        calibration,
+    )

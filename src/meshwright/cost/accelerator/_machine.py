@@ -1,0 +1,106 @@
+"""One kind of accelerator in equal hosts, as the step model sees it."""
+
+from dataclasses import dataclass
+
+from meshwright.errors import HardwareError
+from meshwright.hardware import Cluster, Device
+from meshwright.units import Bytes, BytesPerSecond, FLOPPerSecond
+
+# Links below this come from PCIe, without a switch of their own (B/s).
+_FASTEST_PCIE: BytesPerSecond = 70e9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """Equal accelerators and the links between them.
+
+    Args:
+        device: the maker's name.
+        half: 16-bit matrix rate.
+        float8: 8-bit matrix rate.
+        single: 32-bit matrix rate, TF32 where there is one.
+        bandwidth: of a device's memory.
+        memory: of a device.
+        link: of a device inside its host, one way.
+        network: of a device between hosts, one way.
+        domain: devices that the inner link joins.
+        num_devices: all of them.
+    """
+
+    device: str
+    half: FLOPPerSecond
+    float8: FLOPPerSecond
+    single: FLOPPerSecond
+    bandwidth: BytesPerSecond
+    memory: Bytes
+    link: BytesPerSecond
+    network: BytesPerSecond
+    domain: int
+    num_devices: int
+
+    @property
+    def num_hosts(self) -> int:
+        """Hosts, or domains of one inner link."""
+        return -(-self.num_devices // self.domain)
+
+    @property
+    def has_switch(self) -> bool:
+        """Whether the link inside a host is more than PCIe."""
+        return self.link > _FASTEST_PCIE
+
+
+def machine_of(cluster: Cluster) -> Machine:
+    """The machine that a cluster of equal accelerators is.
+
+    Raises:
+        HardwareError: the device's matrix rates are not known, or hosts have no link between them.
+    """
+    host = cluster.hosts[0]
+    links = {link.tier: link for link in cluster.links}
+    inner = links.get("rack") or links.get("host")
+    domain = max(host.devices, inner.reach if inner else 0)
+    network = links.get("network")
+    if network is None and cluster.num_devices > domain:
+        raise HardwareError(
+            f"cluster {cluster.name!r} has no link between its {host.count} hosts",
+            cause=f"its links are: {', '.join(links) or 'none'}",
+            alternatives=["a cluster file with a link of tier 'network'"],
+            command="meshwright hardware --save cluster.toml",
+        )
+    return machine(
+        host.device,
+        link=inner.bandwidth if inner else 0.0,
+        network=network.bandwidth / host.devices if network else 0.0,
+        domain=min(domain, cluster.num_devices),
+        num_devices=cluster.num_devices,
+    )
+
+
+def machine(device: Device, *, link: BytesPerSecond, network: BytesPerSecond, domain: int, num_devices: int) -> Machine:
+    """A machine of one kind of device.
+
+    Raises:
+        HardwareError: the device's matrix rates are not known.
+    """
+    rates = {rate.dtype: rate.rate for rate in device.matrix_rates}
+    half = max(rates.get("bfloat16", 0.0), rates.get("float16", 0.0))
+    single = rates.get("tfloat32", rates.get("float32", half / 2))
+    if not half:
+        half = single
+    copies = [rate.bandwidth for rate in device.operation_rates if rate.kind == "copy"]
+    if not half or not copies:
+        raise HardwareError(
+            f"{device.name}: no matrix rate or memory bandwidth is known", alternatives=["a device of the catalogue"]
+        )
+    return Machine(
+        device=device.name,
+        half=half,
+        float8=rates.get("float8_e4m3fn", half),
+        single=single,
+        bandwidth=max(copies),
+        memory=device.memory,
+        link=link,
+        network=network,
+        domain=domain,
+        num_devices=num_devices,
+    )

@@ -1,0 +1,67 @@
+"""How a transformer is trained: everything about a strategy that its step time on accelerators depends on."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from meshwright.cost._strategy import Sharding
+from meshwright.graph import Transformer
+
+Recomputation = Literal["none", "selective", "full"]
+MatrixType = Literal["half", "float8", "float8_rows", "single"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setup:
+    """A transformer, how it is split, and how it is run.
+
+    Args:
+        model: dimensions.
+        micro_batch: sequences per model replica and forward.
+        micro_batches: of a replica in a step.
+        tp: tensor degree.
+        sequence_split: whether what lies between tensor-parallel regions is split along the sequence.
+        pp: pipeline degree.
+        stages_per_worker: of an interleaved pipeline.
+        cp: context degree.
+        ep: expert degree, inside `dp`.
+        dp: data degree.
+        sharding: what the data axis keeps in shards.
+        recomputation: of activations.
+        matrix_type: of the inputs of matrix products.
+        compiled: whether a compiler fuses what lies between them.
+        fused_attention: whether attention keeps no scores.
+        framework: class of habits.
+    """
+
+    model: Transformer
+    micro_batch: float
+    micro_batches: int
+    tp: int = 1
+    sequence_split: bool = False
+    pp: int = 1
+    stages_per_worker: int = 1
+    cp: int = 1
+    ep: int = 1
+    dp: int = 1
+    sharding: Sharding = "none"
+    recomputation: Recomputation = "none"
+    matrix_type: MatrixType = "half"
+    compiled: bool = False
+    fused_attention: bool = True
+    framework: str = "other"
+
+    @property
+    def tokens(self) -> float:
+        """Of one micro-batch on one worker."""
+        return self.micro_batch * self.model.sequence / self.cp
+
+    @property
+    def item_size(self) -> int:
+        """Bytes of an element of an activation."""
+        return 4 if self.matrix_type == "single" else 2
+
+    @property
+    def layer_parameters(self) -> float:
+        """Of one layer on one worker, before they are sharded."""
+        experts = max(1.0, self.model.experts / self.ep)
+        return (self.model.attention_parameters + self.model.expert_parameters * experts) / self.tp

@@ -1,0 +1,24 @@
+"""How many layers each pipeline worker has."""
+
+from meshwright.graph import Transformer
+
+
+def layers_per_worker(model: Transformer, workers: int, framework: str) -> tuple[int, ...]:
+    """Layers of every worker of a pipeline.
+
+    Evenly, the first ones taking what is left over; nanotron instead goes through embedding, layers and output and
+    ends a stage as soon as the matrices passed exceed its part of all.
+    """
+    if framework != "nanotron" or workers == 1:
+        each, left = divmod(model.layers, workers)
+        return tuple(each + (worker < left) for worker in range(workers))
+    layer = 4 * model.heads * model.head_width * model.hidden + 3 * model.ffn * model.hidden
+    total = model.layers * layer + model.vocab * model.hidden
+    counts = [0] * workers
+    worker, passed = 0, 0
+    for _ in range(model.layers):
+        passed += layer
+        counts[worker] += 1
+        if worker < workers - 1 and passed > total * (worker + 1) / workers:
+            worker += 1
+    return tuple(counts)

@@ -1,0 +1,164 @@
+"""The time of one training step of a transformer on equal accelerators."""
+
+from dataclasses import dataclass
+from math import exp
+
+from meshwright.cost.accelerator._calibration import Calibration, Habits, calibration
+from meshwright.cost.accelerator._collectives import Collectives
+from meshwright.cost.accelerator._kernels import Kernels, kernels
+from meshwright.cost.accelerator._layers import LayerTime, ends_time, layer_time
+from meshwright.cost.accelerator._machine import Machine
+from meshwright.cost.accelerator._setup import Setup
+from meshwright.cost.accelerator._stages import layers_per_worker
+from meshwright.units import Seconds
+
+# The larger of the host's and the device's time, rounded where they are near: (a^p + b^p)^(1/p).
+_SHARPNESS = 5.0
+_PARAMETER_BYTES = 2
+# A run in which more than one in twenty stalls has the stall inside its 90 % interval.
+_RARE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepTime:
+    """Where a step's time goes on the slowest worker (s); the items add up to `step`.
+
+    Args:
+        computing: forward and backward of its micro-batches, with what the host and collectives inside layers add.
+        waiting: the pipeline's filling and emptying.
+        sending: between stages.
+        reduction: gradients, and parameters gathered again.
+        optimizer: update, clipping, clearing.
+        overhead: the host's, per step.
+        stall: messages that wait for hosts of a large network.
+        low: the step is faster in 5 % of cases.
+        high: the step is slower in 5 % of cases.
+    """
+
+    computing: Seconds
+    waiting: Seconds
+    sending: Seconds
+    reduction: Seconds
+    optimizer: Seconds
+    overhead: Seconds
+    stall: Seconds
+    low: Seconds
+    high: Seconds
+
+    @property
+    def step(self) -> Seconds:
+        """The whole step."""
+        return (
+            self.computing + self.waiting + self.sending + self.reduction + self.optimizer + self.overhead + self.stall
+        )
+
+
+def step_time(setup: Setup, machine: Machine, *, fitted: Calibration | None = None) -> StepTime:
+    """How long a step takes.
+
+    Args:
+        setup: the model and how it is trained.
+        machine: what it is trained on.
+        fitted: instead of the package's own calibration.
+    """
+    known = fitted or calibration()
+    habits = known.frameworks.get(setup.framework) or known.frameworks["other"]
+    kernel_times = kernels(machine, setup.matrix_type, known)
+    collectives = Collectives(machine, known.network)
+    layer = layer_time(setup, kernel_times, collectives, habits, known)
+    per_layer = _together(layer.device + _parameter_exchange(setup, collectives, habits, layer), layer.host)
+    counts = layers_per_worker(setup.model, setup.pp, setup.framework)
+    embedding, output = ends_time(setup, kernel_times, known)
+    stages = [count * per_layer for count in counts]
+    stages[0] += embedding
+    stages[-1] += output
+    slowest = max(stages)
+    send = _send(setup, collectives, habits)
+    filling = (sum(stages) - slowest) / setup.stages_per_worker * habits.bubble
+    parameters = setup.layer_parameters * max(counts) + setup.model.hidden * setup.model.vocab / setup.tp
+    accumulating = kernel_times.moving(parameters * habits.accumulation_traffic) * setup.micro_batches
+    last_backward = layer.backward / (layer.forward + layer.backward + layer.recompute) * max(counts) * per_layer
+    stall = _stall(setup, habits)
+    parts = {
+        "computing": setup.micro_batches * slowest,
+        "waiting": filling,
+        "sending": send * (setup.micro_batches + (setup.pp - 1) / setup.stages_per_worker * habits.bubble),
+        "reduction": _reduction(setup, collectives, habits, parameters, last_backward),
+        "optimizer": accumulating + _update(setup, kernel_times, habits, known, parameters),
+        "overhead": habits.step,
+    }
+    smooth = sum(parts.values())
+    stalls = _stalls(setup, machine, habits)
+    chance = 1 - exp(-habits.stall_share_per_host * machine.num_hosts)
+    return StepTime(
+        **parts,
+        stall=stall if stalls else 0.0,
+        low=smooth * habits.low,
+        high=(smooth + (stall if stalls or chance > _RARE else 0.0)) * habits.high,
+    )
+
+
+def _together(device: Seconds, host: Seconds) -> Seconds:
+    return (device**_SHARPNESS + host**_SHARPNESS) ** (1 / _SHARPNESS)
+
+
+def _parameter_exchange(setup: Setup, collectives: Collectives, habits: Habits, layer: LayerTime) -> Seconds:
+    """Of a layer whose parameters are sharded: gathered for forward and backward, gradients scattered.
+
+    Beside the layer's computing; what is longer than it is exposed, and a share of the rest by interference.
+    """
+    if setup.sharding != "parameters" or setup.dp == 1:
+        return 0.0
+    stride = setup.tp * setup.cp
+    gathered = collectives.gather(setup.dp, stride, setup.layer_parameters * _PARAMETER_BYTES)
+    scattered = collectives.gather(setup.dp, stride, setup.layer_parameters * habits.gradient_bytes)
+    exchange = 2 * gathered + scattered
+    device = layer.device
+    return max(0.0, exchange - device) + habits.reduction_exposed * min(exchange, device)
+
+
+def _send(setup: Setup, collectives: Collectives, habits: Habits) -> Seconds:
+    """Activations to the next stage and gradients back, per micro-batch."""
+    if setup.pp == 1:
+        return 0.0
+    size = setup.tokens * setup.model.hidden * setup.item_size / (setup.tp if setup.sequence_split else 1)
+    return 2 * collectives.send(setup.tp * setup.dp * setup.cp, size) * habits.send
+
+
+def _reduction(
+    setup: Setup, collectives: Collectives, habits: Habits, parameters: float, last_backward: Seconds
+) -> Seconds:
+    """Gradients of whole or optimizer-sharded parameters, in buckets beside the last backward; parameters after it."""
+    if setup.dp == 1 or setup.sharding == "parameters":
+        return 0.0
+    stride = setup.tp * setup.cp
+    calls = max(1.0, parameters * _PARAMETER_BYTES / collectives.shares.bucket)
+    if setup.sharding == "none":
+        reduced = collectives.all_reduce(setup.dp, stride, parameters * habits.gradient_bytes, calls=calls)
+        gathered = 0.0
+    else:
+        reduced = collectives.gather(setup.dp, stride, parameters * habits.gradient_bytes, calls=calls)
+        gathered = collectives.gather(setup.dp, stride, parameters * _PARAMETER_BYTES, calls=calls)
+    beyond = reduced - habits.hidden_share * last_backward
+    return max(beyond, habits.reduction_exposed * reduced) + habits.gather_exposed * gathered
+
+
+def _update(setup: Setup, kernel_times: Kernels, habits: Habits, known: Calibration, parameters: float) -> Seconds:
+    updated = parameters / (1 if setup.sharding == "none" else setup.dp)
+    return kernel_times.moving(updated * known.traffic.optimizer + parameters * habits.parameter_traffic)
+
+
+def _stall(setup: Setup, habits: Habits) -> Seconds:
+    """Every message blocks the host: four per micro-batch on a stage between two others, two at an end of a pair."""
+    messages = 2 if setup.pp == 2 else 4
+    return habits.stall * (messages * setup.micro_batches + 2 * max(0, setup.pp - 2))
+
+
+def _stalls(setup: Setup, machine: Machine, habits: Habits) -> bool:
+    if not habits.stall_hosts or (setup.pp == 1 and setup.tp > 2 * machine.domain):
+        return False
+    if machine.num_hosts >= habits.stall_hosts:
+        return True
+    inside = max(1, machine.domain // (setup.tp * setup.cp))
+    wide = setup.dp >= habits.stall_group_hosts * inside
+    return bool(habits.stall_group_hosts) and setup.pp > 1 and setup.sharding != "none" and wide
