@@ -3,7 +3,7 @@
 import pytest
 from hybrid_jobs import Case, compare
 
-from meshwright.cost import Mesh
+from meshwright.cost import Mesh, Pipeline
 
 
 def _close(outcomes: list[dict[str, float]]) -> None:
@@ -29,3 +29,57 @@ def test_data_and_tensor_parallel(workers, sharding):
         mesh=Mesh(**{axis: 2}, tp=2), sharding=sharding, shares=(3, 2), accumulation=2, sizes=(5, 5, 2), weighted=True
     )
     _close(workers(4).run(compare, case))
+
+
+def _stages(schedule: str, *cuts: str) -> tuple[tuple[str, Pipeline], ...]:
+    return (("pipeline", Pipeline(schedule=schedule, cuts=cuts)),)
+
+
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b", "zero_bubble"])
+def test_pipeline(workers, schedule):
+    case = Case(mesh=Mesh(pp=2), accumulation=4, shares=(8,), sizes=(8, 7, 3), choices=_stages(schedule, "layers.2"))
+    _close(workers(2).run(compare, case))
+
+
+def test_interleaved_stages_with_weights(workers):
+    cuts = ("layers.1", "layers.2", "layers.3")
+    case = Case(mesh=Mesh(pp=2), accumulation=4, shares=(4,), weighted=True, choices=_stages("interleaved", *cuts))
+    _close(workers(2).run(compare, case))
+
+
+@pytest.mark.parametrize("sharding", ["none", "optimizer", "gradients", "parameters"])
+def test_data_and_pipeline_parallel(workers, sharding):
+    axis = "dp_replicate" if sharding == "none" else "dp_shard"
+    case = Case(
+        mesh=Mesh(pp=2, **{axis: 2}),
+        sharding=sharding,
+        shares=(4, 2),
+        accumulation=2,
+        sizes=(6, 5, 6),
+        choices=_stages("1f1b", "layers.2"),
+    )
+    _close(workers(4).run(compare, case))
+
+
+def test_sharded_parameters_and_tensor_parallel(workers):
+    case = Case(mesh=Mesh(dp_shard=2, tp=2), sharding="parameters", shares=(3, 2), accumulation=2, sizes=(5, 5, 2, 5))
+    _close(workers(4).run(compare, case))
+
+
+def test_pipeline_and_tensor_parallel(workers):
+    case = Case(
+        mesh=Mesh(pp=2, tp=2), accumulation=2, sizes=(4, 3, 4), choices=_stages("1f1b", "layers.2"), weighted=True
+    )
+    _close(workers(4).run(compare, case))
+
+
+def test_pipeline_shards_and_tensor_parallel_on_eight(workers):
+    case = Case(
+        mesh=Mesh(pp=2, dp_shard=2, tp=2),
+        sharding="parameters",
+        shares=(3, 2),
+        accumulation=2,
+        sizes=(5, 4),
+        choices=_stages("1f1b", "layers.2"),
+    )
+    _close(workers(8).run(compare, case))

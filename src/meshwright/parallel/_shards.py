@@ -123,7 +123,7 @@ def _shares_parameters(model: nn.Module, block: nn.Module) -> bool:
 def repoint(optimizer: Optimizer, successors: dict[Tensor, Tensor]) -> None:
     """Gives the optimizer the sharded parameters in the places of the whole ones, with what it knows of them."""
     for group in optimizer.param_groups:
-        group["params"][:] = [successors[tensor] for tensor in group["params"]]
+        group["params"][:] = [successors.get(tensor, tensor) for tensor in group["params"]]
     for old, new in successors.items():
         if old is not new and old in optimizer.state:
             state = optimizer.state.pop(old)

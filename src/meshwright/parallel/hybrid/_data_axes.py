@@ -70,15 +70,21 @@ def over_data_axes(
 
 
 def _shard_mesh(grid: Grid, device_type: str) -> Any:
-    """Shards over `dp_shard` and `cp`, copies of them over `dp_replicate`."""
+    """Shards over `dp_shard` and `cp`, copies of them over `dp_replicate`.
+
+    Its dims are named after the grid: torch remembers results by meshes that it holds for equal, and would give back
+    tensors on the closed groups of an earlier grid.
+    """
     from torch.distributed.device_mesh import DeviceMesh
 
     if grid.replicas is None:
-        return DeviceMesh.from_group(cast(dist.ProcessGroup, grid.data), device_type, mesh_dim_names=("dp_shard",))
+        return DeviceMesh.from_group(
+            cast(dist.ProcessGroup, grid.data), device_type, mesh_dim_names=(f"dp_shard_{grid.name}",)
+        )
     ranks = torch.tensor(dist.get_process_group_ranks(grid.data)).view(grid.mesh.dp_replicate, -1)
     return DeviceMesh.from_group(
         [grid.replicas, cast(dist.ProcessGroup, grid.shards)],
         device_type,
         mesh=ranks,
-        mesh_dim_names=("dp_replicate", "dp_shard"),
+        mesh_dim_names=(f"dp_replicate_{grid.name}", f"dp_shard_{grid.name}"),
     )

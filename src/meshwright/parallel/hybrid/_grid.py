@@ -20,6 +20,7 @@ class Grid:
     Args:
         mesh: degrees of the axes.
         rank: of this worker in the strategy.
+        name: of this grid, different from that of every grid before.
         whole: all workers of the strategy.
         pipeline: the workers that have the other stages of this worker's model; None where it has all.
         tensor: those that have the other parts of this worker's tensors; None for one.
@@ -33,6 +34,7 @@ class Grid:
 
     mesh: Mesh
     rank: int
+    name: str
     whole: dist.ProcessGroup
     pipeline: dist.ProcessGroup | None
     tensor: dist.ProcessGroup | None
@@ -83,7 +85,7 @@ def make_grid(mesh: Mesh, group: dist.ProcessGroup | None) -> Grid:
         name: subgroup([members[peer] for peer in peers], f"meshwright/{message[0]}/{name}", whole)
         for name, peers in ranks.items()
     }
-    return Grid(mesh=mesh, rank=rank, whole=whole, **made)
+    return Grid(mesh=mesh, rank=rank, name=message[0], whole=whole, **made)
 
 
 def same_experts(mesh: Mesh, rank: int) -> tuple[int, ...]:

@@ -86,6 +86,7 @@ class Hybrid(SplitModel):
             self._data = over_data_axes(
                 self._model, self._optimizer, self._strategy, grid=self._grid, portion=self._portion
             )
+            self._portion.follow({held.name: held.parameter for held in self._data.held()})
             self._norm = WholeNorm(self.held(), transport=self._transport, whole=self._grid.whole)
 
     def compute(self, batches: Sequence[Any], *, begin: Begin, ended: Callable[[], object]) -> None:
@@ -109,10 +110,15 @@ class Hybrid(SplitModel):
     def reduce(self, divisor: float) -> None:
         """Makes this worker's gradients sums over the data axes, and of tied parameters over the stages."""
         assert self._data is not None, "prepare comes first"
-        self._data.reduce(divisor)
+        # one that owns a gradient in a stage need not own it in another: sums of whole gradients come first there
+        first = self._strategy.sharding == "gradients"
+        if not first:
+            self._data.reduce(divisor)
         started = time.perf_counter()
         self._portion.sum_tied()
         self._waited = time.perf_counter() - started
+        if first:
+            self._data.reduce(divisor)
 
     def clip(self, max_norm: float) -> Tensor:
         """Scales all gradients to a global norm over all axes; the norm before."""
@@ -142,12 +148,13 @@ class Hybrid(SplitModel):
     def held_state(self) -> list[Piece]:
         """This worker's part of the parameters, and the buffers that its program knows."""
         held = {id(item.parameter): item for item in self.held()}
+        buffers = {name for name, _ in self._model.named_buffers(remove_duplicate=False)}
         pieces = []
         for key, value in self._model.state_dict(keep_vars=True).items():
             if id(value) in held:
                 item = held[id(value)]
                 pieces.append(Piece(name=key, tensor=local(item.parameter.detach()), spans=item.spans))
-            elif isinstance(value, Tensor) and self._portion.has_buffer(value):
+            elif isinstance(value, Tensor) and key in buffers and self._portion.has_buffer(key):
                 pieces.append(Piece(name=key, tensor=value.detach(), spans=self._portion.spans(key)))
         return pieces
 

@@ -1,11 +1,11 @@
 """What one worker computes of a step: its part of the captured program, for every shape of micro-batch that comes."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.optim import Optimizer
 
 from meshwright.cost import Strategy
@@ -13,8 +13,12 @@ from meshwright.parallel._named import all_parameters
 from meshwright.parallel._parallelized import Begin, Parallelized
 from meshwright.parallel._pieces import Span
 from meshwright.parallel.hybrid._grid import Grid
+from meshwright.parallel.hybrid._homes import Homes
+from meshwright.parallel.hybrid._originals import Originals
 from meshwright.parallel.hybrid._tensor_axis import TensorAxis
-from meshwright.parallel.program import Program, Signature, capture_program, signature_of
+from meshwright.parallel.pipeline import Pipelined, Stage, Surroundings
+from meshwright.parallel.program import Program, ProgramStore
+from meshwright.parallel.program._program import tensors_of
 
 Loss = Callable[[nn.Module, Any], Any]
 
@@ -42,17 +46,22 @@ class Portion:
         context: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         self._model = model
-        self._loss = loss
+        self._optimizer = optimizer
+        self._strategy = strategy
+        self._grid = grid
         self._context = context
         self._named = all_parameters(model, optimizer)
-        self._shapes = [tensor.shape for _, tensor in self._named]
         self._tensor = TensorAxis(model, optimizer, strategy, grid=grid)
-        self._programs: dict[Signature, Program] = {}
+        self._store = ProgramStore(model, loss, transformation=self._tensor.localized, named=self._named)
+        self._originals = Originals(model)
+        self._homes = Homes()
+        self._runners: dict[int, nn.Module] = {}
+        self._pipelined: Pipelined | None = None
 
     @property
     def has_loss(self) -> bool:
         """Whether the loss is computed here."""
-        return True
+        return self._pipelined is None or self._pipelined.has_loss
 
     @property
     def forwards_together(self) -> bool:
@@ -62,56 +71,97 @@ class Portion:
     @property
     def parameters(self) -> list[tuple[str, Tensor]]:
         """What this worker has a part of."""
-        return self._named
+        if self._pipelined is None:
+            return self._named
+        held = self._pipelined.holdings.parameters
+        return [(name, tensor) for name, tensor in self._named if name in held]
 
     @property
-    def roots(self) -> list[tuple[nn.Module, tuple[str, ...]]]:
+    def roots(self) -> list[tuple[GraphModule, tuple[str, ...]]]:
         """The modules that run, each with the names of its blocks."""
-        return [(program.graph_module, ()) for program in self._programs.values()]
+        return [(module, ()) for module in self._homes.modules]
 
     def spans(self, name: str) -> tuple[Span, ...]:
         """Where this worker's part of a parameter or buffer lies, by its first name."""
         return self._tensor.spans.get(name, ())
 
     def prepare(self, batches: Sequence[Any]) -> None:
-        """Makes the program for every micro-batch of a new shape."""
+        """Makes what runs micro-batches of new shapes."""
         for batch in batches:
-            signature = signature_of(self._model, batch)
-            if signature not in self._programs:
-                with self._whole_shapes():
-                    program = capture_program(self._model, self._loss, batch)
-                self._programs[signature] = self._tensor.localized(program)
+            if self._grid.pipeline is None:
+                self._runner(batch)
+            elif self._pipelined is None:
+                self._pipelined = self._first(batch)
+                self._forget_state_of_other_stages()
+            else:
+                self._pipelined.stages_of(batch)
 
     def compute(self, batches: Sequence[Any], *, data: Parallelized, begin: Begin, ended: Callable[[], object]) -> None:
         """Forward and backward of all micro-batches."""
+        if self._pipelined is not None:
+            around = Surroundings(forward=self._context, backward=data.micro_batch, ended=ended)
+            self._pipelined.compute(batches, begin, around)
+            return
         last = len(batches) - 1
         for number, batch in enumerate(batches):
             with data.micro_batch(last=number == last):
                 with self._context():
-                    output = self._programs[signature_of(self._model, batch)](batch)
-                begin(output, number).backward()
+                    outputs = self._runner(batch)(*tensors_of(batch))
+                begin(outputs[0] if len(outputs) == 1 else outputs, number).backward()
                 ended()
 
     def sum_tied(self) -> None:
         """Sums the gradients of parameters that several stages use."""
+        if self._pipelined is not None:
+            self._pipelined.holdings.sum_tied()
 
-    def has_buffer(self, buffer: Tensor) -> bool:
-        """Whether this worker has the newest value of a buffer; those that no program knows are anybody's."""
-        return bool(buffer.dim() >= 0)
+    def has_buffer(self, name: str) -> bool:
+        """Whether this worker has the newest value of a buffer."""
+        return self._pipelined is None or self._pipelined.holdings.has(name)
+
+    def follow(self, successors: Mapping[str, Tensor]) -> None:
+        """Takes the shards that have taken the place of parameters; those are kept for their shapes only."""
+        self._originals.hollow()
+        if self._pipelined is not None:
+            self._pipelined.holdings.follow(successors)
 
     def close(self) -> None:
         """Forgets the programs."""
-        self._programs.clear()
+        self._runners.clear()
+        if self._pipelined is not None:
+            self._pipelined.close()
 
-    @contextmanager
-    def _whole_shapes(self) -> Iterator[None]:
-        """Parameters of the shapes that the user's forward expects, without memory for it, while it is captured."""
-        kept = [tensor.data for _, tensor in self._named]
-        try:
-            for (_, tensor), shape in zip(self._named, self._shapes, strict=True):
-                if tensor.shape != shape:
-                    tensor.data = torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(shape)
-            yield
-        finally:
-            for (_, tensor), data in zip(self._named, kept, strict=True):
-                tensor.data = data
+    def _first(self, batch: Any) -> Pipelined:
+        """The pipeline of the first micro-batch; frees the parameters of other stages."""
+        assert self._grid.pipeline is not None
+        assert self._strategy.pipeline is not None
+        return Pipelined(
+            self._program,
+            batch,
+            model=self._model,
+            pipeline=self._strategy.pipeline,
+            group=self._grid.pipeline,
+            optimizer=self._optimizer,
+            prepare=self._prepared,
+        )
+
+    def _forget_state_of_other_stages(self) -> None:
+        if self._optimizer is not None:
+            held = {id(tensor) for _, tensor in self.parameters}
+            for _, tensor in self._named:
+                if id(tensor) not in held:
+                    self._optimizer.state.pop(tensor, None)
+
+    def _program(self, batch: Any) -> Program:
+        with self._originals.in_place():
+            return self._store.program(batch)
+
+    def _runner(self, batch: Any) -> nn.Module:
+        program = self._program(batch)
+        if id(program) not in self._runners:
+            self._runners[id(program)] = self._homes.runner(0, program.graph_module)
+        return self._runners[id(program)]
+
+    def _prepared(self, stage: Stage) -> Stage:
+        runner = self._homes.runner(stage.index, stage.program.graph_module)
+        return stage if runner is stage.program.graph_module else stage.run_by(runner)

@@ -5,7 +5,7 @@ expanded. So the model can be captured again for other micro-batches, and the op
 no state for it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -52,6 +52,10 @@ class Holdings:
         """This worker's, by name."""
         return {name: tensor for name, tensor in self._parameters.items() if self._rank in self._holders[name]}
 
+    def has(self, name: str) -> bool:
+        """Whether this worker has a parameter, or the newest value of a buffer."""
+        return self._rank in self._holders.get(name, (0,))
+
     def counts_here(self, name: str) -> bool:
         """Whether a parameter's gradient is counted on this worker: of those that have it, on the first."""
         return self._holders[name][0] == self._rank
@@ -62,6 +66,10 @@ class Holdings:
             if self._rank not in self._holders[name]:
                 tensor.data = torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
                 tensor.grad = None
+
+    def follow(self, successors: Mapping[str, Tensor]) -> None:
+        """Takes the tensors that have taken the place of parameters, by name."""
+        self._parameters |= successors
 
     def sum_tied(self) -> None:
         """Makes the gradient of a parameter that several workers have the sum of theirs, in the same order everywhere.

@@ -83,7 +83,7 @@ class Stage(nn.Module):
         self.receives = receives
         self.makes = makes
         self.is_last = is_last
-        self.graph_module = program.graph_module
+        self.graph_module: nn.Module = program.graph_module
 
     def forward(self, tensors: Sequence[Tensor], received: Sequence[Tensor]) -> Any:
         """The loss function's output on the last stage, else the activations that it makes.
@@ -102,6 +102,12 @@ class Stage(nn.Module):
             index=self.index, program=program, leaves=self.leaves, receives=self.receives, makes=self.makes,
             is_last=self.is_last,
         )  # fmt: skip
+
+    def run_by(self, module: nn.Module) -> "Stage":
+        """The same stage computed by a module that stands for its graph, on parameters of its own."""
+        stage = self.with_graph(self.program.graph_module)
+        stage.graph_module = module
+        return stage
 
 
 def cut(program: Program, cuts: Sequence[str]) -> tuple[Stage, ...]:
