@@ -1,6 +1,7 @@
 """From the user's model, loss function and batch to a program."""
 
 import contextlib
+import io
 import logging
 import re
 import warnings
@@ -30,7 +31,13 @@ from meshwright.parallel.program._step_module import (
     python_numbers_kept,
 )
 
-_LOGGERS = ("torch.fx.experimental.symbolic_shapes", "torch._export", "torch.export", "torch._subclasses.fake_tensor")
+_LOGGERS = (
+    "torch.fx.experimental.symbolic_shapes",
+    "torch._export",
+    "torch.export",
+    "torch._subclasses.fake_tensor",
+    "torch.__trace",
+)
 Loss = Callable[[nn.Module, Any], Any]
 
 
@@ -160,13 +167,13 @@ def _autocast(batch: Any) -> torch.dtype | None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """While torch neither warns nor logs: the capture says what matters."""
+    """While torch neither warns, logs nor prints graphs that it cannot finish: the capture says what matters."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     before = [logger.disabled for logger in loggers]
     try:
         for logger in loggers:
             logger.disabled = True
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

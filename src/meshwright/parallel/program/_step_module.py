@@ -16,6 +16,8 @@ from meshwright.errors import LossError
 from meshwright.graph.capture_batch import mapped
 
 MODEL = "model"
+# The backward that torch.library makes for a registered operation, which stays one operation in the graph.
+_OPERATION = "GeneratedBackwardFor_"
 
 
 class StepModule(nn.Module):
@@ -141,8 +143,9 @@ def _custom_functions(output: Tensor) -> Iterator[str]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if isinstance(node, BackwardCFunction):
-            yield type(node).__name__.removesuffix("Backward")
+        name = type(node).__name__
+        if isinstance(node, BackwardCFunction) and not name.startswith(_OPERATION):
+            yield name.removesuffix("Backward")
         pending.extend(following for following, _ in node.next_functions)
 
 

@@ -1,0 +1,36 @@
+"""The captured program of every model of the zoo computes the model's loss and gradients."""
+
+import pytest
+import torch
+
+from meshwright.errors import ProgramError
+from meshwright.parallel.program import capture_program
+from zoo import ZOO, zoo_model
+
+
+@pytest.fixture(autouse=True)
+def _quick() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("name", [model.name for model in ZOO if model.captured])
+@pytest.mark.filterwarnings("ignore")
+def test_program_equals_model(name: str) -> None:
+    model, loss, batch = zoo_model(name).make()
+    program = capture_program(model, loss, batch)
+    expected = _step(model, loss(model, batch))
+    torch.testing.assert_close(_step(model, program(batch)), expected)
+    assert program.parameters.keys() <= dict(model.named_parameters()).keys()
+
+
+def _step(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {"loss": loss.detach(), **gradients}
+
+
+@pytest.mark.parametrize("name", [model.name for model in ZOO if not model.captured])
+def test_a_model_that_is_no_fixed_graph_is_declined(name: str) -> None:
+    with pytest.raises(ProgramError, match="is not one fixed graph: .*_own.py:"):
+        capture_program(*zoo_model(name).make())
