@@ -72,6 +72,7 @@ class PublishedRow:
         dp: data degree.
         sharding: what the data axis keeps in shards.
         recomputation: of activations.
+        states_recomputation: whether the row says so; if not, `recomputation` is `none`.
         compiled: whether a compiler fuses the step.
         fused_attention: whether attention keeps no scores.
         notes: as published.
@@ -99,6 +100,7 @@ class PublishedRow:
     dp: int
     sharding: Sharding
     recomputation: Recomputation
+    states_recomputation: bool
     compiled: bool
     fused_attention: bool
     notes: str
@@ -165,6 +167,7 @@ def configuration(row: Mapping[str, str]) -> PublishedRow:
         dp=dp,
         sharding=_sharding(row["sharding"], row["framework"]),
         recomputation=_recomputation(row["activation_checkpointing"]),
+        states_recomputation=bool(row["activation_checkpointing"]),
         compiled=_is_true(row["compile"], default=False),
         fused_attention=_fused_attention(row["attention_impl"], row["framework"]),
         notes=row["notes"],

@@ -1,0 +1,285 @@
+"""Fits what frameworks hold (`cost/memory/memory.toml`) to measured peaks and failures, and says how well it predicts.
+
+    python benchmarks/calibrate_memory.py MEASUREMENTS.csv [--write]
+
+Every framework's few factors are fitted to the logarithm of its rows' peaks, with a prior around what they mean, so
+that a source with few rows moves them little; outliers count less. Errors are printed in sample and with each model,
+each number of workers and each tenth of the rows left out in turn.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+import meshwright.cost.memory
+from meshwright.cost.memory import (
+    Arrangement,
+    Conventions,
+    StageContent,
+    conventions,
+    fullest,
+    stage_memories,
+    stage_memory,
+    transformer_contents,
+)
+from meshwright.errors import UsageError
+from meshwright.units import GIB
+from published_memory import published_memory, row_arrangement, row_conventions
+from published_rows import PublishedRow, configuration, read_rows
+
+# Error beyond which a row counts less, and the weight of priors against rows.
+_OUTLIER, _PRIOR = 0.05, 0.05
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prior:
+    """What a factor is expected to be.
+
+    Args:
+        mean: in the unit of the field.
+        width: standard deviation; of the logarithm where `positive`.
+        positive: whether it is fitted by its logarithm.
+    """
+
+    mean: float
+    width: float
+    positive: bool = True
+
+
+_POSITIVE: Mapping[str, Prior] = {
+    "activations": Prior(mean=1.05, width=0.15),
+    "state": Prior(mean=1.05, width=0.1),
+    "logits": Prior(mean=8.0, width=0.4),
+    "fixed": Prior(mean=1.0 * GIB, width=1.0),
+}
+_BACKLOG: Mapping[str, Prior] = {
+    "backlog.per_exchange": Prior(mean=0.5, width=0.5),
+    "backlog.constant": Prior(mean=30.0, width=0.5),
+    **{
+        f"backlog.{name}": Prior(mean=0.0, width=3.0, positive=False)
+        for name in ("offset", "single", "pair", "work", "devices", "wide")
+    },
+}
+FITTED: Mapping[tuple[str, ...], Mapping[str, Prior]] = {
+    ("nanotron",): {
+        "activations": Prior(mean=1.05, width=0.15),
+        "logits": Prior(mean=8.0, width=0.4),
+        "logits_kept": Prior(mean=4.0, width=0.4),
+        "produced_share": Prior(mean=1.0, width=0.3),
+        "layer": Prior(mean=1.0, width=0.5),
+        "exchanged": Prior(mean=3.0, width=0.5),
+        "fixed": Prior(mean=0.5 * GIB, width=1.0),
+        **_BACKLOG,
+    },
+    ("deepspeed", "deepspeed-fp16"): _POSITIVE,
+    ("sailor",): {name: _POSITIVE[name] for name in ("activations", "logits", "fixed")} | {
+        "fixed": Prior(mean=4.0 * GIB, width=1.0)
+    },
+    ("aceso",): {name: _POSITIVE[name] for name in ("activations", "fixed")} | {
+        "activations": Prior(mean=1.0, width=0.5)
+    },
+    ("torchtitan",): _POSITIVE,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """A measured row, with everything worked out that no fitted factor changes.
+
+    Args:
+        model: its name, to leave it out.
+        workers: likewise.
+        measured: peak (B).
+    """
+
+    model: str
+    workers: int
+    conventions: str
+    measured: float
+    arrangement: Arrangement
+    contents: tuple[StageContent, ...]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Fits, prints and, with `--write`, stores."""
+    paths = [Path(text) for text in arguments if text != "--write"]
+    if len(paths) != 1:
+        raise SystemExit(__doc__)
+    rows = [(row, _configured(row)) for row in read_rows(paths[0])]
+    known = [(row, found) for row, found in rows if found is not None]
+    samples = [_sample(found, float(row["memory_gib"]) * GIB, row["model"])
+               for row, found in known if row["status"] == "ok" and row["memory_gib"]]  # fmt: skip
+    changed: dict[str, dict[str, float]] = {}
+    print(f"{'framework':28s} {'left out':10s} {'rows':>5s} {'median':>7s} {'90 %':>7s} {'bias':>7s}")
+    for names, priors in FITTED.items():
+        mine = [sample for sample in samples if sample.conventions in names]
+        if mine:
+            fitted = _report(names, priors, mine)
+            changed |= dict.fromkeys(names, fitted)
+    limits = _limits(known, changed)
+    for name, values in limits.items():
+        changed.setdefault(name, {}).update(values)
+    if "--write" in arguments:
+        _write(changed)
+
+
+def _report(names: tuple[str, ...], priors: Mapping[str, Prior], samples: Sequence[Sample]) -> dict[str, float]:
+    """Fits a framework, prints its errors, and returns its factors."""
+    everything = np.ones(len(samples), dtype=bool)
+    values = _fit(priors, samples)
+    _print_errors(names, "nothing", _errors(priors, values, samples)[everything])
+    groups: dict[str, Callable[[int, Sample], object]] = {
+        "model": lambda _, sample: sample.model,
+        "workers": lambda _, sample: sample.workers,
+        "tenth": lambda index, _: index % 10,
+    }
+    left_out = np.zeros(len(samples))
+    for label, group in groups.items():
+        keys = [group(index, sample) for index, sample in enumerate(samples)]
+        if len(set(keys)) < 2:
+            continue
+        for key in dict.fromkeys(keys):
+            inside = np.array([other == key for other in keys])
+            found = _fit(priors, [sample for sample, out in zip(samples, inside, strict=True) if not out])
+            left_out[inside] = _errors(priors, found, [s for s, out in zip(samples, inside, strict=True) if out])
+        _print_errors(names, label, left_out)
+    spread = float(np.quantile(np.abs(np.log1p(left_out)), 0.9)) / 1.645
+    return dict(zip(priors, values, strict=True)) | {"spread": spread}
+
+
+def _print_errors(names: tuple[str, ...], label: str, errors: Vector) -> None:
+    size = np.abs(errors)
+    print(f"{' '.join(names):28s} {label:10s} {len(errors):5d} {np.median(size):7.1%} {np.quantile(size, 0.9):7.1%} "
+          f"{np.median(errors):+7.1%}")  # fmt: skip
+
+
+def _fit(priors: Mapping[str, Prior], samples: Sequence[Sample]) -> list[float]:
+    """Most likely factors."""
+    items = list(priors.values())
+
+    def residuals(unknown: Vector) -> Vector:
+        errors = np.log1p(_errors(priors, _values(items, unknown), samples))
+        # Rows beyond the outlier bound count linearly; priors always count squared.
+        robust = np.sign(errors) * _OUTLIER * np.sqrt(2 * (np.sqrt(1 + (errors / _OUTLIER) ** 2) - 1))
+        return np.concatenate([robust, _PRIOR * unknown])
+
+    found = least_squares(residuals, np.zeros(len(items)), max_nfev=60)
+    return _values(items, found.x)
+
+
+def _values(priors: Sequence[Prior], unknown: Vector) -> list[float]:
+    """Fields from unknowns that count standard deviations of the priors."""
+    return [
+        float(prior.mean * np.exp(prior.width * step) if prior.positive else prior.mean + prior.width * step)
+        for prior, step in zip(priors, unknown, strict=True)
+    ]
+
+
+def _errors(priors: Mapping[str, Prior], values: Sequence[float], samples: Sequence[Sample]) -> Vector:
+    """Predicted over measured, less 1."""
+    cache: dict[str, Conventions] = {}
+    errors = []
+    for sample in samples:
+        own = cache.get(sample.conventions)
+        if own is None:
+            own = cache[sample.conventions] = with_values(
+                conventions(sample.conventions), dict(zip(priors, values, strict=True))
+            )
+        errors.append(_peak(sample, own) / sample.measured - 1)
+    return np.array(errors)
+
+
+def _peak(sample: Sample, own: Conventions) -> float:
+    if own.seen == "first":
+        return stage_memory(sample.contents[0], 0, sample.arrangement, own).memory.peak
+    return fullest(stage_memories(sample.contents, sample.arrangement, own)).memory.peak
+
+
+def with_values(own: Conventions, values: Mapping[str, float]) -> Conventions:
+    """Conventions with other factors; those of the backlog are named `backlog.…`."""
+    backlog = {name.removeprefix("backlog."): value for name, value in values.items() if name.startswith("backlog.")}
+    plain = {name: value for name, value in values.items() if not name.startswith("backlog.")}
+    return replace(own, **plain, backlog=replace(own.backlog, **backlog) if backlog else own.backlog)  # type: ignore[arg-type]
+
+
+def _configured(row: Mapping[str, str]) -> PublishedRow | None:
+    try:
+        return configuration(row)
+    except UsageError:
+        return None
+
+
+def _sample(row: PublishedRow, measured: float, model: str) -> Sample:
+    own = row_conventions(row)
+    arrangement = row_arrangement(row, own)
+    return Sample(
+        model=model,
+        workers=row.num_devices,
+        conventions=own.name,
+        measured=measured,
+        arrangement=arrangement,
+        contents=transformer_contents(row.model, arrangement, own),
+    )
+
+
+def _limits(
+    rows: Sequence[tuple[Mapping[str, str], PublishedRow]], changed: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[str, float]]:
+    """Shares of the device's memory at which half of a framework's runs fail, where enough of them failed."""
+    found: dict[str, dict[str, float]] = {}
+    for name in changed:
+        shares, failed = [], []
+        for row, configured in rows:
+            own = row_conventions(configured)
+            if own.name != name:
+                continue
+            own = replace(with_values(own, changed[name]), limit=1.0, limit_spread=1e-3)
+            predicted = published_memory(configured, own=own)
+            if not predicted.reason:
+                shares.append(predicted.share)
+                failed.append(row["status"] != "ok")
+        if sum(failed) >= 30:
+            found[name] = _threshold(np.log(np.array(shares)), np.array(failed))
+            print(f"{name}: half of the runs fail at {found[name]['limit']:.2f} of the memory")
+    return found
+
+
+def _threshold(shares: Vector, failed: NDArray[np.bool_]) -> dict[str, float]:
+    """The share that keeps 98.5 % of the successes, and the spread of failures about it."""
+    limit = float(np.quantile(shares[~failed], 0.985))
+    near = np.abs(shares - limit) < 0.3
+    wrong = float(np.mean((shares > limit)[near] != failed[near])) if near.any() else 0.0
+    return {"limit": float(np.exp(limit)), "limit_spread": max(0.03, 0.3 * wrong)}
+
+
+def _write(changed: Mapping[str, Mapping[str, float]]) -> None:
+    """Puts factors into `memory.toml`, keeping facts and comments."""
+    path = Path(meshwright.cost.memory.__file__).with_name("memory.toml")
+    text = path.read_text("utf-8")
+    for name, values in changed.items():
+        for field, value in values.items():
+            section, key = (f"{name}.backlog", field[8:]) if field.startswith("backlog.") else (name, field)
+            text = _put(text, section, key, value)
+    path.write_text(text, "utf-8")
+
+
+def _put(text: str, section: str, key: str, value: float) -> str:
+    line = f"{key} = {round(value)}" if key == "fixed" else f"{key} = {value:.3g}"
+    start = text.index(f"[{section}]\n") + len(section) + 3
+    match = re.compile(r"^\[", re.MULTILINE).search(text, start)
+    end = match.start() if match else len(text)
+    body = text[start:end]
+    pattern = re.compile(rf"^{key} = .*$", re.MULTILINE)
+    body = pattern.sub(line, body) if pattern.search(body) else body.rstrip("\n") + f"\n{line}\n\n"
+    return text[:start] + body + text[end:]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,167 @@
+"""Peak memory of published runs and whether they fit, from their configuration columns alone."""
+
+import re
+from dataclasses import dataclass, replace
+from functools import cache
+
+from meshwright.cost import Mesh
+from meshwright.cost.memory import (
+    Arrangement,
+    Conventions,
+    StageMemory,
+    conventions,
+    failure_probability,
+    fullest,
+    stage_layers,
+    stage_memories,
+    transformer_contents,
+)
+from meshwright.hardware import catalog
+from published_rows import PublishedRow
+
+# Frameworks by what their rows say, tried in order.
+_FRAMEWORKS = tuple(
+    (re.compile(pattern, re.IGNORECASE), name)
+    for pattern, name in (
+        (r"nanotron", "nanotron"), (r"titan", "torchtitan"), (r"fsdp|composer|foundry|accelerate", "fsdp"),
+        (r"sailor", "sailor"), (r"megatron-deepspeed|deepspeed", "deepspeed"), (r"aceso|mist|alpa", "aceso"),
+        (r"maxtext|jax|xla|pax", "jax"), (r"nemo|megatron-core|mcore", "megatron-core"), (r"megatron", "megatron"),
+    )
+)  # fmt: skip
+_STAGE_LAYERS = re.compile(r"layers per stage \[([\d, ]+)\] \(incl\. embedding and head")
+_AGAIN = re.compile(r"recomputed-op fraction per stage \[([\d., ]+)\]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishedMemory:
+    """What a row is predicted to need.
+
+    Args:
+        seen: what its source reports of it (B).
+        stages: every pipeline worker's peak.
+        share: of the device's memory that the fullest worker is predicted to need.
+        failure: probability that it does not run (0 to 1).
+        reason: why it cannot run at all, whatever the memory; empty where it can.
+    """
+
+    seen: int
+    stages: tuple[StageMemory, ...]
+    share: float
+    failure: float
+    reason: str = ""
+
+    @property
+    def fits(self) -> bool:
+        """Whether it is more likely to run than not."""
+        return not self.reason and self.failure < 0.5
+
+
+def published_memory(row: PublishedRow, *, own: Conventions | None = None) -> PublishedMemory:
+    """Peak memory of a row.
+
+    Args:
+        own: the framework's conventions; None: the fitted ones.
+    """
+    own = own or row_conventions(row)
+    arrangement = row_arrangement(row, own)
+    stages = stage_memories(transformer_contents(row.model, arrangement, own), arrangement, own)
+    capacity = _capacity(row.device)
+    if not row.states_recomputation:
+        # A run that is published ran: it computed again as much as it had to.
+        for choice in ("selective", "full"):
+            if fullest(stages).memory.peak > own.limit * capacity:
+                arrangement = replace(arrangement, recomputation=choice)
+                stages = stage_memories(transformer_contents(row.model, arrangement, own), arrangement, own)
+    reported = stages[0] if own.seen == "first" else fullest(stages)
+    peak = fullest(stages).memory.peak
+    return PublishedMemory(
+        seen=reported.memory.peak,
+        stages=stages,
+        share=peak / capacity,
+        failure=failure_probability(peak, capacity, own),
+        reason=impossible(row, own),
+    )
+
+
+def row_conventions(row: PublishedRow) -> Conventions:
+    """The conventions of a row's framework, with its precision's data types."""
+    name = next((name for pattern, name in _FRAMEWORKS if pattern.search(row.framework)), "megatron-core")
+    return conventions(name + "-fp16" if name == "deepspeed" and row.precision.startswith("fp16") else name)
+
+
+def row_arrangement(row: PublishedRow, own: Conventions) -> Arrangement:
+    """How a row lays its model out."""
+    shared = row.sharding != "none"
+    return Arrangement(
+        mesh=Mesh(
+            pp=row.pp,
+            dp_replicate=1 if shared else row.dp,
+            dp_shard=row.dp if shared else 1,
+            cp=row.cp,
+            ep=row.ep,
+            tp=row.tp,
+        ),
+        sharding=row.sharding,
+        sequence="split" if row.sequence_parallel else "whole",
+        recomputation=row.recomputation,
+        computed_again=_computed_again(row),
+        micro_batch=row.micro_batch,
+        micro_batches=row.micro_batches,
+        schedule="interleaved" if row.virtual > 1 else "1f1b",
+        virtual=row.virtual,
+        layers=_stated_layers(row) or stage_layers(row.model, row.pp, own),
+        element=4.0 if row.dtype in ("float32", "tfloat32") else 2.0,
+        attention="fused" if row.fused_attention else "scores",
+        dropout=own.dropout,
+    )
+
+
+def impossible(row: PublishedRow, own: Conventions) -> str:
+    """Why a pipeline cannot be driven like this; empty where it can."""
+    if row.pp > 1 and own.placement == "balanced":
+        if row.micro_batches < row.pp - 1:
+            return f"{row.micro_batches} micro-batches for a pipeline of {row.pp}: its schedule needs {row.pp - 1}"
+        if _idle_stages(row):
+            return f"{row.model.layers} layers and an output layer leave the last of {row.pp} stages without anything"
+    return ""
+
+
+@cache
+def _capacity(device: str) -> int:
+    return round(catalog().devices[device].memory.value)
+
+
+def _idle_stages(row: PublishedRow) -> bool:
+    """Whether a stage gets nothing at all when blocks are placed by computing cost.
+
+    After the layers come a norm, the output layer, a conversion and the loss; a stage ends with the block at which its
+    share of all products is reached.
+    """
+    model = row.model
+    layer, head = model.attention_parameters + model.expert_parameters, model.hidden * model.vocab
+    costs = [0, *([layer] * model.layers), 0, head, 0, 0]
+    total, done, stage, used = sum(costs), 0, 0, set()
+    for cost in costs:
+        used.add(stage)
+        done += cost
+        if stage < row.pp - 1 and done * row.pp >= total * (stage + 1):
+            stage += 1
+    return len(used) < row.pp
+
+
+def _stated_layers(row: PublishedRow) -> tuple[int, ...]:
+    match = _STAGE_LAYERS.search(row.notes)
+    if match is None:
+        return ()
+    counts = [int(text) for text in match[1].split(",")]
+    if len(counts) != row.pp:
+        return ()
+    counts[0] -= 1
+    counts[-1] -= 1
+    return tuple(counts) if sum(counts) == row.model.layers else ()
+
+
+def _computed_again(row: PublishedRow) -> tuple[float, ...]:
+    match = _AGAIN.search(row.notes)
+    shares = tuple(float(text) for text in match[1].split(",")) if match else ()
+    return shares if len(shares) == row.pp else ()
