@@ -29,7 +29,12 @@ def batches(count):
 def a_job():
     torch.manual_seed(1)
     model = mlp()
-    return Job(model=model, optimizer=torch.optim.AdamW(model.parameters(), lr=0.02), loss=cross_entropy)
+    return Job(
+        model=model,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=0.02),
+        loss=cross_entropy,
+        allow=("compression", "staleness"),
+    )
 
 
 def trained(plan, count):

@@ -121,7 +121,7 @@ def _apart(
     context: Callable[[], AbstractContextManager[Any]],
 ) -> Parallelized:
     """What the workers of an island do together, and how islands meet."""
-    from meshwright.parallel.stale import LocalUpdates, make_island
+    from meshwright.parallel.stale import make_island, set_apart
 
     exchange = strategy.exchange
     assert exchange.updates is not None
@@ -135,7 +135,7 @@ def _apart(
         group=island.group,
         context=context,
     )
-    return LocalUpdates(inner, island, exchange.updates, compression=exchange.compression)
+    return set_apart(inner, island, strategy, group=group)
 
 
 def _check(strategy: Strategy, optimizer: Optimizer | None, group: dist.ProcessGroup | None) -> None:

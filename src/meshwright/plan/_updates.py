@@ -34,12 +34,15 @@ def _islands(shape: Strategy) -> int:
 
 def _filled_in(updates: Updates, pins: Pins) -> Iterator[Updates]:
     for interval in _INTERVALS if pins.interval is None else (pins.interval,):
-        usual = suited_momentum(interval)
+        usual = replace(updates, momentum=suited_momentum(interval))
+        if updates.kind != "local":
+            # ways that come one by one are averaged: momentum would go on with what the next one undoes
+            usual = replace(updates, rate=1.0, momentum=0.0)
         yield replace(
-            updates,
+            usual,
             interval=interval,
-            rate=updates.rate if pins.outer_rate is None else pins.outer_rate,
-            momentum=usual if pins.outer_momentum is None else pins.outer_momentum,
+            rate=usual.rate if pins.outer_rate is None else pins.outer_rate,
+            momentum=usual.momentum if pins.outer_momentum is None else pins.outer_momentum,
             fragments=min(pins.fragments or 1, interval),
             delay=pins.delay or 0,
         )

@@ -61,6 +61,12 @@ class Engine:
         self.placed.zero_gradients()
 
     @property
+    def waits_for_nobody(self) -> bool:
+        """Whether a step must not exchange anything with workers that may be slower."""
+        updates = self.strategy.exchange.updates if self.strategy is not None else None
+        return updates is not None and updates.kind != "local"
+
+    @property
     def times(self) -> TimeBreakdown:
         """Where the last step's time went."""
         return self.stamps.breakdown(self.clock)

@@ -138,6 +138,14 @@ def place(
 
 
 def _check_allowed(job: Job, strategy: Strategy) -> None:
+    updates = strategy.exchange.updates
+    if updates is not None and "staleness" not in job.allow:
+        raise PlanError(
+            f"the plan has workers train apart ({updates.summary}), but that was not allowed",
+            cause="it changes the mathematics, and what changes the mathematics is allowed by name only",
+            alternatives=['allow it: mw.parallel(…, allow={"staleness"})', "plan again without it"],
+            command="meshwright run SCRIPT --allow staleness",
+        )
     compression = strategy.exchange.compression
     if compression is not None and "compression" not in job.allow:
         raise PlanError(

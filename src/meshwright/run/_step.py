@@ -184,7 +184,7 @@ class Step:
                 loss = engine.step_share(batch, count=count, size=size)
             else:
                 size = batch_size(batch)
-                if is_checked(engine.steps + 1):
+                if is_checked(engine.steps + 1) and not (engine.waits_for_nobody and engine.steps):
                     check_agreement(batch)
                 loss = engine.step(batch, size=size)
         if self.recorder is not None:

@@ -2,10 +2,14 @@
 
 In: what the workers of an island do together (a `Parallelized`), `Updates`. Out: a `Parallelized` around it.
 Reading order: `_islands` (who agrees in every step), `_fragment` (the outer optimizer on a part of the model),
-`_meetings` (when), `_local_updates`.
+`_meetings` (when), `_local_updates`; `_server`, `_asynchronous`; `_shared_parameters`; `_choice` (which, by name).
 """
 
+from meshwright.parallel.stale._asynchronous import AsynchronousUpdates as AsynchronousUpdates
+from meshwright.parallel.stale._choice import set_apart as set_apart
 from meshwright.parallel.stale._islands import Island as Island
 from meshwright.parallel.stale._islands import island_ranks as island_ranks
 from meshwright.parallel.stale._islands import make_island as make_island
 from meshwright.parallel.stale._local_updates import LocalUpdates as LocalUpdates
+from meshwright.parallel.stale._server import Server as Server
+from meshwright.parallel.stale._shared_parameters import SharedParameters as SharedParameters

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from meshwright.cost import Updates
-from meshwright.exchange import Transfer
-from meshwright.exchange._thread import CommunicationThread
+from meshwright.exchange import CommunicationThread, Transfer
 
 # Makes a tensor its sum over the islands, in place; may leave out what it carries over.
 Sum = Callable[[Tensor], object]

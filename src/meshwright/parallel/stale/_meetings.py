@@ -8,8 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from meshwright.cost import Compression, Updates
-from meshwright.exchange import Wire
-from meshwright.exchange._thread import CommunicationThread
+from meshwright.exchange import CommunicationThread, Wire
 from meshwright.exchange.compression import make_method
 from meshwright.parallel.stale._fragment import Fragment
 
