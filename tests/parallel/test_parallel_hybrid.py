@@ -83,3 +83,8 @@ def test_pipeline_shards_and_tensor_parallel_on_eight(workers):
         choices=_stages("1f1b", "layers.2"),
     )
     _close(workers(8).run(compare, case))
+
+
+def test_cuts_that_the_strategy_leaves_open(workers):
+    case = Case(mesh=Mesh(pp=2), accumulation=2, choices=(("pipeline", Pipeline(schedule="interleaved")),))
+    _close(workers(2).run(compare, case))

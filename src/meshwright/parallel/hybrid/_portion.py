@@ -4,14 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.optim import Optimizer
 
 from meshwright.cost import Strategy
+from meshwright.errors import PlanError, from_json, to_json
 from meshwright.parallel._named import all_parameters
 from meshwright.parallel._parallelized import Begin, Parallelized
 from meshwright.parallel._pieces import Span
+from meshwright.parallel.hybrid._completion import completed, is_complete
 from meshwright.parallel.hybrid._grid import Grid
 from meshwright.parallel.hybrid._homes import Homes
 from meshwright.parallel.hybrid._originals import Originals
@@ -51,8 +54,8 @@ class Portion:
         self._grid = grid
         self._context = context
         self._named = all_parameters(model, optimizer)
-        self._tensor = TensorAxis(model, optimizer, strategy, grid=grid)
-        self._store = ProgramStore(model, loss, transformation=self._tensor.localized, named=self._named)
+        self._tensor: TensorAxis | None = None
+        self._store = ProgramStore(model, loss, transformation=self._localized, named=self._named)
         self._originals = Originals(model)
         self._homes = Homes()
         self._runners: dict[int, nn.Module] = {}
@@ -83,7 +86,7 @@ class Portion:
 
     def spans(self, name: str) -> tuple[Span, ...]:
         """Where this worker's part of a parameter or buffer lies, by its first name."""
-        return self._tensor.spans.get(name, ())
+        return () if self._tensor is None else self._tensor.spans.get(name, ())
 
     def prepare(self, batches: Sequence[Any]) -> None:
         """Makes what runs micro-batches of new shapes."""
@@ -133,8 +136,8 @@ class Portion:
 
     def _first(self, batch: Any) -> Pipelined:
         """The pipeline of the first micro-batch; frees the parameters of other stages."""
-        assert self._grid.pipeline is not None
-        assert self._strategy.pipeline is not None
+        self._program(batch)
+        assert self._strategy.pipeline is not None, "completed with the first program"
         return Pipelined(
             self._program,
             batch,
@@ -155,6 +158,32 @@ class Portion:
     def _program(self, batch: Any) -> Program:
         with self._originals.in_place():
             return self._store.program(batch)
+
+    def _localized(self, program: Program) -> Program:
+        """This worker's part of a program; with the first one it is settled what that is."""
+        if self._tensor is None:
+            if not is_complete(self._strategy):
+                self._strategy = self._agreed(program)
+            self._tensor = TensorAxis(self._model, self._optimizer, self._strategy, grid=self._grid)
+        return self._tensor.localized(program)
+
+    def _agreed(self, program: Program) -> Strategy:
+        """What worker 0 finds best: shares differ, and with them what is best.
+
+        Raises:
+            PlanError: the program cannot be split so; on every worker.
+        """
+        message: list[Any] = [None, ""]
+        if self._grid.rank == 0:
+            try:
+                message[0] = completed(self._strategy, program)
+            except PlanError as error:
+                message[1] = to_json(error)
+        whole = self._grid.whole
+        dist.broadcast_object_list(message, src=dist.get_process_group_ranks(whole)[0], group=whole)
+        if message[1]:
+            raise from_json(message[1])
+        return message[0]
 
     def _runner(self, batch: Any) -> nn.Module:
         program = self._program(batch)

@@ -1,0 +1,87 @@
+"""What a strategy leaves open about how the model is split, decided from the captured program."""
+
+from dataclasses import replace
+
+from meshwright.cost import Pipeline, Placement, Strategy
+from meshwright.errors import PlanError
+from meshwright.parallel.pipeline import possible_cuts
+from meshwright.parallel.pipeline._flow import Flow
+from meshwright.parallel.program import Program
+from meshwright.parallel.tensor import Rates, choose_placements
+from meshwright.parallel.tensor._operation import operation_of
+from meshwright.parallel.tensor._rates import work_time
+from meshwright.plan import Piece, StageWorker, balanced_cuts
+from meshwright.units import Seconds
+
+# A model so small that every exchange costs more than the work it divides is split nevertheless, if it is asked for.
+_WANTED = Rates(latency=0.0, bandwidth=1e14)
+
+
+def completed(strategy: Strategy, program: Program) -> Strategy:
+    """The strategy with a placement for every parameter that `tp` splits, and cuts for every stage.
+
+    What the strategy says already stays, as long as the program can be split so.
+
+    Args:
+        strategy: of any mesh.
+        program: of one micro-batch, whole.
+
+    Raises:
+        PlanError: the program cannot be split as the strategy's mesh says.
+    """
+    return replace(strategy, placements=_placements(strategy, program), pipeline=_pipeline(strategy, program))
+
+
+def is_complete(strategy: Strategy) -> bool:
+    """Whether nothing is left open about how the model is split."""
+    split = strategy.mesh.tp == 1 or any(placement.axis == "tp" for placement in strategy.placements)
+    return split and (strategy.mesh.pp == 1 or (strategy.pipeline is not None and bool(strategy.pipeline.cuts)))
+
+
+def _placements(strategy: Strategy, program: Program) -> tuple[Placement, ...]:
+    given = tuple(placement for placement in strategy.placements if placement.axis == "tp")
+    if strategy.mesh.tp == 1 or given:
+        return strategy.placements
+    for rates in (Rates(), _WANTED):
+        scheme = choose_placements(program, degree=strategy.mesh.tp, sequence=strategy.sequence, rates=rates)
+        if scheme.placements:
+            break
+    else:
+        raise PlanError(
+            f"tensor = {strategy.mesh.tp}: no parameter can be split over {strategy.mesh.tp} workers",
+            cause="; ".join(scheme.notes) or "no dim of a parameter can be divided so",
+            alternatives=["another degree", "data parallelism: --set data=2", "--set pipeline=2"],
+            command="meshwright plan SCRIPT, without tensor",
+        )
+    return (*strategy.placements, *scheme.placements)
+
+
+def _pipeline(strategy: Strategy, program: Program) -> Pipeline | None:
+    if strategy.mesh.pp == 1:
+        return None
+    given = strategy.pipeline or Pipeline()
+    points = possible_cuts(program)
+    if given.cuts and {point.path for point in points} >= set(given.cuts):
+        return given
+    per_worker = 2 if given.schedule == "interleaved" else 1
+    stages = given.num_stages if given.cuts else per_worker * strategy.mesh.pp
+    if stages > len(points) + 1:
+        raise PlanError(
+            f"pipeline = {strategy.mesh.pp} with {stages} stages: the model can be cut at {len(points)} points only",
+            cause="a stage begins with a module that has parameters, and no value that a step changes is on two stages",
+            alternatives=[f"at most {len(points) + 1} stages", "--set tensor=2", "data parallelism: --set data=2"],
+            command="meshwright plan SCRIPT, without pipeline",
+        )
+    times = [work_time(operation_of(node, 1), Rates()) for node in Flow(program).operations]
+    bounds = [0, *(point.place for point in points), len(times)]
+    paths = ["", *(point.path for point in points)]
+    pieces = [
+        Piece(path=path, time=_sum(times[start:end]))
+        for path, start, end in zip(paths, bounds[:-1], bounds[1:], strict=True)
+    ]
+    balance = balanced_cuts(pieces, [StageWorker() for _ in range(stages)])
+    return replace(given, cuts=balance.cuts)
+
+
+def _sum(times: list[Seconds]) -> Seconds:
+    return sum(times, 0.0)
