@@ -43,11 +43,13 @@ class Batch:
         shares: relative share of each data rank (equal devices: equal numbers).
         accumulation: micro-batches that a data rank cuts its share into; with a pipeline they follow one another
             through its stages.
+        sharing: `adaptive` shares follow what the workers turn out to do; the batch and its gradient stay the same.
     """
 
     size: int
     shares: tuple[int, ...]
     accumulation: int = 1
+    sharing: Literal["fixed", "adaptive"] = "fixed"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

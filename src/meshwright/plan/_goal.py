@@ -24,6 +24,7 @@ class Pins:
     schedule: Schedule | None = None
     stages: int | None = None
     accumulation: int | None = None
+    sharing: Literal["fixed", "adaptive"] | None = None
     recompute: Literal["none", "all"] | None = None
     matrix_library: Literal["default", "onednn"] | None = None
     optimizer: Literal["as_written", "fused"] | None = None

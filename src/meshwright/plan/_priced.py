@@ -106,6 +106,7 @@ def choice(strategy: Strategy, name: str) -> object:
         "schedule": strategy.pipeline.schedule if strategy.pipeline else "none",
         "stages": strategy.pipeline.num_stages if strategy.pipeline else 1,
         "accumulation": strategy.batch.accumulation,
+        "sharing": strategy.batch.sharing,
         "recompute": "all" if strategy.recompute else "none",
         "matrix_library": kernels.matrix_library,
         "optimizer": kernels.optimizer,

@@ -7,7 +7,7 @@ on a level's price can skip everything inside it.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import get_args
+from typing import Literal, get_args
 
 from meshwright.cost import (
     Batch,
@@ -59,7 +59,10 @@ def _strategies_of_layout(
             for recomputed in _unless_pinned(goal.pins.recompute, recomputations(graph)):
                 shape = Strategy(
                     workers=workers, mesh=mesh, sharding=sharding, recompute=blocks if recomputed == "all" else (),
-                    batch=Batch(size=graph.batch_size, shares=shares, accumulation=accumulation),
+                    batch=Batch(
+                        size=graph.batch_size, shares=shares, accumulation=accumulation,
+                        sharing=sharing(graph, workers, goal),
+                    ),
                 )  # fmt: skip
                 for kernels, precision, exchange in product(
                     kernel_choices(graph, device, goal),
@@ -94,6 +97,19 @@ def accumulations(graph: Graph, shares: tuple[int, ...], goal: Goal) -> tuple[in
     if pinned is None:
         return doublings(smallest)
     return (pinned,) if 1 <= pinned <= smallest else ()
+
+
+def sharing(graph: Graph, workers: tuple[Worker, ...], goal: Goal) -> Literal["fixed", "adaptive"]:
+    """Whether shares follow the workers' speed: between hosts, which differ and have other users.
+
+    On one host they stay fixed, so that two runs give the same bits; so they do where examples are coupled, whose
+    workers wait for each other inside the step, and on accelerators, whose times are not read in every step.
+    """
+    if goal.pins.sharing is not None:
+        return goal.pins.sharing
+    several = len({worker.host for worker in workers}) > 1
+    on_cpu = all(worker.device == "cpu" for worker in workers)
+    return "adaptive" if several and on_cpu and not couples_examples(graph) else "fixed"
 
 
 def recomputations(graph: Graph) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ the sum is divided by the weight of all parts of all workers once.
 """
 
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from meshwright.cost import Batch, Strategy, TimeBreakdown
 from meshwright.errors import LossError
 from meshwright.graph.capture_batch import batch_size
+from meshwright.run._balance import Balance
 from meshwright.run._batch import Held, Part, Share, cut, is_empty, loaded, whole
 from meshwright.run._circle import circle_of
 from meshwright.run._clock import BACKWARD, BEGIN, COMMUNICATION, FORWARD, OPTIMIZER, OVERHEAD, Stamps, clock_for
@@ -56,6 +58,12 @@ class Engine:
         self.data_rank = 0 if strategy is None else strategy.mesh.share(rank)
         self.placed, self._forward_context = place(job, strategy, group=group, undo=self._undo)
         self._circle = circle_of(self.placed, num_workers=self.num_workers, group=group)
+        self._balance = (
+            Balance(self._shares.shares, rank=self.data_rank)
+            if self._shares.sharing == "adaptive" and not self.placed.forwards_together and self.device.type == "cpu"
+            else None
+        )
+        self.told: list[str] = []
         self._is_split = strategy is not None and strategy.mesh.splits_the_model
         self.stream = RankStream(self.device, _stream(strategy, rank)) if self.num_workers > 1 else None
         self.placed.zero_gradients()
@@ -156,7 +164,15 @@ class Engine:
         if not self.placed.forwards_together:
             parts = tuple(part for part in parts if part.examples)
         alone = self._circle.num_workers == 1
-        tally = _Tally(whole=alone and len(parts) == 1, group=self._circle.group, device=self.device, dtype=self._dtype)
+        balance = self._balance if not alone else None
+        tally = _Tally(
+            whole=alone and len(parts) == 1,
+            group=self._circle.group,
+            device=self.device,
+            dtype=self._dtype,
+            report=balance.report if balance is not None else (),
+        )
+        computed = stamp()
         for number, part in enumerate(parts, start=1):
             with self.placed.micro_batch(last=number == len(parts)):
                 with self._forward_context():
@@ -169,10 +185,21 @@ class Engine:
                 marks.append((BACKWARD, stamp()))
         if not parts and not alone:
             tally.exchange()
+        computed = stamp() - computed if balance is not None else 0.0
         loss, divisor = tally.result()
+        if balance is not None:
+            self._rebalance(balance, tally.reports, share, seconds=computed)
         self.placed.reduce(divisor)
         marks.append((OVERHEAD if alone else COMMUNICATION, stamp()))
         return loss
+
+    def _rebalance(self, balance: Balance, reports: list[float], share: Share, *, seconds: float) -> None:
+        """Takes the last step's reports, and this step's time for the next one."""
+        told = balance.note(reports, size=share.size)
+        if told:
+            self._shares = replace(self._shares, shares=balance.shares)
+            self.told.append(told)
+        balance.timed(seconds, sum(part.examples for part in share.parts))
 
     def _compute_split(self, share: Share) -> Tensor:
         """The same for a model of which this worker computes a part."""
@@ -205,12 +232,21 @@ class _Tally:
         group: the workers.
         device: where the sums are exchanged.
         dtype: of the loss of a worker that has no example.
+        report: numbers of this worker to be summed over all, too.
     """
 
     def __init__(
-        self, *, whole: bool, group: dist.ProcessGroup | None, device: torch.device, dtype: torch.dtype
+        self,
+        *,
+        whole: bool,
+        group: dist.ProcessGroup | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        report: Sequence[float] = (),
     ) -> None:
         self._dtype = dtype
+        self._report = report
+        self.reports: list[float] = []
         self._whole = whole
         self._group = group
         self._device = device
@@ -250,7 +286,9 @@ class _Tally:
             self._work.wait()
         sums = self._sum_up() if self._sums is None else self._sums
         dtype = self._totals[0].dtype if self._totals else self._dtype
-        total, weight, num_weighted = sums.unbind()
+        total, weight, num_weighted = sums[:3].unbind()
+        if self._report:
+            self.reports = sums[3:].tolist()
         is_weighted = bool(self._weights) if self._totals else bool(num_weighted)
         if not is_weighted:
             return total.to(dtype), 1.0
@@ -259,12 +297,14 @@ class _Tally:
     def _sum_up(self) -> Tensor:
         """Total, weight, and number of weighted parts; float64 where the device has it, to count tokens exactly."""
         dtype = torch.float32 if self._device.type == "mps" else torch.float64
-        sums = torch.zeros(3, dtype=dtype, device=self._device)
+        sums = torch.zeros(3 + len(self._report), dtype=dtype, device=self._device)
         for total in self._totals:
             sums[0] += total
         for weight in self._weights:
             sums[1] += weight
         sums[2] = len(self._weights)
+        if self._report:
+            sums[3:] = torch.tensor(self._report, dtype=dtype)
         return sums
 
 

@@ -198,8 +198,8 @@ class Step:
         recorder = self.recorder
         assert recorder is not None
         recorder.add(loss, engine.stamps, examples=examples, grad_norm=engine.grad_norm)
-        while recorder.told:
-            sentence = recorder.told.pop()
+        while recorder.told or engine.told:
+            sentence = (recorder.told or engine.told).pop()
             if self.is_main:
                 print(sentence, file=sys.stderr)
 
