@@ -13,7 +13,8 @@ _ATTENTION = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 3
 
 def _wav2vec2() -> tuple[nn.Module, Loss, Any]:
     config = hf.Wav2Vec2Config(
-        **_ATTENTION, vocab_size=32, conv_dim=(16, 16), conv_stride=(5, 4), conv_kernel=(10, 8), num_feat_extract_layers=2,
+        **_ATTENTION, vocab_size=32, conv_dim=(16, 16), conv_stride=(5, 4), conv_kernel=(10, 8),
+        num_feat_extract_layers=2,
         num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, hidden_dropout=0.0, attention_dropout=0.0,
         activation_dropout=0.0, feat_proj_dropout=0.0, final_dropout=0.0, layerdrop=0.0, apply_spec_augment=False,
         num_labels=5, classifier_proj_size=16, mask_time_prob=0.0,
@@ -24,7 +25,8 @@ def _wav2vec2() -> tuple[nn.Module, Loss, Any]:
 
 def _whisper() -> tuple[nn.Module, Loss, Any]:
     config = hf.WhisperConfig(
-        vocab_size=VOCABULARY, num_mel_bins=8, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        vocab_size=VOCABULARY, num_mel_bins=8, d_model=32, encoder_layers=2, decoder_layers=2,
+        encoder_attention_heads=4,
         decoder_attention_heads=4, encoder_ffn_dim=64, decoder_ffn_dim=64, max_source_positions=16,
         max_target_positions=16, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, pad_token_id=0,
         bos_token_id=1, eos_token_id=2, decoder_start_token_id=1, suppress_tokens=None, begin_suppress_tokens=None,
@@ -69,7 +71,8 @@ def _llava() -> tuple[nn.Module, Loss, Any]:
 
 def _mamba() -> tuple[nn.Module, Loss, Any]:
     config = hf.MambaConfig(
-        vocab_size=VOCABULARY, hidden_size=32, state_size=8, num_hidden_layers=2, expand=2, conv_kernel=4, time_step_rank=4,
+        vocab_size=VOCABULARY, hidden_size=32, state_size=8, num_hidden_layers=2, expand=2, conv_kernel=4,
+        time_step_rank=4,
         pad_token_id=0, bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
     return hf.MambaForCausalLM(config), loss_of_output, language()

@@ -22,12 +22,12 @@ _VIT = {
 }
 
 
-def _classifier(name: str, model: Any, config: Any, **settings: Any) -> ZooModel:
+def _classifier(name: str, model: Any, config: Any, dtype: torch.dtype = torch.float32, **settings: Any) -> ZooModel:
     def build() -> tuple[nn.Module, Loss, Any]:
         batch = {"pixel_values": torch.randn(EXAMPLES, 3, _SIZE, _SIZE), "labels": torch.randint(5, (EXAMPLES,))}
         return model(config(**settings)), loss_of_output, batch
 
-    return ZooModel(name=name, family="vision", build=build)
+    return ZooModel(name=name, family="vision", build=build, dtype=dtype)
 
 
 def _segformer() -> tuple[nn.Module, Loss, Any]:
@@ -61,7 +61,7 @@ VISION = (
         embedding_size=8, hidden_sizes=[16, 32], depths=[2, 2], num_labels=5, layer_type="basic",
     ),
     _classifier(
-        "mobilenet-v2", hf.MobileNetV2ForImageClassification, hf.MobileNetV2Config,
+        "mobilenet-v2", hf.MobileNetV2ForImageClassification, hf.MobileNetV2Config, torch.float64,
         depth_multiplier=0.25, image_size=_SIZE, num_labels=5, classifier_dropout_prob=0.0,
     ),
     ZooModel(name="segformer", family="vision", build=_segformer),

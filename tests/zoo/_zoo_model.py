@@ -21,6 +21,7 @@ class ZooModel:
         build: makes the three; the random numbers are seeded.
         experts: whether it has layers of experts.
         captured: whether its step is one fixed graph.
+        dtype: that it is compared in; in float32, rounding alone changes the gradients of some by a tenth.
     """
 
     name: str
@@ -28,6 +29,7 @@ class ZooModel:
     build: Callable[[], tuple[nn.Module, Loss, Any]]
     experts: bool = False
     captured: bool = True
+    dtype: torch.dtype = torch.float32
 
     def make(self) -> tuple[nn.Module, Loss, Any]:
         """The model in training mode, its loss and a batch of 8; the same at every call in every process."""

@@ -1,0 +1,64 @@
+"""The ways to train that the support table is about, as strategies."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from meshwright.cost import Batch, Mesh, Pipeline, Sharding, Strategy, Worker
+from zoo._zoo_model import EXAMPLES, ZooModel
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Method:
+    """One column of the table.
+
+    Args:
+        name: its heading.
+        mesh: degrees.
+        sharding: over the data axis.
+        sequence: split between tensor-parallel regions or whole.
+        attention: over a split sequence.
+        micro_batches: per step.
+        suits: models that it is tried with; the others have nothing that it would split.
+    """
+
+    name: str
+    mesh: Mesh
+    sharding: Sharding = "none"
+    sequence: Any = "whole"
+    attention: Any = "ring"
+    micro_batches: int = 1
+    suits: Callable[[ZooModel], bool] = lambda _: True
+
+    @property
+    def workers(self) -> int:
+        """Processes."""
+        return self.mesh.num_workers
+
+    def strategy(self) -> Strategy:
+        """The method, with placements and cuts left for the product to choose."""
+        return Strategy(
+            workers=tuple(Worker(rank=rank, host="localhost", device="cpu", threads=1) for rank in range(self.workers)),
+            mesh=self.mesh,
+            batch=Batch(size=EXAMPLES, shares=(1,) * self.mesh.num_shares, accumulation=self.micro_batches),
+            sharding=self.sharding,
+            sequence=self.sequence,
+            attention=self.attention,
+            pipeline=Pipeline() if self.mesh.pp > 1 else None,
+        )
+
+
+METHODS = (
+    Method(name="data", mesh=Mesh(dp_replicate=2)),
+    Method(name="sharded data", mesh=Mesh(dp_shard=2), sharding="parameters"),
+    Method(name="tensor", mesh=Mesh(tp=2)),
+    Method(name="sequence", mesh=Mesh(tp=2), sequence="split"),
+    Method(name="context", mesh=Mesh(cp=2)),
+    Method(name="pipeline", mesh=Mesh(pp=2), micro_batches=2),
+    Method(name="expert", mesh=Mesh(dp_replicate=2, ep=2), suits=lambda model: model.experts),
+    Method(name="tensor × sharded data", mesh=Mesh(dp_shard=2, tp=2), sharding="parameters"),
+    Method(
+        name="pipeline × sharded data × tensor", mesh=Mesh(pp=2, dp_shard=2, tp=2), sharding="gradients",
+        micro_batches=2,
+    ),
+)  # fmt: skip
