@@ -128,7 +128,8 @@ def job(case: Case, seed: int) -> Job:
     vectors = [tensor for tensor in model.parameters() if tensor.dim() < 2]
     groups = [{"params": matrices, "lr": 2e-2}, {"params": vectors, "weight_decay": 0.3}]
     optimizer = torch.optim.AdamW(groups, lr=1e-2, weight_decay=0.1)
-    return Job(model=model, optimizer=optimizer, loss=weighted if case.weighted else mean, clip=case.clip)
+    loss = weighted if case.weighted else mean
+    return Job(model=model, optimizer=optimizer, loss=loss, clip=case.clip, blocks=model.blocks)
 
 
 def mean(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:

@@ -88,3 +88,23 @@ def test_pipeline_shards_and_tensor_parallel_on_eight(workers):
 def test_cuts_that_the_strategy_leaves_open(workers):
     case = Case(mesh=Mesh(pp=2), accumulation=2, choices=(("pipeline", Pipeline(schedule="interleaved")),))
     _close(workers(2).run(compare, case))
+
+
+@pytest.mark.parametrize("sharding", ["none", "parameters"])
+def test_recomputation_in_stages(workers, sharding):
+    axis = "dp_replicate" if sharding == "none" else "dp_shard"
+    case = Case(
+        mesh=Mesh(pp=2, **{axis: 2}),
+        sharding=sharding,
+        shares=(4, 2),
+        accumulation=2,
+        sizes=(6, 5),
+        recompute=True,
+        choices=_stages("1f1b", "layers.2"),
+    )
+    _close(workers(4).run(compare, case))
+
+
+def test_recomputation_of_split_blocks(workers):
+    case = Case(mesh=Mesh(tp=2), accumulation=2, sizes=(4, 3), recompute=True, choices=(("sequence", "split"),))
+    _close(workers(2).run(compare, case))

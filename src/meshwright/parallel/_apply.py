@@ -60,7 +60,16 @@ def apply(
         transport.close()
         return _apart(model, optimizer, strategy, loss=loss, graph_blocks=graph_blocks, group=group, context=context)
     if strategy.mesh.splits_the_model:
-        return _split(model, optimizer, strategy, loss=loss, group=group, transport=transport, context=context)
+        return _split(
+            model,
+            optimizer,
+            strategy,
+            loss=loss,
+            graph_blocks=graph_blocks,
+            group=group,
+            transport=transport,
+            context=context,
+        )
     batch_norm = None
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         batch_norm = GlobalBatchNorm(make_transport(strategy.exchange.transport, group, device))
@@ -98,6 +107,7 @@ def _split(
     strategy: Strategy,
     *,
     loss: Callable[[nn.Module, Any], Any] | None,
+    graph_blocks: Sequence[str],
     group: dist.ProcessGroup | None,
     transport: Transport,
     context: Callable[[], AbstractContextManager[Any]],
@@ -107,7 +117,9 @@ def _split(
 
     assert loss is not None, "a split model is split with its loss"
     grid = make_grid(strategy.mesh, group)
-    return Hybrid(model, optimizer, loss, strategy, grid=grid, transport=transport, context=context)
+    return Hybrid(
+        model, optimizer, loss, strategy, grid=grid, transport=transport, blocks=graph_blocks, context=context
+    )
 
 
 def _apart(

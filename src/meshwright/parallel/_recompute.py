@@ -1,6 +1,6 @@
 """Blocks whose activations are computed again in the backward instead of kept."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -42,23 +42,31 @@ class Recomputation:
                 )
         self._blocks = [names[path] for path in paths]
         for block in self._blocks:
-            block.forward = _Recomputed(block, around or nullcontext())
+            block.forward = Recomputed(block, around or nullcontext())
 
     def close(self) -> None:
         """Gives the blocks their own forward back."""
         for block in self._blocks:
             forward = block.__dict__.pop("forward", None)
-            if isinstance(forward, _Recomputed) and forward.own_forward is not None:
+            if isinstance(forward, Recomputed) and forward.own_forward is not None:
                 block.forward = forward.own_forward
 
 
-class _Recomputed:
-    """Stands for a block's forward on that one object; a copy of the block has its class's forward again."""
+class Recomputed:
+    """Stands for a block's forward on that one object; a copy of the block has its class's forward again.
 
-    def __init__(self, block: nn.Module, around: AbstractContextManager[Any]) -> None:
+    Args:
+        block: whose forward.
+        around: entered for the second forward.
+        forward: what is computed twice; None: the block's own.
+    """
+
+    def __init__(
+        self, block: nn.Module, around: AbstractContextManager[Any], *, forward: Callable[..., Any] | None = None
+    ) -> None:
         self._block = block
         self._around = around
-        self._forward = block.forward
+        self._forward = block.forward if forward is None else forward
         self.own_forward = block.__dict__.get("forward")
         self._changed: list[Tensor] = []
 

@@ -5,10 +5,14 @@ stays the only one that has the parameters; a later graph of the same operations
 the length of a call.
 """
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from torch import nn
 from torch.fx import GraphModule
+
+from meshwright.parallel._recompute import Recomputed
 
 
 class Homes:
@@ -44,25 +48,26 @@ class Guest(nn.Module):
     def __init__(self, graph_module: GraphModule, home: GraphModule) -> None:
         super().__init__()
         at_home = dict(home.named_modules())
-        self._codes = [
+        codes = [
             Code(part, at_home[path]) for path, part in graph_module.named_modules() if isinstance(part, GraphModule)
         ]
+        self._forwards = [(code.home, _as_there(code)) for code in codes]
         # in a tuple, so that it is no child: its parameters are counted once
         self._home = (home,)
 
     def forward(self, *inputs: Any) -> Any:
         """What the graph gives."""
-        kept = [code.home.__dict__.get("forward") for code in self._codes]
-        for code in self._codes:
-            code.home.__dict__["forward"] = code
+        kept = [part.__dict__.get("forward") for part, _ in self._forwards]
+        for part, forward in self._forwards:
+            part.__dict__["forward"] = forward
         try:
             return self._home[0](*inputs)
         finally:
-            for code, own in zip(self._codes, kept, strict=True):
+            for (part, _), own in zip(self._forwards, kept, strict=True):
                 if own is None:
-                    del code.home.__dict__["forward"]
+                    del part.__dict__["forward"]
                 else:
-                    code.home.__dict__["forward"] = own
+                    part.__dict__["forward"] = own
 
 
 class Code:
@@ -89,3 +94,9 @@ class Code:
             return self._function(self.home, *inputs)
         finally:
             self.home._buffers.update(kept)
+
+
+def _as_there(code: Code) -> Callable[..., Any]:
+    """Computed twice where the home's own forward is."""
+    own = code.home.__dict__.get("forward")
+    return Recomputed(code.home, nullcontext(), forward=code) if isinstance(own, Recomputed) else code

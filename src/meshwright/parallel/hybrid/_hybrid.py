@@ -33,6 +33,7 @@ class Hybrid(SplitModel):
         strategy: what to do.
         grid: this worker's place.
         transport: between all workers, for what concerns them all; nothing else uses it.
+        blocks: paths of the model's repeated blocks.
         context: makes what surrounds a forward, such as autocast.
     """
 
@@ -45,6 +46,7 @@ class Hybrid(SplitModel):
         *,
         grid: Grid,
         transport: Transport,
+        blocks: Sequence[str],
         context: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         self._model = model
@@ -53,7 +55,7 @@ class Hybrid(SplitModel):
         self._grid = grid
         self._transport = transport
         self._named = all_parameters(model, optimizer)
-        self._portion = Portion(model, optimizer, loss, strategy, grid=grid, context=context)
+        self._portion = Portion(model, optimizer, loss, strategy, grid=grid, blocks=blocks, context=context)
         self._data: Parallelized | None = None
         self._waited: Seconds = 0.0
 

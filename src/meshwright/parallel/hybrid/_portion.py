@@ -14,6 +14,7 @@ from meshwright.errors import PlanError, from_json, to_json
 from meshwright.parallel._named import all_parameters
 from meshwright.parallel._parallelized import Begin, Parallelized
 from meshwright.parallel._pieces import Span
+from meshwright.parallel.hybrid._blocks import Blocks
 from meshwright.parallel.hybrid._completion import completed, is_complete
 from meshwright.parallel.hybrid._grid import Grid
 from meshwright.parallel.hybrid._homes import Homes
@@ -35,7 +36,11 @@ class Portion:
         loss: the user's.
         strategy: how the model is split.
         grid: this worker's place.
+        blocks: paths of the model's repeated blocks, whose parameters are gathered one by one where they are in shards.
         context: makes what surrounds a forward.
+
+    Raises:
+        PlanError: the strategy recomputes a block that the model does not have.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class Portion:
         strategy: Strategy,
         *,
         grid: Grid,
+        blocks: Sequence[str],
         context: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         self._model = model
@@ -57,6 +63,7 @@ class Portion:
         self._tensor: TensorAxis | None = None
         self._store = ProgramStore(model, loss, transformation=self._localized, named=self._named)
         self._originals = Originals(model)
+        self._blocks = Blocks(model, strategy, blocks)
         self._homes = Homes()
         self._runners: dict[int, nn.Module] = {}
         self._pipelined: Pipelined | None = None
@@ -82,7 +89,7 @@ class Portion:
     @property
     def roots(self) -> list[tuple[GraphModule, tuple[str, ...]]]:
         """The modules that run, each with the names of its blocks."""
-        return [(module, ()) for module in self._homes.modules]
+        return [(module, self._blocks.inside(module)) for module in self._homes.modules]
 
     def spans(self, name: str) -> tuple[Span, ...]:
         """Where this worker's part of a parameter or buffer lies, by its first name."""
@@ -188,9 +195,15 @@ class Portion:
     def _runner(self, batch: Any) -> nn.Module:
         program = self._program(batch)
         if id(program) not in self._runners:
-            self._runners[id(program)] = self._homes.runner(0, program.graph_module)
+            self._runners[id(program)] = self._made(0, program)
         return self._runners[id(program)]
 
     def _prepared(self, stage: Stage) -> Stage:
-        runner = self._homes.runner(stage.index, stage.program.graph_module)
-        return stage if runner is stage.program.graph_module else stage.run_by(runner)
+        return stage.run_by(self._made(stage.index, stage.program))
+
+    def _made(self, number: int, program: Program) -> nn.Module:
+        """What runs a program, or a stage of it with its number."""
+        graph_module = self._blocks.segmented(program)
+        if self._strategy.sharding != "parameters":
+            return graph_module
+        return self._homes.runner(number, graph_module)
