@@ -1,0 +1,174 @@
+"""One host of one way of training a GPT of 10M parameters; started by `exchange.py` on every host of a testbed.
+
+Trains in phases: before phase k it makes the file OUTPUT.k.ready and waits for OUTPUT.k.go, so that links can be
+changed and counters read between phases. At the end rank 0 writes one JSON object to OUTPUT.
+"""
+
+import argparse
+import json
+import os
+import sysconfig
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from exchange_ways import RIVALS, meshwright_step, rival_step, strategy_of
+
+WIDTH, DEPTH, HEADS, LENGTH = 320, 8, 5, 64
+CHARACTERS = 128
+HELD_OUT = 64  # sequences
+
+
+class Block(nn.Module):
+    """Attention and a network of two layers, each on normalized input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.qkv, self.project = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.mlp = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One block."""
+        q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.project(attended.transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm2(x))
+
+
+class GPT(nn.Module):
+    """Characters in, logits of the next ones out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.position = nn.Embedding(CHARACTERS, WIDTH), nn.Embedding(LENGTH, WIDTH)
+        self.blocks = nn.Sequential(*(Block() for _ in range(DEPTH)))
+        self.head = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, CHARACTERS))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits of each next character."""
+        return self.head(self.blocks(self.token(tokens) + self.position.weight))
+
+
+def loss(model: nn.Module, text: Tensor) -> Tensor:
+    """Mean over the batch."""
+    return F.cross_entropy(model(text[:, :-1]).flatten(0, 1), text[:, 1:].flatten())
+
+
+def texts() -> tuple[Tensor, Tensor]:
+    """The sources of Python's standard library as bytes below 128: to train on, and held out."""
+    files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    text = b"".join(file.read_bytes() for file in files)
+    tokens = torch.frombuffer(bytearray(text), dtype=torch.uint8).long() % CHARACTERS
+    train, held_out = tokens.tensor_split([len(tokens) * 9 // 10])
+    return train, held_out.unfold(0, LENGTH + 1, 977)[:HELD_OUT]
+
+
+def measured_shares(model: nn.Module, batch: Tensor) -> tuple[int, ...]:
+    """Whole examples for each rank, by how fast it computes."""
+    part = batch[: max(1, len(batch) // dist.get_world_size())]
+    for _ in range(2):
+        dist.barrier()
+        started = time.perf_counter()
+        loss(model, part).backward()
+        seconds = time.perf_counter() - started
+    model.zero_grad()
+    speeds = torch.zeros(dist.get_world_size(), dtype=torch.float64)
+    speeds[dist.get_rank()] = 1 / seconds
+    dist.all_reduce(speeds)
+    exact = speeds / speeds.sum() * len(batch)
+    shares = exact.floor().long()
+    for rank in (shares - exact).argsort()[: len(batch) - int(shares.sum())].tolist():
+        shares[rank] += 1
+    return tuple(shares.tolist())
+
+
+def held_out_loss(model: nn.Module, text: Tensor) -> float:
+    """Of this rank's model."""
+    with torch.no_grad():
+        return float(loss(model, text))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("way")
+    parser.add_argument("--rank", type=int, required=True)
+    parser.add_argument("--hosts", type=int, required=True)
+    parser.add_argument("--address", required=True)
+    parser.add_argument("--port", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--phases", default="8", help="steps of each phase: 80,6,4")
+    parser.add_argument("--evaluate", type=int, default=10, help="held-out loss every so many steps")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bucket", type=float, default=1.0, help="MiB")
+    parser.add_argument("--even", action="store_true", help="equal shares on unequal hosts")
+    return parser.parse_args()
+
+
+def await_phase(output: Path, number: int) -> None:
+    """Rank 0 says that everybody is there, and waits to be told to go on."""
+    dist.barrier()
+    if dist.get_rank() == 0:
+        output.with_suffix(f".{number}.ready").touch()
+        while not output.with_suffix(f".{number}.go").exists():
+            time.sleep(0.01)
+    dist.barrier()
+
+
+def main() -> None:
+    """Trains and writes what was measured."""
+    arguments = parse()
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": arguments.address, "MASTER_PORT": arguments.port}
+    dist.init_process_group("gloo", rank=arguments.rank, world_size=arguments.hosts)
+    torch.manual_seed(arguments.seed)
+    model = GPT()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.rate, fused=True)
+    train, held_out = texts()
+    generator = torch.Generator().manual_seed(arguments.seed + 1)
+
+    def draw() -> Tensor:
+        starts = torch.randint(len(train) - LENGTH, (arguments.batch, 1), generator=generator)
+        return train[starts + torch.arange(LENGTH + 1)]
+
+    shares = (1,) * arguments.hosts
+    if arguments.way in RIVALS:
+        step, close = rival_step(arguments.way, model, optimizer, loss)
+    else:
+        if not arguments.even:
+            shares = measured_shares(model, draw())
+        bucket_size = int(arguments.bucket * 2**20)
+        strategy = strategy_of(arguments.way, shares=shares, batch=arguments.batch, bucket_size=bucket_size)
+        step, close = meshwright_step(model, optimizer, loss, strategy)
+    losses: list[tuple[int, float]] = []
+    phases: list[list[float]] = []
+    number = 0
+    for phase, steps in enumerate(map(int, arguments.phases.split(","))):
+        await_phase(arguments.output, phase)
+        phases.append([])
+        for _ in range(steps):
+            number += 1
+            batch = draw()
+            started = time.perf_counter()
+            step(batch)
+            phases[-1].append(time.perf_counter() - started)
+            if number % arguments.evaluate == 0:
+                if arguments.rank == 0:
+                    losses.append((number, held_out_loss(model, held_out)))
+                dist.barrier()
+    await_phase(arguments.output, len(phases))
+    if arguments.rank == 0:
+        arguments.output.write_text(json.dumps({"phases": phases, "losses": losses, "shares": shares}))
+    close()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

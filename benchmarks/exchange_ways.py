@@ -1,0 +1,91 @@
+"""Ways for hosts to agree on gradients: rivals, and Meshwright's, each by a name.
+
+ddp, ddp_fp16, ddp_powersgd          torch's DistributedDataParallel, plain and with its hooks
+exact, bfloat16                      Meshwright in float32, and with gradients in 16 bits summed in 32
+int8, int4, sign, top_k, …           Meshwright with compressed gradients
+local                                Meshwright, islands that agree every few steps
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from meshwright.cost import Batch, Compression, Exchange, Mesh, Precision, Strategy, Updates, Worker
+from meshwright.run._engine import Engine
+from meshwright.run._job import Job
+
+RIVALS = ("ddp", "ddp_fp16", "ddp_powersgd")
+Step = Callable[[Tensor], float]
+Loss = Callable[[nn.Module, Tensor], Tensor]
+
+CHOICES: dict[str, dict[str, Any]] = {
+    "exact": {},
+    "bfloat16": {"precision": Precision(reduction="bfloat16")},
+    "int8": {"compression": Compression(method="int8")},
+    "int4": {"compression": Compression(method="int4")},
+    "sign": {"compression": Compression(method="sign")},
+    "powersgd": {"compression": Compression(method="powersgd", rank=4)},
+    "powersgd_16": {"compression": Compression(method="powersgd", rank=16)},
+    "top_k": {"compression": Compression(method="top_k", share=0.01)},
+    "random_k": {"compression": Compression(method="random_k", share=0.05)},
+    "local": {"updates": Updates(kind="local", interval=16, rate=0.7, momentum=0.5)},
+    "local_int8": {
+        "updates": Updates(kind="local", interval=16, rate=0.7, momentum=0.5, fragments=4, delay=3),
+        "compression": Compression(method="int8"),
+    },
+}  # fmt: skip
+
+
+def strategy_of(way: str, *, shares: tuple[int, ...], batch: int, bucket_size: int) -> Strategy:
+    """Meshwright's strategy of a name, with one worker on each host."""
+    choice = dict(CHOICES[way])
+    precision = choice.pop("precision", Precision())
+    size = len(shares)
+    if "updates" in choice:
+        choice["updates"] = replace(choice["updates"], islands=size)
+    return Strategy(
+        workers=tuple(Worker(rank=rank, host=f"host-{rank}", device="cpu", threads=1) for rank in range(size)),
+        mesh=Mesh(dp_replicate=size),
+        batch=Batch(size=batch, shares=shares),
+        precision=precision,
+        exchange=Exchange(bucket_size=bucket_size, **choice),
+    )
+
+
+def meshwright_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, strategy: Strategy
+) -> tuple[Step, Callable[[], object]]:
+    """A step on the global batch through Meshwright's engine, and what ends it."""
+    job = Job(model=model, optimizer=optimizer, loss=loss, allow=("precision", "compression", "staleness"))
+    engine = Engine(job, strategy, rank=dist.get_rank())
+    return lambda batch: float(engine.step(batch, size=len(batch))), engine.close
+
+
+def rival_step(
+    way: str, model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss
+) -> tuple[Step, Callable[[], object]]:
+    """A step on an equal share of the global batch through DistributedDataParallel."""
+    wrapped = nn.parallel.DistributedDataParallel(model, bucket_cap_mb=1000 if way == "ddp_powersgd" else 25)
+    if way == "ddp_fp16":
+        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
+
+        wrapped.register_comm_hook(None, fp16_compress_hook)
+    if way == "ddp_powersgd":
+        from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+
+        state = PowerSGDState(None, matrix_approximation_rank=4, start_powerSGD_iter=2)
+        wrapped.register_comm_hook(state, powerSGD_hook)
+    rank, size = dist.get_rank(), dist.get_world_size()
+
+    def step(batch: Tensor) -> float:
+        optimizer.zero_grad()
+        value = loss(wrapped, batch.tensor_split(size)[rank])
+        value.backward()
+        optimizer.step()
+        return float(value.detach())
+
+    return step, lambda: None
