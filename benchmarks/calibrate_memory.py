@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
+from scipy.optimize import least_squares, minimize
+from scipy.special import expit, ndtr
 
 import meshwright.cost.memory
 from meshwright.cost.memory import (
@@ -35,6 +36,8 @@ from published_rows import PublishedRow, configuration, read_rows
 
 # Error beyond which a row counts less, and the weight of priors against rows.
 _OUTLIER, _PRIOR = 0.05, 0.05
+# Where half of the runs are expected to fail, the width of its logarithm, and how many failures tell their own spread.
+_LIMIT, _LIMIT_WIDTH, _MANY_FAILURES = 0.95, 0.1, 30
 Vector = NDArray[np.float64]
 
 
@@ -232,31 +235,39 @@ def _sample(row: PublishedRow, measured: float, model: str) -> Sample:
 def _limits(
     rows: Sequence[tuple[Mapping[str, str], PublishedRow]], changed: Mapping[str, Mapping[str, float]]
 ) -> dict[str, dict[str, float]]:
-    """Shares of the device's memory at which half of a framework's runs fail, where enough of them failed."""
+    """Shares of the device's memory at which half of each framework's runs fail."""
+    outcomes: dict[str, list[tuple[float, bool]]] = {}
+    for row, configured in rows:
+        own = row_conventions(configured)
+        predicted = published_memory(configured, own=replace(with_values(own, changed.get(own.name, {})), limit=1.0))
+        if not predicted.reason:
+            outcomes.setdefault(own.name, []).append((predicted.share, row["status"] != "ok"))
     found: dict[str, dict[str, float]] = {}
-    for name in changed:
-        shares, failed = [], []
-        for row, configured in rows:
-            own = row_conventions(configured)
-            if own.name != name:
-                continue
-            own = replace(with_values(own, changed[name]), limit=1.0, limit_spread=1e-3)
-            predicted = published_memory(configured, own=own)
-            if not predicted.reason:
-                shares.append(predicted.share)
-                failed.append(row["status"] != "ok")
-        if sum(failed) >= 30:
-            found[name] = _threshold(np.log(np.array(shares)), np.array(failed))
-            print(f"{name}: half of the runs fail at {found[name]['limit']:.2f} of the memory")
+    for name, pairs in outcomes.items():
+        spread = changed.get(name, {}).get("spread", conventions(name).spread)
+        shares, failed = np.log([share for share, _ in pairs]), np.array([fails for _, fails in pairs])
+        found[name] = _threshold(shares, failed, spread=spread)
+        print(
+            f"{name}: {failed.sum()} of {len(pairs)} failed, half of them at {found[name]['limit']:.2f} of the memory"
+        )
     return found
 
 
-def _threshold(shares: Vector, failed: NDArray[np.bool_]) -> dict[str, float]:
-    """The share that keeps 98.5 % of the successes, and the spread of failures about it."""
-    limit = float(np.quantile(shares[~failed], 0.985))
-    near = np.abs(shares - limit) < 0.3
-    wrong = float(np.mean((shares > limit)[near] != failed[near])) if near.any() else 0.0
-    return {"limit": float(np.exp(limit)), "limit_spread": max(0.03, 0.3 * wrong)}
+def _threshold(shares: Vector, failed: NDArray[np.bool_], *, spread: float) -> dict[str, float]:
+    """The share at which half fail and its spread, most likely beside crashes that have nothing to do with memory.
+
+    Where few failed, the prior says that runs fail near the device's memory, with the spread of the peaks' errors.
+    """
+    few = failed.sum() < _MANY_FAILURES
+
+    def unlikeliness(unknown: Vector) -> float:
+        width, crashes = spread if few else np.exp(unknown[1]), expit(unknown[2])
+        probability = np.clip(crashes + (1 - crashes) * ndtr((shares - unknown[0]) / width), 1e-9, 1 - 1e-9)
+        likelihood = float(np.where(failed, np.log(probability), np.log1p(-probability)).sum())
+        return 0.5 * float((unknown[0] - np.log(_LIMIT)) / _LIMIT_WIDTH) ** 2 - likelihood
+
+    found = minimize(unlikeliness, [np.log(_LIMIT), np.log(0.1), -3.0], method="Nelder-Mead").x
+    return {"limit": float(np.exp(found[0])), "limit_spread": spread if few else float(np.exp(found[1]))}
 
 
 def _write(changed: Mapping[str, Mapping[str, float]]) -> None:

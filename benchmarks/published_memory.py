@@ -12,6 +12,7 @@ from meshwright.cost.memory import (
     conventions,
     failure_probability,
     fullest,
+    needed_peak,
     stage_layers,
     stage_memories,
     transformer_contents,
@@ -39,7 +40,7 @@ class PublishedMemory:
     Args:
         seen: what its source reports of it (B).
         stages: every pipeline worker's peak.
-        share: of the device's memory that the fullest worker is predicted to need.
+        share: of the device's memory that the fullest worker cannot do without.
         failure: probability that it does not run (0 to 1).
         reason: why it cannot run at all, whatever the memory; empty where it can.
     """
@@ -63,22 +64,22 @@ def published_memory(row: PublishedRow, *, own: Conventions | None = None) -> Pu
         own: the framework's conventions; None: the fitted ones.
     """
     own = own or row_conventions(row)
-    arrangement = row_arrangement(row, own)
-    stages = stage_memories(transformer_contents(row.model, arrangement, own), arrangement, own)
     capacity = _capacity(row.device)
+    arrangement = row_arrangement(row, own)
+    contents = transformer_contents(row.model, arrangement, own)
     if not row.states_recomputation:
         # A run that is published ran: it computed again as much as it had to.
         for choice in ("selective", "full"):
-            if fullest(stages).memory.peak > own.limit * capacity:
+            if needed_peak(contents, arrangement, own) > own.limit * capacity:
                 arrangement = replace(arrangement, recomputation=choice)
-                stages = stage_memories(transformer_contents(row.model, arrangement, own), arrangement, own)
-    reported = stages[0] if own.seen == "first" else fullest(stages)
-    peak = fullest(stages).memory.peak
+                contents = transformer_contents(row.model, arrangement, own)
+    stages = stage_memories(contents, arrangement, own)
+    needed = needed_peak(contents, arrangement, own)
     return PublishedMemory(
-        seen=reported.memory.peak,
+        seen=(stages[0] if own.seen == "first" else fullest(stages)).memory.peak,
         stages=stages,
-        share=peak / capacity,
-        failure=failure_probability(peak, capacity, own),
+        share=needed / capacity,
+        failure=failure_probability(needed, capacity, own),
         reason=impossible(row, own),
     )
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 
 from meshwright.cost import MemoryBreakdown, TimeBreakdown
+from meshwright.cost.memory import conventions, failure_probability
 from meshwright.plan._goal import Pins
 from meshwright.plan._plan import Candidate, Plan
 from meshwright.plan._priced import choice
@@ -44,6 +45,7 @@ class Explanation:
         margin: by how much the next best is slower (s).
         rejected: all others, each with its reason.
         flips: what would change the choice.
+        overflow: probability that the fullest worker runs out of memory (0 to 1).
     """
 
     model: str
@@ -61,6 +63,7 @@ class Explanation:
     margin: Seconds
     rejected: tuple[Candidate, ...]
     flips: tuple[str, ...]
+    overflow: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,6 +112,7 @@ def explain(plan: Plan) -> Explanation:
         margin=(next_best.trial or next_best.step) - against if next_best else 0.0,
         rejected=rejected,
         flips=plan.flips,
+        overflow=_overflow(plan),
     )
 
 
@@ -120,6 +124,15 @@ def difference(first: Plan, second: Plan) -> tuple[PlanDifference, ...]:
         for name, text in ours.items()
         if text != theirs[name]
     )
+
+
+def _overflow(plan: Plan) -> float:
+    """How likely memory runs out, by how far predictions of such devices were off."""
+    if not plan.memory_limit:
+        return 0.0
+    on_processor = all(worker.device == "cpu" for worker in plan.strategy.workers)
+    own = conventions("meshwright-cpu" if on_processor else "meshwright")
+    return failure_probability(plan.prediction.memory.peak, plan.memory_limit, own)
 
 
 def _texts(plan: Plan) -> dict[str, str]:

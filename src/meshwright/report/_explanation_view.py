@@ -11,6 +11,8 @@ from meshwright.plan import Explanation, PlanDifference
 from meshwright.units import format_bytes, format_seconds
 
 WIDEST_BAR = 24
+# Probability from which on running out of memory is worth a word.
+SMALLEST_RISK = 0.005
 
 
 def explanation_view(explanation: Explanation) -> RenderableType:
@@ -22,10 +24,11 @@ def explanation_view(explanation: Explanation) -> RenderableType:
     step = Text(f"{format_seconds(found.step)} per step{interval} ({source})")
     peak = sum(size for _, size in found.memory)
     limit = f" of {format_bytes(found.memory_limit)}" if found.memory_limit else ""
+    risk = f", {found.overflow:.0%} likely to run out" if found.overflow >= SMALLEST_RISK else ""
     tables = Columns(
         [
             _shares("Where the step’s time goes", found.time, write=format_seconds),
-            _shares(f"Memory of the fullest worker: {format_bytes(peak)}{limit}", found.memory, write=format_bytes),
+            _shares(f"Memory of the fullest worker: {format_bytes(peak)}{limit}{risk}", found.memory, write=format_bytes),
         ],
         padding=(1, 4),
     )

@@ -6,10 +6,13 @@ lies below 1 because a context, other libraries and gaps take what the predictio
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import erf, log, sqrt
 
-from meshwright.cost.memory._conventions import Conventions
-from meshwright.cost.memory._stage import StageMemory
+from meshwright.cost.memory._arrangement import Arrangement
+from meshwright.cost.memory._content import StageContent
+from meshwright.cost.memory._conventions import Backlog, Conventions
+from meshwright.cost.memory._stage import StageMemory, stage_memories
 from meshwright.units import Bytes
 
 
@@ -24,6 +27,15 @@ def failure_probability(peak: Bytes, capacity: Bytes, conventions: Conventions) 
         return 0.0
     distance = log(peak / capacity / conventions.limit) / conventions.limit_spread
     return 0.5 * (1 + erf(distance / sqrt(2)))
+
+
+def needed_peak(contents: Sequence[StageContent], arrangement: Arrangement, conventions: Conventions) -> Bytes:
+    """What the fullest pipeline worker cannot do without (B).
+
+    Temporaries that only wait for another stream are not among it: before a run fails, the allocator waits for them.
+    """
+    without = replace(conventions, backlog=Backlog())
+    return fullest(stage_memories(contents, arrangement, without)).memory.peak
 
 
 def fullest(stages: Sequence[StageMemory]) -> StageMemory:
