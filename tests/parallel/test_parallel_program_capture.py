@@ -108,6 +108,13 @@ def test_a_dataclass_with_total_and_weight() -> None:
     assert int(program(batch)[1]) == 6
 
 
+def test_a_name_that_graphs_use_is_declined() -> None:
+    model = nn.Module()
+    model.graph = nn.Linear(4, 4)
+    with pytest.raises(ProgramError, match="attribute 'graph' has a name"):
+        capture_program(model, lambda model, batch: model.graph(batch).mean(), torch.randn(8, 4))
+
+
 class DataDependent(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -61,6 +61,8 @@ def _operation(error: BaseException) -> str:
             if "_local_scalar_dense" in name
             else f"{name}, whose result has a size that depends on values"
         )
+    if type(error).__name__ == "GuardOnDataDependentSymNode":
+        return "decides by the value of a tensor"
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
 
 

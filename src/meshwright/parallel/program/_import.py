@@ -13,6 +13,7 @@ from meshwright.errors import ProgramError
 from meshwright.graph.capture_traits import parameter_paths
 from meshwright.parallel.program._step_module import MODEL
 
+_TAKEN = (set(dir(GraphModule)) - set(dir(nn.Module))) | {"meta"}
 _TENSORS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
 
@@ -70,7 +71,18 @@ def imported(exported: ExportedProgram, names: Names, inputs: list[str]) -> Grap
             sources[id(tensor)] = graph.create_node("get_attr", name)
             sources[id(tensor)].meta.update(node.meta)
         copied[node] = sources[id(tensor)]
+    _check_names(attributes)
     return GraphModule(attributes, graph)
+
+
+def _check_names(attributes: Mapping[str, Any]) -> None:
+    taken = _TAKEN & {name.partition(".")[0] for name in attributes}
+    if taken:
+        raise ProgramError(
+            f"the model's attribute {min(taken)!r} has a name that torch's graphs use themselves",
+            cause="a program holds parameters and buffers under the user's names",
+            alternatives=["give the attribute another name"],
+        )
 
 
 def _placeholder(graph: Graph, node: Node, name: str) -> Node:
