@@ -2,8 +2,8 @@
 
 In: a `Graph`, a `Cluster`, a `Strategy`. Out: a `Prediction`; a run's `Measurement` has the same items.
 Reading order: `_mesh`, `_split`, `_schedule` (a pipeline's orders of work), `_compression`, `_updates`, `_strategy`,
-`_prediction`, `_measurement`, `_verification` (the data); `_pricing`, which puts together `_compute` (with `_workload`
-and `_rates`), `_exchange_cost` (with `_communication` and `_timeline`) and `_memory`.
+`_prediction`, `_measurement`, `_trace`, `_verification` (the data); `_pricing`, which puts together `_compute` (with
+`_workload` and `_rates`), `_exchange_cost` (with `_communication` and `_timeline`) and `_memory`.
 """
 
 from meshwright.cost._communication import measured_transports as measured_transports
@@ -42,6 +42,10 @@ from meshwright.cost._strategy import Sharding as Sharding
 from meshwright.cost._strategy import Strategy as Strategy
 from meshwright.cost._strategy import TransportName as TransportName
 from meshwright.cost._strategy import Worker as Worker
+from meshwright.cost._trace import Phase as Phase
+from meshwright.cost._trace import StepTrace as StepTrace
+from meshwright.cost._trace import read_trace as read_trace
+from meshwright.cost._trace import write_trace as write_trace
 from meshwright.cost._updates import Updates as Updates
 from meshwright.cost._updates import UpdatesKind as UpdatesKind
 from meshwright.cost._updates import suited_momentum as suited_momentum

@@ -1,0 +1,45 @@
+"""The trace of a step, written for Perfetto and read back."""
+
+import json
+
+import pytest
+
+from meshwright.cost import Action, Phase, StageEvent, StepTrace, read_trace, write_trace
+from meshwright.errors import DocumentError
+
+TRACE = StepTrace(
+    rank=3,
+    step=8,
+    began=1.75e9,
+    phases=(Phase(name="forward", start=0.0, end=0.5), Phase(name="optimizer", start=0.5, end=0.625)),
+    stages=(
+        StageEvent(rank=1, action=Action(work="forward", stage=1, micro_batch=0), start=0.125, end=0.25),
+        StageEvent(rank=1, action=Action(work="weight", stage=3, micro_batch=2), start=0.25, end=0.5),
+    ),
+)
+
+
+def test_a_trace_is_read_back_as_it_was(tmp_path):
+    write_trace(TRACE, tmp_path / "trace" / "rank-3.json")
+    assert read_trace(tmp_path / "trace" / "rank-3.json") == TRACE
+
+
+def test_the_file_is_what_perfetto_takes(tmp_path):
+    """Microseconds, a process per worker, a thread per stage, and names for both."""
+    write_trace(TRACE, tmp_path / "trace.json")
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    complete = [event for event in events if event["ph"] == "X"]
+    assert [(event["name"], event["ts"], event["dur"], event["tid"]) for event in complete] == [
+        ("forward", 0.0, 500000.0, 0), ("optimizer", 500000.0, 125000.0, 0),
+        ("F0", 125000.0, 125000.0, 2), ("W2", 250000.0, 250000.0, 4),
+    ]  # fmt: skip
+    assert all(event["pid"] == 3 for event in events)
+    named = {event.get("tid"): event["args"]["name"] for event in events if event["ph"] == "M"}
+    assert named == {None: "worker 3", 0: "step", 2: "stage 1", 4: "stage 3"}
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"traceEvents": []}'])
+def test_a_file_that_is_no_trace(tmp_path, text):
+    (tmp_path / "trace.json").write_text(text)
+    with pytest.raises(DocumentError, match="is not the trace of a step"):
+        read_trace(tmp_path / "trace.json")
