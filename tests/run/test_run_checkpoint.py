@@ -1,10 +1,13 @@
 """Checkpoints of jobs whose optimizer, gradients or parameters are in shards."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.distributed as dist
 from run_jobs import Tied, strategy
 
+from meshwright.cost import Compression
 from meshwright.errors import UsageError
 from meshwright.run import Engine, Job, _checkpoint_files
 from meshwright.run._checkpoint import load, save
@@ -94,3 +97,42 @@ def test_large_state_is_written_to_several_files(tmp_path, monkeypatch):
     load(again, None, tmp_path / "saved")
     assert torch.equal(again.model.embed.weight, job.model.embed.weight)
     assert _train(Engine(again), range(1, 3)) == _train(engine, range(1, 3))
+
+
+def _lossy_engine(seed: int, carried: dict, method: str) -> Engine:
+    job = replace(_job(seed), allow=("compression",), carried=carried)
+    plan = strategy(6, dist.get_world_size())
+    compression = Compression(method=method, block=64, share=0.1, rank=1)
+    return Engine(job, replace(plan, exchange=replace(plan.exchange, compression=compression)), rank=dist.get_rank())
+
+
+def _left_out(engine: Engine) -> dict[str, torch.Tensor]:
+    return dict(engine.placed.carried())
+
+
+def _save_compressed(folder, method: str) -> dict[str, torch.Tensor]:
+    engine = _lossy_engine(0, {}, method)
+    _train(engine, range(3))
+    save(engine.job, engine, folder)
+    left = _left_out(engine)
+    engine.close()
+    return left
+
+
+def _load_compressed(folder, method: str) -> dict[str, torch.Tensor]:
+    engine = _lossy_engine(5, load(_job(5), None, folder).carried, method)
+    left = _left_out(engine)
+    _train(engine, range(3, 5))
+    engine.close()
+    return left
+
+
+@pytest.mark.parametrize("method", ["int8", "sign", "powersgd", "random_k"])
+def test_what_compression_has_left_out_is_sent_after_all(workers, tmp_path, method):
+    """The sum over the workers is what counts, and three workers have the two workers' sum."""
+    before = workers(2).run(_save_compressed, tmp_path / "saved", method)[0]
+    after = workers(3).run(_load_compressed, tmp_path / "saved", method)[0]
+    assert before.keys() == after.keys()
+    assert any(key.startswith("carried.") and value.abs().max() > 0 for key, value in before.items())
+    for key, value in before.items():
+        assert torch.allclose(after[key], value, rtol=1e-5, atol=1e-9), key

@@ -1,7 +1,7 @@
 """How the sum of a bucket is taken: exactly, or by a method that sends less."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -19,6 +19,7 @@ from meshwright.units import Bytes
 
 # What is drawn at random in a bucket differs from what is drawn in another; a step has fewer buckets than this.
 DRAWS_PER_STEP = 100_003
+COUNTS = "counts"
 
 
 class Reduction(ABC):
@@ -49,12 +50,16 @@ class Reduction(ABC):
         """
 
     @abstractmethod
-    def state(self) -> dict[str, Tensor]:
-        """What is kept from step to step, by kind and parameter: `carried.NAME`; every worker's own. Copies nothing."""
+    def carried(self) -> Iterator[tuple[str, Tensor]]:
+        """What is kept from step to step, by kind and parameter: `carried.NAME`; summed over the workers.
+
+        Every worker asks for all of it. Only the sum counts: how it is spread over the workers, whose number may be
+        another one tomorrow, changes nothing of what is sent in the end.
+        """
 
     @abstractmethod
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Takes over what `state` gave, or what of it there is."""
+    def carry(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over what `carried` gave, or what of it there is, in equal parts."""
 
     @abstractmethod
     def refine(self) -> bool:
@@ -93,11 +98,11 @@ class ExactReduction(Reduction):
         del number
         return self._transport.collect(flat, root=root, receive=receive)
 
-    def state(self) -> dict[str, Tensor]:
+    def carried(self) -> Iterator[tuple[str, Tensor]]:
         """Nothing is kept."""
-        return {}
+        return iter(())
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
+    def carry(self, state: Mapping[str, Tensor]) -> None:
         """Nothing is kept."""
 
     def refine(self) -> bool:
@@ -144,7 +149,7 @@ class LossyReduction(Reduction):
 
     def lay_out(self, parameters: Sequence[tuple[str, Tensor]], buckets: Sequence[Bucket]) -> None:
         """Makes a method for each bucket."""
-        kept = self.state()
+        elements, factors = self._elements(), self._factors()
         self._names = [name for name, _ in parameters]
         self._lengths = [tensor.numel() for _, tensor in parameters]
         self._buckets = buckets
@@ -162,7 +167,8 @@ class LossyReduction(Reduction):
         ]
         for _ in range(self._refined):
             self._refine_all()
-        self.load(kept)
+        _overwrite(self._elements(), elements)
+        _overwrite(self._factors(), factors)
 
     def start(self, number: int, flat: Tensor) -> Transfer:
         """Gradients by the method, flags exactly."""
@@ -181,29 +187,25 @@ class LossyReduction(Reduction):
             )
         return self._thread.start(partial(self._collect, number, flat, root, receive, self._draw(number)))
 
-    def state(self) -> dict[str, Tensor]:
-        """`KIND.NAME` of what each parameter keeps, and the number of steps."""
-        found: dict[str, Tensor] = {}
-        for bucket, method in zip(self._buckets, self._methods, strict=False):
-            for kind, flat in method.elements().items():
-                for member, start in zip(bucket.members, bucket.offsets, strict=True):
-                    found[f"{kind}.{self._names[member]}"] = flat[start : start + self._lengths[member]]
-            for position, factor in method.factors().items():
-                found[f"factor.{self._names[bucket.members[position]]}"] = factor
-        if found or self._steps:
-            found["counts"] = torch.tensor([self._steps, self._refined])
-        return found
+    def carried(self) -> Iterator[tuple[str, Tensor]]:
+        """`KIND.NAME` of what each parameter keeps, and the number of steps and of refinements."""
+        for key, tensor in self._elements().items():
+            summed = tensor.clone()
+            if self._wire is not None:
+                self._wire.sum(summed)
+            yield key, summed
+        yield from self._factors().items()
+        yield COUNTS, torch.tensor([self._steps, self._refined])
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Overwrites what is kept."""
-        if "counts" in state:
-            self._steps, refined = state["counts"].tolist()
-            for _ in range(refined - self._refined):
+    def carry(self, state: Mapping[str, Tensor]) -> None:
+        """Every worker takes an equal part."""
+        if COUNTS in state:
+            self._steps, refined = state[COUNTS].tolist()
+            while self._refined < refined:
                 self.refine()
-        own = self.state()
-        for key, tensor in own.items():
-            if key != "counts" and key in state and state[key].numel() == tensor.numel():
-                tensor.copy_(state[key].view(tensor.shape))
+        parts = 1 if self._wire is None else self._wire.size
+        _overwrite(self._elements(), {key: value / parts for key, value in state.items() if key != COUNTS})
+        _overwrite(self._factors(), state)
 
     def refine(self) -> bool:
         """Sends more from the next step on."""
@@ -220,6 +222,23 @@ class LossyReduction(Reduction):
         self._thread.close()
         if self._wire is not None:
             self._wire.close()
+
+    def _elements(self) -> dict[str, Tensor]:
+        """`KIND.NAME` of what each parameter keeps here, in its place."""
+        return {
+            f"{kind}.{self._names[member]}": flat[start : start + self._lengths[member]]
+            for bucket, method in zip(self._buckets, self._methods, strict=False)
+            for kind, flat in method.elements().items()
+            for member, start in zip(bucket.members, bucket.offsets, strict=True)
+        }
+
+    def _factors(self) -> dict[str, Tensor]:
+        """What is kept alike everywhere, in its place."""
+        return {
+            f"factor.{self._names[bucket.members[position]]}": factor
+            for bucket, method in zip(self._buckets, self._methods, strict=False)
+            for position, factor in method.factors().items()
+        }
 
     def _refine_all(self) -> bool:
         return sum(method.refine() for method in self._methods) > 0
@@ -260,6 +279,13 @@ class LossyReduction(Reduction):
             end = start + self._lengths[member]
             if end < following:
                 flat[end:following].zero_()
+
+
+def _overwrite(places: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Puts values where there is a place of the same length."""
+    for key, place in places.items():
+        if key in values and values[key].numel() == place.numel():
+            place.copy_(values[key].view(place.shape))
 
 
 def _lying(tensor: Tensor) -> tuple[int, ...]:

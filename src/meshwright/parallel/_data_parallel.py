@@ -1,7 +1,7 @@
 """Every worker holds the whole model and computes its share of the batch; gradients are summed."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -181,6 +181,14 @@ class DataParallel(Parallelized):
     def held_state(self) -> list[Piece]:
         """The model's state."""
         return state_pieces(self._model)
+
+    def carried(self) -> Iterator[tuple[str, Tensor]]:
+        """What the exchange has left out so far, summed over the workers; all of them ask for it."""
+        return self._reduction.carried()
+
+    def carry(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on from what `carried` gave."""
+        self._reduction.carry(state)
 
     def close(self) -> None:
         """Takes hooks and wrappers off, frees the memory of the exchange, and closes the connections."""

@@ -6,6 +6,7 @@ strategy can go on from it. Worker 0 gathers and writes one tensor after another
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from meshwright.errors import UsageError, from_json, to_json
 from meshwright.run._checkpoint_files import CheckpointReader, CheckpointWriter
 from meshwright.run._engine import Engine
 from meshwright.run._job import Job
+from meshwright.run._placement import Carrying
 
 if TYPE_CHECKING:
     from meshwright.parallel import Piece
@@ -33,7 +35,11 @@ def save(job: Job, engine: Engine | None, folder: str | os.PathLike[str]) -> Non
     """
     source: _Alone | _Together = _Alone(job) if engine is None or engine.num_workers == 1 else _Together(job, engine)
     writer = _Draining(Path(folder)) if engine is None or engine.rank == 0 else None
-    for kind, tensors in (("model", source.model()), ("optimizer", source.optimizer())):
+    for kind, tensors in (
+        ("model", source.model()),
+        ("optimizer", source.optimizer()),
+        ("exchange", source.exchange()),
+    ):
         if writer is None:
             for _ in tensors:
                 pass
@@ -44,8 +50,11 @@ def save(job: Job, engine: Engine | None, folder: str | os.PathLike[str]) -> Non
     source.conclude("" if writer is None else writer.finish(settings))
 
 
-def load(job: Job, engine: Engine | None, folder: str | os.PathLike[str]) -> None:
+def load(job: Job, engine: Engine | None, folder: str | os.PathLike[str]) -> Job:
     """Puts a checkpoint into a job that has not been stepped; every worker calls it.
+
+    Returns:
+        The job with what the exchange has to go on from.
 
     Raises:
         UsageError: steps have been run, or no whole checkpoint is there.
@@ -65,6 +74,7 @@ def load(job: Job, engine: Engine | None, folder: str | os.PathLike[str]) -> Non
         number, _, name = key.partition(".")
         state.setdefault(int(number), {})[name] = value
     job.optimizer.load_state_dict({"state": state, "param_groups": settings["groups"]})
+    return replace(job, carried=reader.tensors("exchange"))
 
 
 class _Alone:
@@ -88,6 +98,10 @@ class _Alone:
             for name, value in values.items():
                 if isinstance(value, Tensor):
                     yield f"{number}.{name}", value
+
+    def exchange(self) -> Iterator[tuple[str, Tensor]]:
+        """Nothing is exchanged."""
+        return iter(())
 
     def numbers(self) -> dict[str, dict[str, Any]]:
         """The optimizer's state that is no tensor, by number of the parameter."""
@@ -128,6 +142,10 @@ class _Together:
 
         yield _RANDOM, torch.get_rng_state()
         yield from collected(self._pieces, self._group)
+
+    def exchange(self) -> Iterator[tuple[str, Tensor]]:
+        """What the exchange has left out so far, summed over the workers."""
+        return self._placed.carried() if isinstance(self._placed, Carrying) else iter(())
 
     def _optimizer_pieces(self) -> "list[Piece]":
         from meshwright.parallel import optimizer_pieces

@@ -4,6 +4,7 @@ folder/
   manifest.json          format, steps, and the SHA-256 of each file
   model.safetensors      the model's whole state; what does not fit one file goes on in model.00002.safetensors, …
   optimizer.safetensors  the optimizer's whole tensors, `<number of the parameter>.<name>`; likewise
+  exchange.safetensors   what compressed gradients have left out so far, `<kind>.<parameter>`, summed over the workers
   settings.json          the optimizer's groups, and its state that is no tensor
 """
 
@@ -56,7 +57,8 @@ class CheckpointWriter:
                 waiting, number = {}, number + 1
             # of its own storage: tied tensors are stored once for every name
             waiting[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        save_file(waiting, self._fresh / _file_name(kind, number))
+        if waiting:
+            save_file(waiting, self._fresh / _file_name(kind, number))
 
     def finish(self, settings: dict[str, Any]) -> None:
         """Writes the rest, and puts the folder into its place."""

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ class Job:
         clip: largest norm of the whole gradient; None leaves it.
         blocks: paths of repeated blocks, where a capture found some.
         allow: departures from the mathematics as written that the user permits.
+        carried: what the exchange had left out when the checkpoint was saved that the job goes on from.
     """
 
     model: nn.Module
@@ -35,6 +36,7 @@ class Job:
     clip: float | None = None
     blocks: tuple[str, ...] = ()
     allow: tuple[Allowance, ...] = ()
+    carried: Mapping[str, Tensor] = field(default_factory=dict)
 
     def copy(self) -> "Job":
         """The same job on tensors of its own; optimizer state and hyperparameters included."""

@@ -1,6 +1,6 @@
 """A job put where its strategy wants it: kernels, precision, and the parallel form of model and optimizer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -97,9 +97,27 @@ class SplitPlaced(Placed, Protocol):
         ...
 
     def compute(
-        self, batches: Sequence[Any], *, begin: Callable[[Any, int], Tensor], ended: Callable[[], object]
+        self,
+        batches: Sequence[Any],
+        *,
+        examples: Sequence[int],
+        begin: Callable[[Any, int], Tensor],
+        ended: Callable[[], object],
     ) -> None:
         """Forward and backward of all micro-batches."""
+        ...
+
+
+@runtime_checkable
+class Carrying(Protocol):
+    """A placed job whose exchange leaves something out, to be sent later."""
+
+    def carried(self) -> Iterator[tuple[str, Tensor]]:
+        """What was left out, summed over the workers, by kind and parameter."""
+        ...
+
+    def carry(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on from what `carried` gave."""
         ...
 
 
@@ -134,6 +152,8 @@ def place(
         job.model, job.optimizer, strategy, loss=job.loss, graph_blocks=job.blocks, group=group, context=context
     )
     undo.callback(placed.close)
+    if job.carried and isinstance(placed, Carrying):
+        placed.carry(job.carried)
     return placed, context
 
 

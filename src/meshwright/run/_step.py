@@ -152,7 +152,7 @@ class Step:
         """
         from meshwright.run._checkpoint import load
 
-        load(self._job, self._engine, folder)
+        self._job = load(self._job, self._engine, folder)
 
     def _open(self, batch: Any) -> None:
         """Decides, at the first batch, how steps are run: by a plan, by a proof, or as the script is.
