@@ -11,7 +11,7 @@ from torch.fx import Node
 from meshwright.cost import Placement
 from meshwright.errors import PlanError
 from meshwright.parallel.program import Program
-from meshwright.parallel.tensor._layout import REPLICATED, Layout, Split
+from meshwright.parallel.tensor._layout import COPIED, REPLICATED, Layout, Split
 from meshwright.parallel.tensor._operation import Choice
 from meshwright.parallel.tensor._problem import Problem, Value, problem_of, tensor_of
 from meshwright.parallel.tensor._rates import Rates, collectives_between
@@ -32,6 +32,7 @@ def choose_placements(
     rates: Rates | None = None,
     placements: Sequence[Placement] | None = None,
     inputs: Mapping[str, Layout] | None = None,
+    gradients: Literal["whole", "partial"] = "whole",
 ) -> Scheme:
     """The scheme with the least predicted time of communication and of work done more than once.
 
@@ -42,11 +43,12 @@ def choose_placements(
         rates: of the workers and the links between them; None: those of `Rates`.
         placements: given ones, of a plan; parameters and buffers that they leave out stay whole. None: all are free.
         inputs: layouts of placeholders that the workers hold parts of.
+        gradients: `partial` leaves the gradients of unsplit parameters as parts of a sum, which is taken elsewhere.
 
     Raises:
         PlanError: given placements contradict each other or the program.
     """
-    pinned = {**(inputs or {}), **_given(program, placements)}
+    pinned = {**(inputs or {}), **_given(program, placements, gradients)}
     seeds = dict(_seeds(program, degree, sequence, pinned))
     problem = problem_of(program.graph_module, degree, pinned=pinned, seeds=seeds)
     _check(problem, pinned)
@@ -64,10 +66,15 @@ def choose_placements(
     )
 
 
-def _given(program: Program, placements: Sequence[Placement] | None) -> dict[str, Layout]:
+def _given(
+    program: Program, placements: Sequence[Placement] | None, gradients: Literal["whole", "partial"]
+) -> dict[str, Layout]:
     if placements is None:
         return {}
     whole: dict[str, Layout] = dict.fromkeys((*program.parameters, *program.buffers), REPLICATED)
+    if gradients == "partial":
+        trained = (name for name, parameter in program.parameters.items() if parameter.requires_grad)
+        whole |= dict.fromkeys(trained, COPIED)
     for placement in placements:
         if placement.parameter not in whole:
             raise PlanError(
