@@ -47,6 +47,16 @@ def _scheduled(sharding: str) -> list[float]:
     return values
 
 
+def accumulate_with_statistics():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    with pytest.raises(PlanError, match=r"1 batch normalizations, 1 first, and 2 micro-batches"):
+        apply(model, None, strategy(Case(micro_batches=2)))
+
+
+def test_micro_batches_would_change_batch_statistics(workers):
+    workers(2).run(accumulate_with_statistics)
+
+
 def test_schedulers_keep_working(workers):
     plain = workers(2).run(_scheduled, "none")[0]
     for sharding in ("optimizer", "gradients", "parameters"):

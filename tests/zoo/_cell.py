@@ -48,7 +48,7 @@ def run_cell(model_name: str, method_name: str) -> Cell:
         warnings.simplefilter("ignore")
         try:
             found = verify(
-                model, optimizer, loss, [batch] * STEPS, plan=method.strategy(), steps=STEPS, dtype=entry.dtype
+                model, optimizer, loss, [batch] * STEPS, plan=method.strategy(model), steps=STEPS, dtype=entry.dtype
             )
         except MeshwrightError as error:
             return Cell(verdict="declined", reason=_short(error))

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from meshwright.cost import Batch, Mesh, Pipeline, Sharding, Strategy, Worker
 from zoo._zoo_model import EXAMPLES, ZooModel
 
@@ -35,12 +37,18 @@ class Method:
         """Processes."""
         return self.mesh.num_workers
 
-    def strategy(self) -> Strategy:
-        """The method, with placements and cuts left for the product to choose."""
+    def strategy(self, model: nn.Module) -> Strategy:
+        """The method, with placements and cuts left for the product to choose.
+
+        Batch normalization takes its statistics from one forward, so that a batch is not cut up.
+        """
+        whole = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
         return Strategy(
             workers=tuple(Worker(rank=rank, host="localhost", device="cpu", threads=1) for rank in range(self.workers)),
             mesh=self.mesh,
-            batch=Batch(size=EXAMPLES, shares=(1,) * self.mesh.num_shares, accumulation=self.micro_batches),
+            batch=Batch(
+                size=EXAMPLES, shares=(1,) * self.mesh.num_shares, accumulation=1 if whole else self.micro_batches
+            ),
             sharding=self.sharding,
             sequence=self.sequence,
             attention=self.attention,

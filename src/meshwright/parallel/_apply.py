@@ -53,6 +53,7 @@ def apply(
     if strategy.num_workers == 1:
         return SingleWorker(model, optimizer, Recomputation(model, strategy.recompute))
     _check(strategy, optimizer, group)
+    _check_statistics(model, strategy)
     device = next((tensor.device for tensor in model.parameters()), torch.device(strategy.workers[0].device))
     transport = make_transport(strategy.exchange.transport, group, device)
     agree(model, optimizer, transport)
@@ -148,6 +149,22 @@ def _apart(
         context=context,
     )
     return set_apart(inner, island, strategy, group=group)
+
+
+def _check_statistics(model: nn.Module, strategy: Strategy) -> None:
+    """Batch normalization takes its statistics from one forward: micro-batches would have other ones."""
+    normalizing = [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+    ]
+    if strategy.batch.accumulation > 1 and normalizing:
+        raise PlanError(
+            f"{len(normalizing)} batch normalizations, {normalizing[0]} first, and {strategy.batch.accumulation} "
+            "micro-batches",
+            cause="statistics are taken over the whole batch, which micro-batches would change",
+            alternatives=["--set accumulation=1"],
+        )
 
 
 def _check(strategy: Strategy, optimizer: Optimizer | None, group: dist.ProcessGroup | None) -> None:
