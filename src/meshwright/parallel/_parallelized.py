@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from meshwright.cost import StageEvent
 from meshwright.parallel._pieces import Piece, Span
 from meshwright.units import Seconds
 
@@ -138,6 +139,16 @@ class SplitModel(Parallelized):
     @abstractmethod
     def counts(self) -> bool:
         """Whether this worker's losses count in a sum over all workers; of those that have the same, one does."""
+
+    @property
+    @abstractmethod
+    def pipeline_events(self) -> tuple[StageEvent, ...]:
+        """What this worker did in the last step for each stage and micro-batch, from `pipeline_began` on."""
+
+    @property
+    @abstractmethod
+    def pipeline_began(self) -> Seconds:
+        """When the last step's first micro-batch began (s since 1970); 0 without a pipeline."""
 
     @abstractmethod
     def prepare(self, batches: Sequence[Any]) -> None:

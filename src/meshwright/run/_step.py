@@ -22,6 +22,7 @@ from meshwright.run._metrics import Recorder
 from meshwright.run._opening import Request, opened
 from meshwright.run._proof import Proof
 from meshwright.run._session import Session
+from meshwright.run._trace import Tracer
 
 
 class Step:
@@ -47,6 +48,7 @@ class Step:
         self._expected: tuple[Any, int, int] | None = None
         self._loaders: dict[int, tuple[Any, Iterable[Any]]] = {}
         self.recorder: Recorder | None = None
+        self._tracer: Tracer | None = None
 
     def __call__(self, batch: Any) -> Tensor:
         """Runs one step.
@@ -175,6 +177,8 @@ class Step:
             gc.freeze()
         if folder is not None or self._engine.device.type != "cpu":
             self.recorder = Recorder(folder, clock=self._engine.clock, rank=rank, forecast=forecast)
+        if folder is not None:
+            self._tracer = Tracer(folder, rank)
 
     def _together(self, engine: Engine, batch: Any) -> Tensor:
         expected, self._expected = self._expected, None
@@ -198,6 +202,8 @@ class Step:
         recorder = self.recorder
         assert recorder is not None
         recorder.add(loss, engine.stamps, examples=examples, grad_norm=engine.grad_norm)
+        if self._tracer is not None:
+            self._tracer.look_at(engine)
         while recorder.told or engine.told:
             sentence = (recorder.told or engine.told).pop()
             if self.is_main:

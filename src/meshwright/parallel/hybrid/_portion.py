@@ -69,6 +69,11 @@ class Portion:
         self._pipelined: Pipelined | None = None
 
     @property
+    def pipelined(self) -> Pipelined | None:
+        """This worker's stages; None before the first batch, and without a pipeline."""
+        return self._pipelined
+
+    @property
     def has_loss(self) -> bool:
         """Whether the loss is computed here."""
         return self._pipelined is None or self._pipelined.has_loss
