@@ -76,12 +76,12 @@ class NetworkShares:
         pcie: of PCIe without direct access between devices.
         network: of the network cards.
         link_hop: time of a hop inside a host (s).
-        network_hop: time of a ring's hop between hosts (s).
+        network_hop: time of a ring's hop between hosts, relative to an empty message's.
         network_start: time until a collective between hosts begins (s).
         ring_growth: power of a ring's length that its latency grows with.
         switch_reduction: all-reduce's speed with a switch that adds, relative to a ring.
         tree_slope: how much slower an all-reduce gets per doubling of hosts.
-        bucket: gradients that are sent at once (B).
+        bucket: gradients that are sent at once, at least (B).
         context: share of a split sequence's exchange of keys and values that is not hidden.
     """
 
@@ -89,7 +89,7 @@ class NetworkShares:
     pcie: float
     network: float
     link_hop: Seconds
-    network_hop: Seconds
+    network_hop: float
     network_start: Seconds
     ring_growth: float
     switch_reduction: float
@@ -113,6 +113,7 @@ class Habits:
         reduction_exposed: share of data-parallel transfers that is exposed in any case, by interference.
         gather_exposed: share of the gathering of updated parameters that is exposed.
         gradient_bytes: of an element of a gradient on the network (B).
+        bucket_per_rank: gradients that are sent at once, per data rank (B).
         bubble: share of the pipeline's filling and emptying that is waited for.
         send: share of a transfer between stages that is waited for.
         parameter_traffic: bytes moved per local parameter and step: clearing, clipping and casting gradients.
@@ -136,6 +137,7 @@ class Habits:
     reduction_exposed: float
     gather_exposed: float
     gradient_bytes: float = 4.0
+    bucket_per_rank: float = 0.0
     bubble: float
     send: float
     parameter_traffic: float

@@ -60,7 +60,7 @@ class Collectives:
             return calls * 2 * log2(size) * self.shares.link_hop + moved / (self.link * adding)
         ring = 2 * calls * self._ring_latency(size) + moved / self._crossing(inside)
         deep = log2(hosts)
-        start = 2 * deep * self.shares.network_hop + self.shares.network_start
+        start = 2 * deep * self._hop(hosts) + self.shares.network_start
         tree = 2 * calls * start + 2 * bytes_ / self._crossing(inside) * (1 + self.shares.tree_slope * deep)
         return min(ring, tree)
 
@@ -77,10 +77,10 @@ class Collectives:
         return self._hop(2 if crosses else 1) + bytes_ / (self.network if crosses else self.link)
 
     def _hop(self, hosts: int) -> Seconds:
-        return self.shares.link_hop if hosts == 1 else self.shares.network_hop
+        return self.shares.link_hop if hosts == 1 else self.shares.network_hop * self.machine.latency
 
     def _ring_latency(self, size: int) -> Seconds:
-        return (size - 1) ** self.shares.ring_growth * self.shares.network_hop + self.shares.network_start
+        return (size - 1) ** self.shares.ring_growth * self._hop(2) + self.shares.network_start
 
     def _crossing(self, inside: int) -> BytesPerSecond:
         return min(self.link, self.network * inside)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from meshwright.errors import HardwareError
 from meshwright.hardware import Cluster, Device
-from meshwright.units import Bytes, BytesPerSecond, FLOPPerSecond
+from meshwright.units import Bytes, BytesPerSecond, FLOPPerSecond, Seconds
 
 # Links below this come from PCIe, without a switch of their own (B/s).
 _FASTEST_PCIE: BytesPerSecond = 70e9
@@ -23,6 +23,7 @@ class Machine:
         memory: of a device.
         link: of a device inside its host, one way.
         network: of a device between hosts, one way.
+        latency: of an empty message between hosts (s).
         domain: devices that the inner link joins.
         num_devices: all of them.
     """
@@ -35,6 +36,7 @@ class Machine:
     memory: Bytes
     link: BytesPerSecond
     network: BytesPerSecond
+    latency: Seconds
     domain: int
     num_devices: int
 
@@ -71,12 +73,21 @@ def machine_of(cluster: Cluster) -> Machine:
         host.device,
         link=inner.bandwidth if inner else 0.0,
         network=network.bandwidth / host.devices if network else 0.0,
+        latency=network.latency if network else 0.0,
         domain=min(domain, cluster.num_devices),
         num_devices=cluster.num_devices,
     )
 
 
-def machine(device: Device, *, link: BytesPerSecond, network: BytesPerSecond, domain: int, num_devices: int) -> Machine:
+def machine(
+    device: Device,
+    *,
+    link: BytesPerSecond,
+    network: BytesPerSecond,
+    latency: Seconds,
+    domain: int,
+    num_devices: int,
+) -> Machine:
     """A machine of one kind of device.
 
     Raises:
@@ -101,6 +112,7 @@ def machine(device: Device, *, link: BytesPerSecond, network: BytesPerSecond, do
         memory=device.memory,
         link=link,
         network=network,
+        latency=latency,
         domain=domain,
         num_devices=num_devices,
     )

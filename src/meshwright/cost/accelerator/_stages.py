@@ -3,15 +3,15 @@
 from meshwright.graph import Transformer
 
 
-def layers_per_worker(model: Transformer, workers: int, framework: str) -> tuple[int, ...]:
-    """Layers of every worker of a pipeline.
+def layers_per_worker(model: Transformer, workers: int, framework: str) -> tuple[tuple[int, ...], int]:
+    """Layers of every worker of a pipeline, and which worker has the output layer.
 
     Evenly, the first ones taking what is left over; nanotron instead goes through embedding, layers and output and
     ends a stage as soon as the matrices passed exceed its part of all.
     """
     if framework != "nanotron" or workers == 1:
         each, left = divmod(model.layers, workers)
-        return tuple(each + (worker < left) for worker in range(workers))
+        return tuple(each + (worker < left) for worker in range(workers)), workers - 1
     layer = 4 * model.heads * model.head_width * model.hidden + 3 * model.ffn * model.hidden
     total = model.layers * layer + model.vocab * model.hidden
     counts = [0] * workers
@@ -21,4 +21,4 @@ def layers_per_worker(model: Transformer, workers: int, framework: str) -> tuple
         counts[worker] += 1
         if worker < workers - 1 and passed > total * (worker + 1) / workers:
             worker += 1
-    return tuple(counts)
+    return tuple(counts), worker

@@ -67,11 +67,11 @@ def step_time(setup: Setup, machine: Machine, *, fitted: Calibration | None = No
     collectives = Collectives(machine, known.network)
     layer = layer_time(setup, kernel_times, collectives, habits, known)
     per_layer = _together(layer.device + _parameter_exchange(setup, collectives, habits, layer), layer.host)
-    counts = layers_per_worker(setup.model, setup.pp, setup.framework)
+    counts, last = layers_per_worker(setup.model, setup.pp, setup.framework)
     embedding, output = ends_time(setup, kernel_times, known)
     stages = [count * per_layer for count in counts]
     stages[0] += embedding
-    stages[-1] += output
+    stages[last] += output
     slowest = max(stages)
     send = _send(setup, collectives, habits)
     filling = (sum(stages) - slowest) / setup.stages_per_worker * habits.bubble
@@ -132,7 +132,8 @@ def _reduction(
     if setup.dp == 1 or setup.sharding == "parameters":
         return 0.0
     stride = setup.tp * setup.cp
-    calls = max(1.0, parameters * _PARAMETER_BYTES / collectives.shares.bucket)
+    bucket = max(collectives.shares.bucket, habits.bucket_per_rank * setup.dp)
+    calls = max(1.0, parameters * _PARAMETER_BYTES / bucket)
     if setup.sharding == "none":
         reduced = collectives.all_reduce(setup.dp, stride, parameters * habits.gradient_bytes, calls=calls)
         gathered = 0.0

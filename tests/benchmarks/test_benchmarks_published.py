@@ -1,0 +1,109 @@
+"""Predictions of published rows: the format, what is refused, and that nothing measured is read."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+import published
+from meshwright.errors import UsageError
+from published_rows import NEEDED, configuration, measured_step_time, read_rows
+from published_setup import framework_class, machine_of_row, setup_of
+
+DENSE = {
+    "row_id": "made-up-1", "source": "made-up", "n_layers": "12", "d_model": "768", "n_heads": "12", "ffn_type": "gelu",
+    "vocab": "50304", "seq_len": "1024", "hardware": "A100-SXM-80GB", "n_devices": "8", "devices_per_node": "8",
+    "precision": "bf16", "framework": "PyTorch FSDP", "global_batch": "64", "micro_batch": "8", "tp": "1", "pp": "1",
+    "dp": "8", "sharding": "FSDP2(zero3)", "activation_checkpointing": "none",
+}  # fmt: skip
+EXPERTS = DENSE | {
+    "row_id": "made-up-2", "ffn_type": "swiglu", "n_kv_heads": "4", "n_experts": "8", "topk": "2", "ep": "4",
+    "hardware": "H100-SXM-80GB (EFA)", "n_devices": "64", "precision": "fp8", "framework": "NeMo/Megatron-Core",
+    "tp": "2", "pp": "4", "vpp": "3", "cp": "2", "dp": "4", "sharding": "zero1 (distributed optimizer)", "d_ff": "2048",
+}  # fmt: skip
+UNKNOWN = DENSE | {"row_id": "made-up-3", "hardware": "Abacus 9000"}
+
+
+def written(path: Path, *rows: Mapping[str, str], columns: tuple[str, ...] = NEEDED) -> Path:
+    """A file of rows; what a row does not say is blank."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_predictions_have_the_format_and_leave_out_what_cannot_be_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two of three rows; six columns; times inside their intervals; the third row's reason is printed."""
+    out = tmp_path / "predictions.csv"
+    assert published.main([str(written(tmp_path / "rows.csv", DENSE, EXPERTS, UNKNOWN)), str(out)]) == 0
+    with out.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["row_id"] for line in lines] == ["made-up-1", "made-up-2"]
+    assert tuple(lines[0]) == published.COLUMNS
+    for line in lines:
+        low, step, high = (float(line[f"{name}_step_time_s"]) for name in ("low", "predicted", "high"))
+        assert 0 < low < step < high < 10
+        assert float(line["predicted_memory_gib"]) > 1
+        assert line["predicted_fits"] == "true"
+    printed = capsys.readouterr().out
+    assert "2 of 3 rows predicted" in printed
+    assert "1 left out: no device 'Abacus 9000'" in printed
+
+
+def test_measured_columns_change_nothing(tmp_path: Path) -> None:
+    """The same prediction with and without what was measured."""
+    with_measured = DENSE | {"status": "ok", "step_time_s": "123", "tokens_per_s_per_device": "1", "memory_gib": "70"}
+    columns = (*NEEDED, "status", "step_time_s", "tokens_per_s_per_device", "memory_gib")
+    path = written(tmp_path / "rows.csv", with_measured, columns=columns)
+    assert published.predicted(read_rows(path)[0]) == published.predicted(DENSE | dict.fromkeys(NEEDED, "") | DENSE)
+    assert measured_step_time(read_rows(path)[0]) == 123.0
+
+
+def test_a_file_without_configuration_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names the columns that are missing."""
+    path = written(tmp_path / "rows.csv", DENSE, columns=tuple(name for name in NEEDED if name not in ("tp", "vocab")))
+    assert published.main([str(path), str(tmp_path / "out.csv")]) == UsageError.exit_code
+    assert "lacks 2 of the" in (message := capsys.readouterr().err)
+    assert "missing: vocab, tp" in message
+
+
+def test_a_path_that_is_no_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line of fact and cause, no traceback."""
+    assert published.main([str(tmp_path / "none.csv"), str(tmp_path / "out.csv")]) == UsageError.exit_code
+    assert "none.csv cannot be read as measurements" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "fact"),
+    [
+        ({"n_layers": ""}, "n_layers is blank"),
+        ({"n_layers": "many"}, "n_layers is 'many', which is not a number"),
+        ({"tp": "1.5"}, "tp is 1.5, which is not a whole number"),
+        ({"global_batch": "-4"}, "global_batch is -4, which is not a size"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(changes: Mapping[str, str], fact: str) -> None:
+    """The row, the column and what it says."""
+    with pytest.raises(UsageError, match=f"row made-up-1: {fact}"):
+        configuration(dict.fromkeys(NEEDED, "") | DENSE | changes)
+
+
+def test_a_row_is_read_as_it_was_run() -> None:
+    """Experts, 8 bits, an interleaved pipeline, optimizer shards; 64 / (4·8) micro-batches; no link stated."""
+    run = configuration(dict.fromkeys(NEEDED, "") | EXPERTS)
+    setup, where = setup_of(run), machine_of_row(run)
+    assert (run.model.experts, run.model.active_experts, run.model.kv_heads) == (8, 2, 4)
+    assert (setup.matrix_type, setup.stages_per_worker, setup.sharding) == ("float8", 3, "optimizer")
+    assert (setup.micro_batches, setup.sequence_split, setup.fused_attention) == (2, True, True)
+    assert (where.domain, where.num_hosts, where.link, where.network) == (8, 8, 450e9, 50e9)
+
+
+def test_frameworks_are_told_by_their_names() -> None:
+    """In the order of what is most particular."""
+    names = ("nanotron", "NeMo/Megatron-Core", "Megatron-DeepSpeed", "Megatron-LM", "Composer + FSDP", "MaxText")
+    known = [framework_class(name) for name in names]
+    assert known == ["nanotron", "megatron_core", "deepspeed", "megatron", "fsdp", "other"]

@@ -1,0 +1,52 @@
+"""Collective times, against values computed by hand."""
+
+from dataclasses import replace
+
+import pytest
+from accelerator_builders import CALIBRATION, MACHINE
+
+from meshwright.cost.accelerator import Collectives
+
+TIMES = Collectives(MACHINE, CALIBRATION.network)
+
+
+def test_inside_a_host_a_ring_runs_over_the_link() -> None:
+    """8 devices gather 80 MB: 7 hops of 1 µs, 70 MB at 100 GB/s."""
+    assert TIMES.gather(8, 1, 80e6) == pytest.approx(7e-6 + 70e6 / 1e11)
+
+
+def test_a_switch_that_adds_halves_an_all_reduce() -> None:
+    """8 devices reduce 80 MB: 2·3 hops of a tree, 140 MB at 200 GB/s."""
+    assert TIMES.all_reduce(8, 1, 80e6) == pytest.approx(6e-6 + 140e6 / 2e11)
+
+
+def test_between_hosts_a_ring_crosses_with_all_its_cards() -> None:
+    """64 neighbours on 8 hosts cross with 8 cards, 80 GB/s; 8 that stand a host apart with one, 10 GB/s."""
+    assert TIMES.gather(64, 1, 64e9) == pytest.approx(63e-5 + 63e9 / 8e10)
+    assert TIMES.gather(8, 8, 80e9) == pytest.approx(7e-5 + 70e9 / 1e10)
+
+
+def test_pieces_pay_the_latency_each() -> None:
+    """In 10 pieces: 10 times 7 hops of 10 µs."""
+    assert TIMES.gather(8, 8, 80e9, calls=10) == pytest.approx(70e-5 + 7)
+
+
+def test_small_all_reduces_take_the_tree() -> None:
+    """8 hosts, nothing to send: 2·2·log2(8) hops of 10 µs, where a ring has 2·63."""
+    assert TIMES.all_reduce(64, 1, 0.0) == pytest.approx(2 * 2 * 3 * 1e-5)
+
+
+def test_links_without_a_switch_reach_their_own_share() -> None:
+    """PCIe at 30 GB/s reaches a fifth of it, and adds nothing on the way."""
+    slow = Collectives(replace(MACHINE, link=3e10), CALIBRATION.network)
+    assert slow.all_reduce(2, 1, 6e9) == pytest.approx(2e-6 + 6e9 / 6e9)
+
+
+def test_one_device_exchanges_nothing() -> None:
+    """A group of one takes no time."""
+    assert TIMES.gather(1, 1, 1e9) == TIMES.all_reduce(1, 1, 1e9) == TIMES.all_to_all(1, 1, 1e9) == 0.0
+
+
+def test_all_to_all_uses_one_card_each() -> None:
+    """16 devices on 2 hosts: 15/16 of 16 MB at 10 GB/s, 16 messages of 10 µs."""
+    assert TIMES.all_to_all(16, 1, 16e6) == pytest.approx(15e6 / 1e10 + 16e-5)
