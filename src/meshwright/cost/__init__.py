@@ -16,6 +16,7 @@ from meshwright.cost._mesh import Mesh as Mesh
 from meshwright.cost._prediction import Collective as Collective
 from meshwright.cost._prediction import MemoryBreakdown as MemoryBreakdown
 from meshwright.cost._prediction import Prediction as Prediction
+from meshwright.cost._prediction import StageTime as StageTime
 from meshwright.cost._prediction import TimeBreakdown as TimeBreakdown
 from meshwright.cost._pricing import Pricer as Pricer
 from meshwright.cost._pricing import find_host as find_host

@@ -84,6 +84,21 @@ class Collective:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StageTime:
+    """What a stage of a pipeline takes for one micro-batch.
+
+    Args:
+        forward: with the exchanges in it (s).
+        backward: likewise, recomputation included (s).
+        transfer: carrying the activations from the stage before, or their gradients back (s).
+    """
+
+    forward: Seconds
+    backward: Seconds
+    transfer: Seconds = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
     """A plan's expected time, memory, energy and money per step.
 
@@ -98,6 +113,7 @@ class Prediction:
         energy: per step (J); 0 where unknown.
         money: per step ($); 0 where unknown.
         start: time once, before the first step: compiling, applying (s).
+        stages: of the pipeline, in order; empty without one.
     """
 
     basis: str = "model"
@@ -110,3 +126,4 @@ class Prediction:
     energy: Joules = 0.0
     money: Dollars = 0.0
     start: Seconds = 0.0
+    stages: tuple[StageTime, ...] = ()

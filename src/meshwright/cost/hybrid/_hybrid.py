@@ -7,7 +7,7 @@ from math import exp
 import numpy as np
 
 from meshwright.cost._compute import optimizer_time
-from meshwright.cost._prediction import Collective, MemoryBreakdown, Prediction, TimeBreakdown
+from meshwright.cost._prediction import Collective, MemoryBreakdown, Prediction, StageTime, TimeBreakdown
 from meshwright.cost._rates import Rates
 from meshwright.cost._strategy import Kernels, Precision
 from meshwright.cost._workload import Column, Workload
@@ -16,6 +16,7 @@ from meshwright.cost.hybrid._held import Stages, held
 from meshwright.cost.hybrid._layout import Layout, Replica
 from meshwright.cost.hybrid._local import Division, local_graph
 from meshwright.cost.hybrid._pieces import Pieces, Weights, pieces_of, weights_of
+from meshwright.cost.hybrid._stage_durations import stage_durations
 from meshwright.cost.hybrid._step import (
     ENGINE,
     Run,
@@ -111,7 +112,14 @@ class HybridPricer:
             flops=self.flops,
             energy=price.energy,
             money=price.money,
+            stages=self._stage_times(layout) if layout.mesh.pp > 1 else (),
         )
+
+    def _stage_times(self, layout: Layout) -> tuple[StageTime, ...]:
+        """What one replica's stages take for a micro-batch."""
+        replica = layout.replicas[0]
+        kinds, transfers = self.kinds(layout, replica), self.transfers(layout, replica)
+        return stage_durations(self.stages(layout), kinds, transfers, factor=self.correction.time)
 
     @cached_property
     def flops(self) -> float:
