@@ -78,7 +78,7 @@ class Convolutional(nn.Module):
             nn.Conv2d(2, 4, 3, padding=1, bias=False),
             nn.BatchNorm2d(4),
             nn.ReLU(),
-            nn.Sequential(nn.Conv2d(4, 4, 3, bias=False), nn.BatchNorm2d(4, momentum=None), nn.ReLU()),
+            nn.Sequential(nn.Conv2d(4, 4, 3, bias=False), nn.BatchNorm2d(4, momentum=0.3), nn.ReLU()),
             nn.Flatten(),
             nn.Linear(64, VOCABULARY),
         )

@@ -108,3 +108,14 @@ def test_recomputation_in_stages(workers, sharding):
 def test_recomputation_of_split_blocks(workers):
     case = Case(mesh=Mesh(tp=2), accumulation=2, sizes=(4, 3), recompute=True, choices=(("sequence", "split"),))
     _close(workers(2).run(compare, case))
+
+
+@pytest.mark.parametrize(
+    ("mesh", "sharding"),
+    [(Mesh(dp_replicate=2, tp=2), "none"), (Mesh(dp_shard=2, pp=2), "parameters")],
+    ids=["tensor", "pipeline"],
+)
+def test_batch_normalization_over_the_global_batch(workers, mesh, sharding):
+    choices = _stages("1f1b", "body.3") if mesh.pp > 1 else ()
+    case = Case(model="convolutional", mesh=mesh, sharding=sharding, shares=(5, 3), sizes=(8, 7, 1), choices=choices)
+    _close(workers(4).run(compare, case))

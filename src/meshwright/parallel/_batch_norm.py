@@ -43,11 +43,11 @@ class GlobalBatchNorm(TorchFunctionMode):
     ) -> Any:
         del types
         if func is F.batch_norm:
-            return _batch_norm(self._transport, *args, **(kwargs or {}))
+            return normalized(self._transport, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
-def _batch_norm(  # noqa: PLR0913, PLR0917 - the signature of torch.nn.functional.batch_norm
+def normalized(  # noqa: PLR0913, PLR0917 - the signature of torch.nn.functional.batch_norm
     transport: Transport,
     input: Tensor,  # noqa: A002 - torch's own names: callers use them as keywords
     running_mean: Tensor | None,
@@ -57,14 +57,20 @@ def _batch_norm(  # noqa: PLR0913, PLR0917 - the signature of torch.nn.functiona
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    *,
+    is_counted: bool = True,
 ) -> Tensor:
+    """`torch.nn.functional.batch_norm` with the statistics of all workers, without this one's where it is not counted.
+
+    Where it is not, no gradient may come back but zeros.
+    """
     if not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    statistics = _statistics(input.detach(), transport)
+    statistics = _statistics(input.detach()[: len(input) * is_counted], transport)
     count = statistics.count
     _update_running(running_mean, statistics.mean, momentum)
     _update_running(running_var, statistics.variance * (count / (count - 1)), momentum)
-    return _Normalize.apply(input, weight, bias, statistics, eps, transport)
+    return _Normalize.apply(input, weight, bias, statistics, eps, transport, is_counted)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,7 +126,9 @@ class _Normalize(torch.autograd.Function):
         statistics: _Statistics,
         eps: float,
         transport: Transport,
+        is_counted: bool,
     ) -> Tensor:
+        ctx.is_counted = is_counted
         ctx.save_for_backward(x, weight)
         ctx.statistics, ctx.eps, ctx.transport = statistics, eps, transport
         return torch.native_batch_norm(x, weight, bias, statistics.mean, statistics.variance, False, 0.0, eps)[0]
@@ -142,9 +150,11 @@ class _Normalize(torch.autograd.Function):
             wide.mul_(_per_channel(-scale * inverse_deviation * mean_correlation, x))
             wide.addcmul_(_at_least_float32(gradients[0]), _per_channel(scale, x))
             input_gradient = wide.sub_(_per_channel(scale * mean_total, x)).to(x.dtype)
+            if not ctx.is_counted:
+                input_gradient.zero_()
         weight_gradient = correlation if needs_weight else None
         bias_gradient = total if needs_bias else None
-        return input_gradient, weight_gradient, bias_gradient, None, None, None
+        return input_gradient, weight_gradient, bias_gradient, None, None, None, None
 
 
 def _sums(gradient: Tensor, x: Tensor, mean: Tensor, inverse_deviation: Tensor) -> tuple[Tensor, Tensor]:

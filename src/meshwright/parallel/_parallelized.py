@@ -129,7 +129,7 @@ class SplitModel(Parallelized):
 
         job.zero_gradients()
         job.prepare(micro_batches)
-        job.compute(micro_batches, begin=begin, ended=ended)
+        job.compute(micro_batches, examples=examples, begin=begin, ended=ended)
         job.reduce(total_weight)
         norm = job.clip(1.0)
         job.update()
@@ -163,11 +163,14 @@ class SplitModel(Parallelized):
         """
 
     @abstractmethod
-    def compute(self, batches: Sequence[Any], *, begin: Begin, ended: Callable[[], object]) -> None:
+    def compute(
+        self, batches: Sequence[Any], *, examples: Sequence[int], begin: Begin, ended: Callable[[], object]
+    ) -> None:
         """Forward and backward of all micro-batches of the step.
 
         Args:
             batches: in the user's structure.
+            examples: how many of each count; 0 for a stand-in that only joins the exchanges.
             begin: called on workers that have the loss of a micro-batch.
             ended: called after each backward.
         """

@@ -53,7 +53,9 @@ class Engine:
         self.grad_norm: float | Tensor = 0.0
         self.group = group
         self._shares = Batch(size=0, shares=(1,)) if strategy is None else strategy.batch
-        self._stand_in = slice(0, 0) if _has_batch_statistics(job.model) else slice(0, 1)
+        self._is_split = strategy is not None and strategy.mesh.splits_the_model
+        # a program of no examples cannot be captured: one stands in there
+        self._stand_in = slice(0, 0) if _has_batch_statistics(job.model) and not self._is_split else slice(0, 1)
         self._undo = ExitStack()
         self.data_rank = 0 if strategy is None else strategy.mesh.share(rank)
         self.placed, self._forward_context = place(job, strategy, group=group, undo=self._undo)
@@ -64,7 +66,6 @@ class Engine:
             else None
         )
         self.told: list[str] = []
-        self._is_split = strategy is not None and strategy.mesh.splits_the_model
         self.stream = RankStream(self.device, _stream(strategy, rank)) if self.num_workers > 1 else None
         self.placed.zero_gradients()
 
@@ -214,7 +215,12 @@ class Engine:
             marks.append((FORWARD, stamp()))
             return tally.add(output, parts[number], share.size)
 
-        placed.compute([part.batch for part in parts], begin=begin, ended=lambda: marks.append((BACKWARD, stamp())))
+        placed.compute(
+            [part.batch for part in parts],
+            examples=[part.examples for part in parts],
+            begin=begin,
+            ended=lambda: marks.append((BACKWARD, stamp())),
+        )
         if not placed.counts:
             tally.forget()
         tally.exchange()

@@ -103,9 +103,12 @@ class Hybrid(SplitModel):
             self._portion.follow({held.name: held.parameter for held in self._data.held()})
             self._norm = WholeNorm(self.held(), transport=self._transport, whole=self._grid.whole)
 
-    def compute(self, batches: Sequence[Any], *, begin: Begin, ended: Callable[[], object]) -> None:
+    def compute(
+        self, batches: Sequence[Any], *, examples: Sequence[int], begin: Begin, ended: Callable[[], object]
+    ) -> None:
         """Forward and backward of all micro-batches."""
         assert self._data is not None, "prepare comes first"
+        self._portion.count(any(examples))
         self._portion.compute(batches, data=self._data, begin=begin, ended=ended)
 
     def micro_batch(self, last: bool) -> AbstractContextManager[object]:

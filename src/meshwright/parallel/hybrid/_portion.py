@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -11,11 +12,13 @@ from torch.optim import Optimizer
 
 from meshwright.cost import Strategy
 from meshwright.errors import PlanError, from_json, to_json
+from meshwright.exchange import make_transport
 from meshwright.parallel._named import all_parameters
 from meshwright.parallel._parallelized import Begin, Parallelized
 from meshwright.parallel._pieces import Span
 from meshwright.parallel.hybrid._blocks import Blocks
 from meshwright.parallel.hybrid._completion import completed, is_complete
+from meshwright.parallel.hybrid._global_statistics import GlobalStatistics
 from meshwright.parallel.hybrid._grid import Grid
 from meshwright.parallel.hybrid._homes import Homes
 from meshwright.parallel.hybrid._originals import Originals
@@ -61,9 +64,11 @@ class Portion:
         self._context = context
         self._named = all_parameters(model, optimizer)
         self._tensor: TensorAxis | None = None
-        self._store = ProgramStore(model, loss, transformation=self._localized, named=self._named)
+        named = [*self._named, *model.named_buffers()]
+        self._store = ProgramStore(model, loss, transformation=self._localized, named=named)
         self._originals = Originals(model)
         self._blocks = Blocks(model, strategy, blocks)
+        self._statistics = _statistics(model, strategy, grid)
         self._homes = Homes()
         self._runners: dict[int, nn.Module] = {}
         self._pipelined: Pipelined | None = None
@@ -81,7 +86,7 @@ class Portion:
     @property
     def forwards_together(self) -> bool:
         """Whether other data ranks wait for this one in the forward."""
-        return False
+        return self._statistics is not None
 
     @property
     def parameters(self) -> list[tuple[str, Tensor]]:
@@ -110,6 +115,11 @@ class Portion:
                 self._forget_state_of_other_stages()
             else:
                 self._pipelined.stages_of(batch)
+
+    def count(self, is_counted: bool) -> None:
+        """Whether the next micro-batches' examples belong to the batch whose statistics are taken."""
+        if self._statistics is not None:
+            self._statistics.is_counted = is_counted
 
     def compute(self, batches: Sequence[Any], *, data: Parallelized, begin: Begin, ended: Callable[[], object]) -> None:
         """Forward and backward of all micro-batches."""
@@ -143,6 +153,8 @@ class Portion:
     def close(self) -> None:
         """Forgets the programs."""
         self._runners.clear()
+        if self._statistics is not None:
+            self._statistics.close()
         if self._pipelined is not None:
             self._pipelined.close()
 
@@ -208,7 +220,18 @@ class Portion:
 
     def _made(self, number: int, program: Program) -> nn.Module:
         """What runs a program, or a stage of it with its number."""
+        if self._statistics is not None:
+            self._statistics.put_into(program.graph_module)
         graph_module = self._blocks.segmented(program)
         if self._strategy.sharding != "parameters":
             return graph_module
         return self._homes.runner(number, graph_module)
+
+
+def _statistics(model: nn.Module, strategy: Strategy, grid: Grid) -> GlobalStatistics | None:
+    """Where the model has batch normalization and others have other examples; the same on all workers."""
+    has_any = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    if grid.data is None or not has_any:
+        return None
+    device = next((tensor.device for tensor in model.parameters()), torch.device(strategy.workers[0].device))
+    return GlobalStatistics(make_transport(strategy.exchange.transport, grid.data, device))

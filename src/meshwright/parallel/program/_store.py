@@ -90,8 +90,15 @@ class ProgramStore:
         try:
             for key, tensor in self._tensors.items():
                 if tensor.shape != self._shapes[key]:
-                    tensor.data = torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(self._shapes[key])
+                    tensor.data = _of_shape(tensor, self._shapes[key])
             yield
         finally:
             for key, tensor in self._tensors.items():
                 tensor.data = kept[key]
+
+
+def _of_shape(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Stands for a tensor while a program is captured; a buffer may be written to, which an expanded one cannot be."""
+    if isinstance(tensor, nn.Parameter):
+        return torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(shape)
+    return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
