@@ -288,7 +288,11 @@ def _put(text: str, section: str, key: str, value: float) -> str:
     end = match.start() if match else len(text)
     body = text[start:end]
     pattern = re.compile(rf"^{key} = .*$", re.MULTILINE)
-    body = pattern.sub(line, body) if pattern.search(body) else body.rstrip("\n") + f"\n{line}\n\n"
+    if pattern.search(body):
+        body = pattern.sub(line, body)
+    else:
+        last = max(found.end() for found in re.finditer(r"^\w+ = .*\n", body, re.MULTILINE))
+        body = body[:last] + f"{line}\n" + body[last:]
     return text[:start] + body + text[end:]
 
 

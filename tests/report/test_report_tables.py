@@ -22,7 +22,7 @@ from meshwright.report import (
     verification_table,
 )
 from meshwright.report._outcome import describe_error, format_error
-from meshwright.units import GIB
+from meshwright.units import GIB, MIB
 
 
 def _text(table: RenderableType, width: int = 160) -> str:
@@ -94,6 +94,13 @@ def test_an_explanation_names_what_binds_what_is_next_and_what_would_flip_it() -
     assert "58%" in backward
     assert "█" * 24 in backward
     assert ["workers", "2", "measured"] in _rows(explanation_view(explain(build.plan())))
+
+
+def test_an_explanation_says_how_likely_memory_runs_out() -> None:
+    """A processor that has just what is predicted: as likely as not; with half as much again it is not worth a word."""
+    tight, ample = build.plan(capacity=375 * MIB), build.plan(capacity=562 * MIB)
+    assert "375.00 MiB of 512.00 MiB, 50% likely to run out" in _text(explanation_view(explain(tight)))
+    assert "likely to run out" not in _text(explanation_view(explain(ample)))
 
 
 def test_two_plans_are_shown_side_by_side_where_they_differ() -> None:

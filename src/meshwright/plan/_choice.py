@@ -10,7 +10,7 @@ from meshwright.hardware import Cluster, Correction
 from meshwright.plan._flips import Contender, binding, flips
 from meshwright.plan._goal import Goal, Pins
 from meshwright.plan._plan import Candidate, Plan
-from meshwright.plan._priced import Priced, num_departures
+from meshwright.plan._priced import Priced, capacity, num_departures
 from meshwright.plan._reasons import slower, too_large
 from meshwright.plan._shortlist import Shortlist
 from meshwright.plan._trial_result import TrialResult
@@ -50,6 +50,7 @@ def choose(
         prediction=anchored(chosen.prediction, trial),
         allow=goal.allow,
         memory_limit=chosen.memory_limit,
+        capacity=capacity(cluster, chosen.strategy),
         binding=binding(contenders[0], shortlist.too_large),
         flips=flips(pricer, contenders, shortlist.too_large),
         candidates=_candidates(shortlist, results, failures, index),

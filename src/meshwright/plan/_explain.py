@@ -128,11 +128,11 @@ def difference(first: Plan, second: Plan) -> tuple[PlanDifference, ...]:
 
 def _overflow(plan: Plan) -> float:
     """How likely memory runs out, by how far predictions of such devices were off."""
-    if not plan.memory_limit:
+    if not plan.capacity:
         return 0.0
     on_processor = all(worker.device == "cpu" for worker in plan.strategy.workers)
     own = conventions("meshwright-cpu" if on_processor else "meshwright")
-    return failure_probability(plan.prediction.memory.peak, plan.memory_limit, own)
+    return failure_probability(plan.prediction.memory.peak, plan.capacity, own)
 
 
 def _texts(plan: Plan) -> dict[str, str]:

@@ -37,6 +37,7 @@ class Plan:
         prediction: of the strategy on the cluster.
         allow: departures from the user's mathematics that the user allowed.
         memory_limit: what a worker may use (B).
+        capacity: what its device has for it (B); 0: not known.
         binding: what keeps the step from being faster, in a sentence with numbers.
         flips: what would change the choice, each in a sentence with numbers.
         candidates: everything considered, the chosen one first.
@@ -49,6 +50,7 @@ class Plan:
     prediction: Prediction
     allow: tuple[Allowance, ...] = ()
     memory_limit: Bytes = 0
+    capacity: Bytes = 0
     binding: str = ""
     flips: tuple[str, ...] = ()
     candidates: tuple[Candidate, ...] = ()

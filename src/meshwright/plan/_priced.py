@@ -4,7 +4,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from meshwright.cost import Prediction, Pricer, Strategy, Worker, find_host
-from meshwright.hardware import Cluster
+from meshwright.cost.memory import usable_memory
+from meshwright.hardware import Cluster, Device
 from meshwright.plan._goal import Goal
 from meshwright.plan._space import strategies
 from meshwright.units import Bytes, Seconds
@@ -55,9 +56,18 @@ def _priced(pricer: Pricer, goal: Goal, strategy: Strategy) -> Priced:
 
 
 def memory_limit(cluster: Cluster, goal: Goal, strategy: Strategy) -> Bytes:
-    """What a worker may use: its device's memory, or the goal's limit; a CPU host's is shared by its workers."""
+    """What a worker may use: its device's memory, or the goal's limit; a CPU host's is shared by its workers.
+
+    An accelerator's is used as far as predictions of peaks can be depended on, unless the goal says how far.
+    """
     on_host = Counter(worker.host for worker in strategy.workers)
     return min(_limit(cluster, goal, worker, on_host[worker.host]) for worker in strategy.workers)
+
+
+def capacity(cluster: Cluster, strategy: Strategy) -> Bytes:
+    """What the smallest worker's device has for it."""
+    on_host = Counter(worker.host for worker in strategy.workers)
+    return min(_share(find_host(cluster, worker).device, on_host[worker.host]) for worker in strategy.workers)
 
 
 def num_departures(strategy: Strategy) -> int:
@@ -132,5 +142,9 @@ def choice(strategy: Strategy, name: str) -> object:
 
 def _limit(cluster: Cluster, goal: Goal, worker: Worker, neighbours: int) -> Bytes:
     device = find_host(cluster, worker).device
-    limit = min(goal.memory_limit or device.memory, device.memory)
+    limit = min(goal.memory_limit or usable_memory(device), device.memory)
     return limit // neighbours if device.kind == "cpu" else limit
+
+
+def _share(device: Device, neighbours: int) -> Bytes:
+    return device.memory // neighbours if device.kind == "cpu" else device.memory

@@ -24,11 +24,11 @@ def explanation_view(explanation: Explanation) -> RenderableType:
     step = Text(f"{format_seconds(found.step)} per step{interval} ({source})")
     peak = sum(size for _, size in found.memory)
     limit = f" of {format_bytes(found.memory_limit)}" if found.memory_limit else ""
-    risk = f", {found.overflow:.0%} likely to run out" if found.overflow >= SMALLEST_RISK else ""
+    limit += f", {found.overflow:.0%} likely to run out" if found.overflow >= SMALLEST_RISK else ""
     tables = Columns(
         [
             _shares("Where the step’s time goes", found.time, write=format_seconds),
-            _shares(f"Memory of the fullest worker: {format_bytes(peak)}{limit}{risk}", found.memory, write=format_bytes),
+            _shares(f"Memory of the fullest worker: {format_bytes(peak)}{limit}", found.memory, write=format_bytes),
         ],
         padding=(1, 4),
     )

@@ -15,6 +15,7 @@ from meshwright.cost.memory._conventions import known_conventions as known_conve
 from meshwright.cost.memory._risk import failure_probability as failure_probability
 from meshwright.cost.memory._risk import fullest as fullest
 from meshwright.cost.memory._risk import needed_peak as needed_peak
+from meshwright.cost.memory._risk import usable_memory as usable_memory
 from meshwright.cost.memory._stage import Moment as Moment
 from meshwright.cost.memory._stage import StageMemory as StageMemory
 from meshwright.cost.memory._stage import stage_memories as stage_memories

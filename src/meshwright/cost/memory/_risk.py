@@ -7,16 +7,20 @@ lies below 1 because a context, other libraries and gaps take what the predictio
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import erf, log, sqrt
+from math import erf, exp, log, sqrt
 
 from meshwright.cost.memory._arrangement import Arrangement
 from meshwright.cost.memory._content import StageContent
-from meshwright.cost.memory._conventions import Backlog, Conventions
+from meshwright.cost.memory._conventions import Backlog, Conventions, conventions
 from meshwright.cost.memory._stage import StageMemory, stage_memories
+from meshwright.hardware import Device
 from meshwright.units import Bytes
 
+# Quantile of the normal distribution below which a tenth lies: plans may run out of memory in one of ten cases.
+_TENTH = -1.2816
 
-def failure_probability(peak: Bytes, capacity: Bytes, conventions: Conventions) -> float:
+
+def failure_probability(peak: Bytes, capacity: Bytes, own: Conventions) -> float:
     """Probability that a worker of this predicted peak runs out of memory (0 to 1).
 
     Args:
@@ -25,17 +29,29 @@ def failure_probability(peak: Bytes, capacity: Bytes, conventions: Conventions) 
     """
     if peak <= 0:
         return 0.0
-    distance = log(peak / capacity / conventions.limit) / conventions.limit_spread
+    distance = log(peak / capacity / own.limit) / own.limit_spread
     return 0.5 * (1 + erf(distance / sqrt(2)))
 
 
-def needed_peak(contents: Sequence[StageContent], arrangement: Arrangement, conventions: Conventions) -> Bytes:
+def needed_peak(contents: Sequence[StageContent], arrangement: Arrangement, own: Conventions) -> Bytes:
     """What the fullest pipeline worker cannot do without (B).
 
     Temporaries that only wait for another stream are not among it: before a run fails, the allocator waits for them.
     """
-    without = replace(conventions, backlog=Backlog())
+    without = replace(own, backlog=Backlog())
     return fullest(stage_memories(contents, arrangement, without)).memory.peak
+
+
+def usable_memory(device: Device) -> Bytes:
+    """What a captured program's predicted peak may be on a device: it runs out in at most a tenth of the cases.
+
+    A processor's memory may be used whole: its predictions count the allocator's gaps, and there it is not the end of a
+    run when they are exceeded.
+    """
+    if device.kind == "cpu":
+        return device.memory
+    own = conventions("meshwright")
+    return round(device.memory * own.limit * exp(_TENTH * own.limit_spread))
 
 
 def fullest(stages: Sequence[StageMemory]) -> StageMemory:
