@@ -4,6 +4,7 @@ import copy
 import logging
 import math
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from parallel_jobs import Case, Convolutional, Tied, batch, run_step, strategy
 from torch import nn
 
+from meshwright.cost import Mesh
 from meshwright.errors import PlanError
 from meshwright.parallel import apply
 from meshwright.parallel._ownership import owners
@@ -45,6 +47,16 @@ def _scheduled(sharding: str) -> list[float]:
     values = torch.cat([value.flatten() for value in job.full_parameters().values()]).tolist()
     job.close()
     return values
+
+
+def split_a_sequence():
+    chosen = strategy(Case())
+    with pytest.raises(PlanError, match="a grid with cp 2 and ep 1"):
+        apply(_linear(), None, replace(chosen, mesh=Mesh(cp=2), batch=replace(chosen.batch, shares=(1,))))
+
+
+def test_axes_that_nothing_splits_are_declined(workers):
+    workers(2).run(split_a_sequence)
 
 
 def accumulate_with_statistics():

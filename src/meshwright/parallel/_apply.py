@@ -54,6 +54,7 @@ def apply(
         return SingleWorker(model, optimizer, Recomputation(model, strategy.recompute))
     _check(strategy, optimizer, group)
     _check_statistics(model, strategy)
+    _check_axes(strategy)
     device = next((tensor.device for tensor in model.parameters()), torch.device(strategy.workers[0].device))
     transport = make_transport(strategy.exchange.transport, group, device)
     agree(model, optimizer, transport)
@@ -164,6 +165,16 @@ def _check_statistics(model: nn.Module, strategy: Strategy) -> None:
             "micro-batches",
             cause="statistics are taken over the whole batch, which micro-batches would change",
             alternatives=["--set accumulation=1"],
+        )
+
+
+def _check_axes(strategy: Strategy) -> None:
+    mesh = strategy.mesh
+    if max(mesh.cp, mesh.ep) > 1:
+        raise PlanError(
+            f"a grid with cp {mesh.cp} and ep {mesh.ep}",
+            cause="programs are not split by sequence or by experts between workers",
+            alternatives=["--set context=1 --set expert=1", "--set sequence=split with tensor parallelism"],
         )
 
 
