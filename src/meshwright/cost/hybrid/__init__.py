@@ -8,12 +8,13 @@ model runs), `_pieces` (what a unit costs), `_topology` and `_exchanges` (collec
 
 from meshwright.cost.hybrid._conversion import layout_of as layout_of
 from meshwright.cost.hybrid._conversion import strategy_of as strategy_of
-from meshwright.cost.hybrid._exchanges import stride as stride
 from meshwright.cost.hybrid._held import Stages as Stages
 from meshwright.cost.hybrid._held import activation_bytes as activation_bytes
 from meshwright.cost.hybrid._hybrid import HybridPricer as HybridPricer
 from meshwright.cost.hybrid._hybrid import Price as Price
+from meshwright.cost.hybrid._layout import AttentionMode as AttentionMode
 from meshwright.cost.hybrid._layout import Layout as Layout
+from meshwright.cost.hybrid._layout import Order as Order
 from meshwright.cost.hybrid._layout import Replica as Replica
 from meshwright.cost.hybrid._pipeline_time import Form as Form
 from meshwright.cost.hybrid._pipeline_time import in_flight as in_flight

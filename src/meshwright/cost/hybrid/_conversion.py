@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from meshwright.cost._split import Pipeline, Placement
 from meshwright.cost._strategy import Batch, Strategy, Worker
-from meshwright.cost.hybrid._layout import Layout, Replica
+from meshwright.cost.hybrid._layout import Layout, Order, Replica
 from meshwright.cost.hybrid._units import Units
 from meshwright.errors import PlanError
 from meshwright.graph import Graph, SplitParameter
@@ -61,7 +61,23 @@ def layout_of(strategy: Strategy, units: Units, hosts: Sequence[Host]) -> Layout
         precision=strategy.precision,
         exchange=strategy.exchange,
         threads=strategy.workers[0].threads if on_cpu else 1,
+        order=_order(strategy),
     )
+
+
+def _order(strategy: Strategy) -> Order:
+    """Whether the first worker's neighbour in the pipeline is the next device, or its neighbour on the data axes is."""
+    mesh, workers = strategy.mesh, strategy.workers
+    if mesh.pp == 1 or mesh.num_shares == 1:
+        return "pipeline_outside"
+    inner = mesh.tp * mesh.cp
+    after, beside = workers[inner * mesh.num_shares], workers[inner]
+    place = [(worker.host, worker.device) for worker in (after, beside)]
+    home = workers[0].host
+    if place[0][0] == home and place[1][0] != home:
+        return "pipeline_inside"
+    near = place[0][0] == place[1][0] == home and after.device.partition(":")[2] < beside.device.partition(":")[2]
+    return "pipeline_inside" if near else "pipeline_outside"
 
 
 def _unit(path: str, places: dict[str, int]) -> int:

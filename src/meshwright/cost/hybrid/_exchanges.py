@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 from meshwright.cost._communication import CollectiveCost, processes_cost
-from meshwright.cost._mesh import Mesh
+from meshwright.cost._mesh import Axis
 from meshwright.cost._workload import Column, within
 from meshwright.cost.hybrid._layout import Layout
 from meshwright.cost.hybrid._topology import Group, group_cost
@@ -88,7 +88,7 @@ class Exchanges:
         return tuple(found)
 
     def _priced(
-        self, layout: Layout, listed: tuple[SplitExchange, ...], axis: str, examples: float, *, hideable: bool = False
+        self, layout: Layout, listed: tuple[SplitExchange, ...], axis: Axis, examples: float, *, hideable: bool = False
     ) -> list[UnitExchange]:
         """One entry per collective's name, by kind of unit."""
         kinds = len(self._graph.blocks) + 2
@@ -96,7 +96,7 @@ class Exchanges:
         degree = getattr(mesh, axis)
         found = []
         for name in dict.fromkeys(item.name for item in listed):
-            cost = self.cost(name, degree, stride(mesh, axis), transport)
+            cost = self.cost(name, degree, layout.stride(axis), transport)
             columns = {part: np.zeros(kinds) for part in ("count", "size", "forward", "backward")}
             for item in listed:
                 if item.name != name:
@@ -117,20 +117,7 @@ class Exchanges:
         Args:
             size: what crosses the cut, on one worker (B).
         """
-        mesh = layout.mesh
-        return self.cost("send", 2, mesh.num_workers // mesh.pp, layout.exchange.transport).time(size)
-
-
-def stride(mesh: Mesh, axis: str) -> int:
-    """How many workers apart neighbours on an axis stand."""
-    return {
-        "tp": 1,
-        "cp": mesh.tp,
-        "ep": mesh.tp,
-        "dp_shard": mesh.tp * mesh.cp,
-        "dp_replicate": mesh.tp * mesh.cp * mesh.dp_shard,
-        "pp": mesh.tp * mesh.cp * mesh.dp_shard * mesh.dp_replicate,
-    }[axis]
+        return self.cost("send", 2, layout.stride("pp"), layout.exchange.transport).time(size)
 
 
 def _kind(graph: Graph, module: str) -> int:

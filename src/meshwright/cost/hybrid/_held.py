@@ -37,7 +37,15 @@ class Stages:
 
 
 def held(
-    graph: Graph, device: Device, layout: Layout, stages: Stages, weights: Weights, pieces: Pieces, *, rank: int
+    graph: Graph,
+    device: Device,
+    layout: Layout,
+    stages: Stages,
+    weights: Weights,
+    pieces: Pieces,
+    *,
+    rank: int,
+    examples: float,
 ) -> MemoryBreakdown:
     """Peak of one worker of the pipeline.
 
@@ -47,6 +55,7 @@ def held(
         rank: its place in the pipeline.
         weights: of the local graph.
         pieces: of a micro-batch on its device.
+        examples: of a micro-batch.
     """
     mine = stages.units[rank :: stages.workers]
     units = mine.sum(axis=0)
@@ -54,7 +63,6 @@ def held(
     level = {"none": 0, "optimizer": 1, "gradients": 2, "parameters": 3}[layout.sharding]
     parameters, gradients = float(units @ weights.parameters), float(units @ weights.gradients)
     kept = gradients / (shard if level == 3 or (level == 2 and layout.micro_batches == 1) else 1)
-    examples = sum(replica.examples for replica in layout.replicas) / len(layout.replicas)
     activations = float(activation_bytes(layout, stages, pieces)[rank :: stages.workers].sum())
     again = stages.again[rank :: stages.workers].sum(axis=0) > 0
     transient = pieces.transient if mine[-1, -1] or stages.workers == 1 else 0.0
@@ -70,6 +78,19 @@ def held(
         buffers=graph.buffer_size,
         batch=round(graph.batch_bytes.at(examples * layout.micro_batches)),
         communication=round(_communication(layout, weights, units, gradients)),
+    )
+
+
+def least_held(graph: Graph, layout: Layout, units: Column, weights: Weights) -> float:
+    """Parameters, kept gradients and optimizer state of some units (B)."""
+    shard = layout.mesh.dp_shard if layout.sharding != "none" else 1
+    level = {"none": 0, "optimizer": 1, "gradients": 2, "parameters": 3}[layout.sharding]
+    kept = shard if level == 3 or (level == 2 and layout.micro_batches == 1) else 1
+    state = graph.optimizer.bytes_per_element * float(units @ weights.elements) / shard
+    return (
+        float(units @ weights.parameters) / (shard if level == 3 else 1)
+        + float(units @ weights.gradients) / kept
+        + state
     )
 
 

@@ -12,7 +12,7 @@ from meshwright.cost._rates import Rates
 from meshwright.cost._strategy import Kernels, Precision
 from meshwright.cost._workload import Column, Workload
 from meshwright.cost.hybrid._exchanges import Exchanges, UnitExchange
-from meshwright.cost.hybrid._held import Stages, held
+from meshwright.cost.hybrid._held import Stages, held, least_held
 from meshwright.cost.hybrid._layout import Layout, Replica
 from meshwright.cost.hybrid._local import Division, local_graph
 from meshwright.cost.hybrid._pieces import Pieces, Weights, pieces_of, weights_of
@@ -85,6 +85,7 @@ class HybridPricer:
         self.local = lru_cache(maxsize=None)(self._local)
         self.pieces = lru_cache(maxsize=None)(self._pieces)
         self.listed = lru_cache(maxsize=None)(self._listed)
+        self._known: dict[tuple[Layout, Replica], list[tuple[Pieces, StageTimes]]] = {}
 
     def price(self, layout: Layout) -> Price:
         """Time, memory, energy and money of a step."""
@@ -153,28 +154,59 @@ class HybridPricer:
 
     def kinds(self, layout: Layout, replica: Replica) -> list[tuple[Pieces, StageTimes]]:
         """Pieces and times for every worker of a replica's pipeline."""
-        listed = self.listed(
-            replace(layout, bounds=(0,), recomputed=(), replicas=(), micro_batches=1), replica.examples
-        )
+        key = (self._without_stages(layout), replica)
+        if key not in self._known:
+            self._known[key] = self._kinds(layout, replica)
+        return self._known[key]
+
+    def _without_stages(self, layout: Layout) -> Layout:
+        """What times of units depend on: neither stages nor, if parameters are whole, how the data axis is split."""
+        sharded = layout.sharding == "parameters"
+        return replace(
+            layout, bounds=(0,), recomputed=(), replicas=(), micro_batches=1, schedule="1f1b",
+            sharding=layout.sharding if sharded else "none",
+            mesh=layout.mesh if sharded else replace(layout.mesh, dp_replicate=layout.mesh.num_shares, dp_shard=1),
+        )  # fmt: skip
+
+    def _kinds(self, layout: Layout, replica: Replica) -> list[tuple[Pieces, StageTimes]]:
+        listed = self.listed(self._without_stages(replace(layout, sharding="none")), replica.examples)
         _, weights = self.local(layout.division)
         found: dict[int, tuple[Pieces, StageTimes]] = {}
         for kind in set(replica.kinds):
-            pieces = self.pieces(
-                kind, layout.division, replica.examples / layout.mesh.cp, layout.kernels, layout.precision,
-                (layout.threads, layout.mesh.num_workers),
-            )  # fmt: skip
+            pieces = self.pieces_for(layout, replica, kind)
             found[kind] = (pieces, unit_times(layout, self.exchanges, listed, weights, pieces))
         return [found[kind] for kind in replica.kinds]
 
     def memory(self, layout: Layout, stages: Stages, replica: Replica) -> tuple[MemoryBreakdown, ...]:
         """What every worker of a replica's pipeline holds."""
+        return tuple(self.memory_of(layout, stages, replica, rank) for rank in range(stages.workers))
+
+    def memory_of(self, layout: Layout, stages: Stages, replica: Replica, rank: int) -> MemoryBreakdown:
+        """What one worker of a replica's pipeline holds; the other workers' stages do not matter to it."""
         _, weights = self.local(layout.division)
-        own = replace(layout, replicas=(replica,))
-        return tuple(
-            held(
-                self.graph, self.hosts[kind].device, own, stages, weights, pieces, rank=rank
-            ).scaled(self.correction.memory)
-            for rank, (kind, (pieces, _)) in enumerate(zip(replica.kinds, self.kinds(layout, replica), strict=True))
+        kind = replica.kinds[rank]
+        pieces = self.pieces_for(layout, replica, kind)
+        items = held(
+            self.graph, self.hosts[kind].device, layout, stages, weights, pieces, rank=rank, examples=replica.examples
+        )
+        return items.scaled(self.correction.memory)
+
+    def weighs(self, layout: Layout) -> float:
+        """Parameters, gradients and state of all stages together: less than a pipeline's workers hold (B)."""
+        _, weights = self.local(layout.division)
+        units = np.bincount(self.units.kinds, minlength=self.units.num_kinds).astype(np.float64)
+        return least_held(self.graph, layout, units, weights)
+
+    def weight_of(self, layout: Layout, kind: int) -> float:
+        """Parameters, gradients and state of one unit of a kind (B)."""
+        _, weights = self.local(layout.division)
+        return least_held(self.graph, layout, np.eye(self.units.num_kinds)[kind], weights)
+
+    def pieces_for(self, layout: Layout, replica: Replica, kind: int) -> Pieces:
+        """Pieces of a replica's micro-batch on one of the cluster's training hosts."""
+        return self.pieces(
+            kind, layout.division, replica.examples / layout.mesh.cp, layout.kernels, layout.precision,
+            (layout.threads, layout.mesh.num_workers),
         )  # fmt: skip
 
     def transfers(self, layout: Layout, replica: Replica) -> list[Seconds]:

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from meshwright.cost._mesh import Mesh
+from meshwright.cost._mesh import Axis, Mesh
 from meshwright.cost._split import Schedule
 from meshwright.cost._strategy import Exchange, Kernels, Precision, Sharding
 from meshwright.cost.hybrid._local import Division, SequenceMode
 from meshwright.cost.hybrid._pipeline_time import Form
 
 AttentionMode = Literal["ring", "all_to_all"]
+Order = Literal["pipeline_outside", "pipeline_inside"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +46,7 @@ class Layout:
         precision: data types.
         exchange: of gradients.
         threads: of a worker on a processor.
+        order: whether neighbours in the pipeline stand farther apart than neighbours on the data axes, or nearer.
     """
 
     mesh: Mesh
@@ -60,11 +62,27 @@ class Layout:
     precision: Precision = Precision()
     exchange: Exchange = Exchange(transport="nccl")
     threads: int = 1
+    order: Order = "pipeline_outside"
 
     @property
     def division(self) -> Division:
         """How the model is divided among the workers of a stage."""
         return Division(tp=self.mesh.tp, sequence=self.sequence, ep=self.mesh.ep)
+
+    def stride(self, axis: Axis) -> int:
+        """How many devices apart neighbours on an axis stand."""
+        mesh = self.mesh
+        inner = mesh.tp * mesh.cp
+        outside = self.order == "pipeline_outside"
+        data = inner if outside else inner * mesh.pp
+        return {
+            "tp": 1,
+            "cp": mesh.tp,
+            "ep": mesh.tp if mesh.cp > 1 or outside else data,
+            "dp_shard": data,
+            "dp_replicate": data * mesh.dp_shard,
+            "pp": inner * mesh.num_shares if outside else inner,
+        }[axis]
 
     @property
     def form(self) -> Form:

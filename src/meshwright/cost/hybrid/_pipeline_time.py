@@ -7,6 +7,7 @@ a search can afford it thousands of times. Long steps are simulated for a few ro
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,24 +96,40 @@ def simulated_micro_batches(form: Form) -> int:
     return form.micro_batches if rounds <= _ROUNDS + 1 else _ROUNDS * form.num_workers + rest
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def in_flight(form: Form) -> tuple[int, ...]:
     """Most micro-batches whose activations each stage holds at one time."""
     if form.num_workers == 1:
         return (1,) * form.num_stages
     if form.schedule == "gpipe":
         return (form.micro_batches,) * form.num_stages
-    shown = simulated_micro_batches(form)
-    script = _script(_cut_short(form, shown))
-    held, most = [0] * form.num_stages, [0] * form.num_stages
-    for work in script.works:
-        kind, stage = divmod(work, form.num_stages)
-        if kind == 0:
-            held[stage] += 1
-            most[stage] = max(most[stage], held[stage])
-        elif kind in (1, 3):
-            held[stage] -= 1
+    most: list[int] = [0] * form.num_stages
+    for rank in range(form.num_workers):
+        for chunk, number in enumerate(_worker_in_flight(form, rank)):
+            most[rank + chunk * form.num_workers] = number
     return tuple(most)
+
+
+def _worker_in_flight(form: Form, rank: int) -> list[int]:
+    """Most micro-batches that each stage of one worker holds, counted along its order of work (`_schedule`)."""
+    workers, shown = form.num_workers, simulated_micro_batches(form)
+    chunks = form.num_stages // workers
+    num_rounds = max(1, shown // workers)
+    ends = [(shown * number + num_rounds - 1) // num_rounds for number in range(num_rounds + 1)]
+    sizes = [high - low for low, high in pairwise(ends)]
+    forwards = [chunk for size in sizes for chunk in range(chunks) for _ in range(size)]
+    backwards = [chunk for size in sizes for chunk in reversed(range(chunks)) for _ in range(size)]
+    hops = workers - 1 - rank
+    ahead = min(len(forwards), (chunks - 1) * sizes[0] + (2 * hops if form.schedule == "interleaved" else hops))
+    lag = rank if form.schedule == "zero_bubble" else 0
+    held, most = [0] * chunks, [0] * chunks
+    for number, chunk in enumerate(forwards):
+        held[chunk] += 1
+        most[chunk] = max(most[chunk], held[chunk])
+        done = number - ahead - lag
+        if done >= 0:
+            held[backwards[done]] -= 1
+    return most
 
 
 def _cut_short(form: Form, micro_batches: int) -> Form:

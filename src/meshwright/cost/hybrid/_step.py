@@ -6,7 +6,7 @@ import numpy as np
 
 from meshwright.cost._prediction import Collective, TimeBreakdown
 from meshwright.cost._workload import Column
-from meshwright.cost.hybrid._exchanges import Exchanges, UnitExchange, stride
+from meshwright.cost.hybrid._exchanges import Exchanges, UnitExchange
 from meshwright.cost.hybrid._held import Stages
 from meshwright.cost.hybrid._layout import Layout
 from meshwright.cost.hybrid._pieces import Pieces, Weights
@@ -59,8 +59,8 @@ def unit_times(
 def sharded_times(layout: Layout, exchanges: Exchanges, weights: Weights) -> tuple[Column, Column]:
     """Gathering the parameters of one unit of each kind, and scattering its gradients (s)."""
     mesh, transport = layout.mesh, layout.exchange.transport
-    gather = exchanges.cost("all_gather", mesh.dp_shard, stride(mesh, "dp_shard"), transport)
-    scatter = exchanges.cost("reduce_scatter", mesh.dp_shard, stride(mesh, "dp_shard"), transport)
+    gather = exchanges.cost("all_gather", mesh.dp_shard, layout.stride("dp_shard"), transport)
+    scatter = exchanges.cost("reduce_scatter", mesh.dp_shard, layout.stride("dp_shard"), transport)
     there = weights.parameters > 0
     return (
         there * (gather.latency + weights.parameters / gather.bandwidth),
@@ -104,20 +104,20 @@ def synchronised(
         found.append(Collective(name=name, axis=axis, count=calls, size=round(size), duration=duration))
 
     common = gradients - expert
-    step = stride(mesh, "cp") if context > 1 else stride(mesh, "dp_shard")
+    step = layout.stride("cp") if context > 1 else layout.stride("dp_shard")
     if layout.sharding == "none":
         add("all_reduce", "data", replicate * shard * context, step, common)
         add("all_reduce", "data", replicate * shard * context // mesh.ep, step * mesh.ep, expert)
     else:
         if layout.sharding != "parameters":
-            add("reduce_scatter", "dp_shard", shard, stride(mesh, "dp_shard"), gradients)
-        add("all_reduce", "cp", context, stride(mesh, "cp"), gradients / shard)
-        add("all_reduce", "dp_replicate", replicate, stride(mesh, "dp_replicate"), gradients / shard)
+            add("reduce_scatter", "dp_shard", shard, layout.stride("dp_shard"), gradients)
+        add("all_reduce", "cp", context, layout.stride("cp"), gradients / shard)
+        add("all_reduce", "dp_replicate", replicate, layout.stride("dp_replicate"), gradients / shard)
     total = sum(item.duration for item in found)
     tail = total * min(1.0, layout.exchange.bucket_size / max(1.0, gradients))
     exposed = max(tail, total - window) if layout.exchange.overlap else total
     if layout.sharding in ("optimizer", "gradients"):
-        add("all_gather", "dp_shard", shard, stride(mesh, "dp_shard"), gradients)
+        add("all_gather", "dp_shard", shard, layout.stride("dp_shard"), gradients)
         exposed += found[-1].duration if shard > 1 else 0.0
     loss = exchanges.cost("all_reduce", mesh.num_workers, 1, transport).time(_LOSS_SIZE)
     return Synchronised(exposed=exposed + loss, collectives=tuple(found))

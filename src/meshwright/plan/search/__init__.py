@@ -1,0 +1,21 @@
+"""Which layout is best? Degrees, sharding, schedule, stages and recomputation in one exact search.
+
+In: a `HybridPricer`, a `Goal`, an `Aim`. Out: a `Result`, with how far from the best it may be.
+Reading order: `_aim` (what is made small), `_frame` (the space but for stages), `_cover` (what to compute again),
+`_burden` (a worker's time and memory), `_relaxed` (bounds), `_stages` (the stages of one frame), `_search`.
+"""
+
+from meshwright.plan.search._aim import Aim as Aim
+from meshwright.plan.search._aim import Objective as Objective
+from meshwright.plan.search._frame import Choices as Choices
+from meshwright.plan.search._frame import Devices as Devices
+from meshwright.plan.search._frame import Frame as Frame
+from meshwright.plan.search._frame import choices_of as choices_of
+from meshwright.plan.search._frame import device_sets as device_sets
+from meshwright.plan.search._frame import frames as frames
+from meshwright.plan.search._frame import shapes as shapes
+from meshwright.plan.search._search import Found as Found
+from meshwright.plan.search._search import Result as Result
+from meshwright.plan.search._search import Search as Search
+from meshwright.plan.search._search import limits as limits
+from meshwright.plan.search._stages import Effort as Effort

@@ -1,0 +1,49 @@
+"""What a search makes small, and what it must stay within."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from meshwright.cost.hybrid import Price
+from meshwright.units import Dollars, Joules, Seconds, Watts
+
+Objective = Literal["time", "cost", "energy", "memory"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Aim:
+    """The objective and its limits, per step.
+
+    Args:
+        minimize: what is made small.
+        longest: no step may take longer (s); infinite where nothing is said.
+        dearest: no step may cost more ($).
+        most_energy: no step may take more (J).
+    """
+
+    minimize: Objective = "time"
+    longest: Seconds = float("inf")
+    dearest: Dollars = float("inf")
+    most_energy: Joules = float("inf")
+
+    def value(self, price: Price) -> float:
+        """What is made small, of a layout."""
+        return {"time": price.step, "cost": price.money, "energy": price.energy, "memory": float(price.peak)}[
+            self.minimize
+        ]
+
+    def least(self, step: Seconds, power: Watts, price: Dollars, *, peak: float = 0.0) -> float:
+        """A lower bound on the value, from one on the step; infinite where a limit cannot be kept.
+
+        Args:
+            peak: a lower bound on the fullest worker's memory (B).
+            power: of all devices in use (W).
+            price: of all devices in use, an hour ($).
+        """
+        energy, money = power * step, price * step / 3600
+        if step > self.longest or money > self.dearest or energy > self.most_energy:
+            return float("inf")
+        return {"time": step, "cost": money, "energy": energy, "memory": peak}[self.minimize]
+
+    def allows(self, price: Price) -> bool:
+        """Whether a layout stays within the limits."""
+        return price.step <= self.longest and price.money <= self.dearest and price.energy <= self.most_energy

@@ -1,0 +1,259 @@
+"""Layouts but for their stages: every combination of degrees, modes and levels that is legal."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+from math import ceil
+
+from meshwright.cost import Exchange, Kernels, Mesh, Precision, Schedule, Sharding
+from meshwright.cost.hybrid import AttentionMode, HybridPricer, Layout, Order, Replica
+from meshwright.graph import Splits
+from meshwright.hardware import Host
+from meshwright.plan._goal import Goal
+from meshwright.plan._layouts import divisors, doublings
+from meshwright.plan._space import accumulations, kernel_choices, precisions
+from meshwright.units import MIB, Bytes
+
+_BUCKET_SIZE: Bytes = 25 * MIB  # torch's own; others are looked at where they are pinned
+_CHUNKS = (2, 3, 4, 6, 8)  # stages of one worker, interleaved; published runs use up to 6
+_MOST_SUBSETS = 5  # kinds of devices whose combinations are all looked at
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Frame:
+    """A layout without its stages.
+
+    Args:
+        layout: with one stage, and nothing computed again.
+        num_stages: that it is to have.
+    """
+
+    layout: Layout
+    num_stages: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Devices:
+    """Devices in use, in the order of ranks.
+
+    Args:
+        kinds: which of the cluster's training hosts.
+        counts: how many of each.
+    """
+
+    kinds: tuple[int, ...]
+    counts: tuple[int, ...]
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(self.counts)
+
+
+def device_sets(hosts: Sequence[Host], goal: Goal) -> Iterator[Devices]:
+    """Which devices to use, most first: all, or doublings; of mixed clusters every combination and order of kinds."""
+    if len(hosts) == 1:
+        for count in reversed(_counts(hosts[0], goal)):
+            yield Devices(kinds=(0,), counts=(count,))
+        return
+    whole = [host.count * host.devices for host in hosts]
+    numbers = range(len(hosts))
+    for size in range(len(hosts), 0, -1):
+        for kinds in permutations(numbers, size):
+            if size > 1 and len(hosts) > _MOST_SUBSETS and kinds != tuple(sorted(kinds)):
+                continue
+            counts = tuple(whole[kind] for kind in kinds)
+            if goal.pins.workers in (None, sum(counts)):
+                yield Devices(kinds=kinds, counts=counts)
+
+
+def _counts(host: Host, goal: Goal) -> tuple[int, ...]:
+    total = host.count * (host.device.cores if host.device.kind == "cpu" else host.devices)
+    if goal.pins.workers is not None:
+        return (goal.pins.workers,) if goal.pins.workers <= total else ()
+    return divisors(total) if host.device.kind == "cpu" else doublings(total)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choices:
+    """What may be combined, after the pins.
+
+    Args:
+        splits: of the graph.
+        goal: with the pins.
+        kernels: implementations.
+        precisions: data types.
+    """
+
+    splits: Splits
+    goal: Goal
+    kernels: tuple[Kernels, ...]
+    precisions: tuple[Precision, ...]
+
+
+def choices_of(pricer: HybridPricer, goal: Goal) -> Choices:
+    """What may be combined for a graph on a cluster."""
+    device = pricer.hosts[0].device
+    reduction = goal.pins.reduction or "as_written"
+    found = (replace(one, reduction=reduction) for one in precisions(device, goal, num_workers=2))
+    kernels = kernel_choices(pricer.graph, device, goal)
+    fused = [one for one in kernels if one.optimizer == "fused"]
+    return Choices(
+        splits=pricer.graph.splits or Splits(),
+        goal=goal,
+        kernels=tuple(fused or kernels),  # the same update in the same order, with less memory
+        precisions=tuple(dict.fromkeys(found)),
+    )
+
+
+def shapes(pricer: HybridPricer, choices: Choices, devices: Devices) -> Iterator[Layout]:
+    """Degrees of tensor, context, expert and pipeline with micro-batches; data sharding is still open.
+
+    The data axes are `dp_replicate` here.
+    """
+    splits, pins = choices.splits, choices.goal.pins
+    tensor, context, expert = splits.tensor, splits.context, splits.expert
+    for tp in _pinned(pins.tensor, (1, *(tensor.degrees if tensor else ()))):
+        for cp in _pinned(pins.context, (1, *(context.degrees if context else ()))):
+            for pp in _pinned(pins.pipeline, range(1, len(splits.cuts) + 2)):
+                dp, rest = divmod(devices.total, tp * cp * pp)
+                if rest or dp < 1 or dp > pricer.graph.batch_size:
+                    continue
+                for ep in _pinned(pins.expert, (1, *(expert.degrees if expert else ()))):
+                    if (dp * cp) % ep == 0:
+                        mesh = Mesh(pp=pp, dp_replicate=dp, cp=cp, ep=ep, tp=tp)
+                        yield from _modes(pricer, choices, devices, mesh)
+
+
+def _modes(pricer: HybridPricer, choices: Choices, devices: Devices, mesh: Mesh) -> Iterator[Layout]:
+    pins = choices.goal.pins
+    host = pricer.hosts[devices.kinds[0]]
+    on_cpu = host.device.kind == "cpu"
+    threads = max(1, host.device.cores // max(1, ceil(devices.total / host.count))) if on_cpu else 1
+    transport = pins.transport or ("gloo" if on_cpu else "nccl")
+    for sequence in _sequences(choices, mesh):
+        for attention in _attentions(choices.splits, mesh):
+            for order in _orders(host, mesh, devices):
+                for count in accumulations(pricer.graph, (1,) * mesh.num_shares, choices.goal):
+                    for kernels in choices.kernels:
+                        for precision in choices.precisions:
+                            base = Layout(
+                                mesh=mesh, replicas=(), sequence=sequence, attention=attention, order=order,
+                                micro_batches=count, kernels=kernels, precision=precision, threads=threads,
+                                exchange=Exchange(transport=transport),
+                            )  # fmt: skip
+                            replicas = _replicas(pricer, devices, base)
+                            if replicas is not None:
+                                yield replace(base, replicas=replicas)
+
+
+def _sequences(choices: Choices, mesh: Mesh) -> Sequence:
+    tensor = choices.splits.tensor
+    legal = ("whole", "split") if mesh.tp > 1 and tensor is not None and tensor.split else ("whole",)
+    return _pinned(choices.goal.pins.sequence, legal)
+
+
+def _attentions(splits: Splits, mesh: Mesh) -> tuple[AttentionMode, ...]:
+    if mesh.cp == 1 or splits.context is None:
+        return ("ring",)
+    handed = splits.context.all_to_all_degrees
+    return ("ring", "all_to_all") if mesh.cp * mesh.tp in handed or (mesh.cp in handed and mesh.tp == 1) else ("ring",)
+
+
+def _orders(host: Host, mesh: Mesh, devices: Devices) -> tuple[Order, ...]:
+    """The pipeline inside the data axes only where it then stays within a host, or keeps each replica on one kind."""
+    near = mesh.tp * mesh.cp * mesh.pp <= host.devices or len(devices.kinds) > 1
+    both = mesh.pp > 1 and mesh.num_shares > 1 and near
+    return ("pipeline_outside", "pipeline_inside") if both else ("pipeline_outside",)
+
+
+def _replicas(pricer: HybridPricer, devices: Devices, layout: Layout) -> tuple[Replica, ...] | None:
+    """Who stands where; None where a stage or a replica would lie on two kinds of devices.
+
+    On mixed hardware each replica's examples go by its speed, so that all end together.
+    """
+    mesh, size = layout.mesh, pricer.graph.batch_size
+    even = ceil(size / mesh.num_shares) / layout.micro_batches
+    if len(devices.kinds) == 1:
+        return (Replica(count=mesh.num_shares, kinds=(devices.kinds[0],) * mesh.pp, examples=even),)
+    inner = mesh.tp * mesh.cp
+    block = inner * (mesh.num_shares if layout.order == "pipeline_outside" and mesh.pp > 1 else mesh.pp)
+    if any(count % block for count in devices.counts):
+        return None
+    if layout.order == "pipeline_outside" and mesh.pp > 1:
+        kinds = tuple(
+            kind for kind, count in zip(devices.kinds, devices.counts, strict=True) for _ in range(count // block)
+        )
+        return (Replica(count=mesh.num_shares, kinds=kinds, examples=even),)
+    if devices.kinds != tuple(sorted(devices.kinds)):
+        return None  # replicas of other orders are the same ones
+    counts = [count // block for count in devices.counts]
+    speeds = [1 / pricer.pieces(
+        kind, layout.division, even / mesh.cp, layout.kernels, layout.precision, (layout.threads, mesh.num_workers)
+    ).total for kind in devices.kinds]  # fmt: skip
+    return _by_speed(devices.kinds, counts, speeds, layout, size)
+
+
+def _by_speed(
+    kinds: Sequence[int], counts: Sequence[int], speeds: Sequence[float], layout: Layout, size: int
+) -> tuple[Replica, ...] | None:
+    """Whole examples per data rank, in proportion to speed; the fastest ranks share out what does not go round."""
+    total = sum(count * speed for count, speed in zip(counts, speeds, strict=True))
+    shares = [max(1, int(size * speed / total)) for speed in speeds]
+    left = size - sum(share * count for share, count in zip(shares, counts, strict=True))
+    if left < 0:
+        return None
+    more = [0] * len(kinds)
+    for place in sorted(range(len(kinds)), key=lambda place: -speeds[place]):
+        more[place] = min(left, counts[place])
+        left -= more[place]
+    return tuple(
+        Replica(count=number, kinds=(kind,) * layout.mesh.pp, examples=examples / layout.micro_batches)
+        for kind, count, share, extra in zip(kinds, counts, shares, more, strict=True)
+        for number, examples in ((extra, share + 1), (count - extra, share))
+        if number
+    )
+
+
+def frames(shape: Layout, choices: Choices) -> Iterator[Frame]:
+    """Sharding, buckets, schedules and numbers of stages for a shape."""
+    cuts = len(choices.splits.cuts)
+    pins = choices.goal.pins
+    for sharding, mesh in _shardings(shape.mesh, choices.goal):
+        exchange = replace(shape.exchange, bucket_size=pins.bucket_size or _BUCKET_SIZE)
+        layout = replace(shape, mesh=mesh, sharding=sharding, exchange=exchange)
+        if mesh.pp == 1:
+            if pins.schedule is None and pins.stages in (None, 1):
+                yield Frame(layout=layout, num_stages=1)
+            continue
+        for schedule, chunks in _schedules(mesh.pp, cuts, layout.micro_batches, pins.schedule):
+            stages = mesh.pp * chunks
+            if pins.schedule in (None, schedule) and pins.stages in (None, stages):
+                yield Frame(layout=replace(layout, schedule=schedule), num_stages=stages)
+
+
+def _shardings(mesh: Mesh, goal: Goal) -> Iterator[tuple[Sharding, Mesh]]:
+    pins, shares = goal.pins, mesh.num_shares
+    levels: tuple[Sharding, ...] = ("none", "optimizer", "gradients", "parameters")
+    for level in _pinned(pins.sharding, levels):
+        sharded = divisors(shares) if level == "parameters" else (shares,)
+        for shard in (1,) if level == "none" else tuple(degree for degree in sharded if degree > 1):
+            if pins.data in (None, shares // shard) and pins.shard in (None, shard):
+                yield level, replace(mesh, dp_replicate=shares // shard, dp_shard=shard)
+
+
+def _schedules(workers: int, cuts: int, micro_batches: int, pinned: Schedule | None) -> Iterator[tuple[Schedule, int]]:
+    """Schedules with stages per worker. GPipe takes as long as 1F1B and holds more, so that only a pin asks for it."""
+    yield "1f1b", 1
+    yield "zero_bubble", 1
+    if pinned == "gpipe":
+        yield "gpipe", 1
+    for chunks in _CHUNKS:
+        if workers * chunks <= cuts + 1 and micro_batches > 1:
+            yield "interleaved", chunks
+
+
+def _pinned(pinned: object, options: Sequence) -> Sequence:
+    if pinned is None:
+        return options
+    return tuple(option for option in options if option == pinned)

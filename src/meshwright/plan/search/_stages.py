@@ -1,0 +1,282 @@
+"""The stages of a frame: where to cut and what to compute again, memory and time together.
+
+Branch and bound over the stages in order. A partial choice is bounded by the work of every worker placed so far, after
+the way to it and before the way back, and by what the rest must at least take; it ends where the workers that are left
+cannot take the blocks that are left in the time that is left. Complete choices are priced in full.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from meshwright.cost.hybrid import HybridPricer, Layout, Price
+from meshwright.plan.search._aim import Aim
+from meshwright.plan.search._burden import Burdens, Counts
+from meshwright.plan.search._frame import Frame
+from meshwright.plan.search._relaxed import block_times, capacity, least_bottleneck
+from meshwright.units import Bytes, Seconds
+
+ROUNDING = 1e-9  # what is not better by more than rounding is not better
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Effort:
+    """How much is looked at in one frame before the rest is left with its bound.
+
+    Args:
+        priced: layouts priced in full.
+        visited: partial choices.
+        total: partial choices over all frames, before frames are left with their bounds.
+    """
+
+    priced: int = 40
+    visited: int = 400
+    total: int = 12_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Solved:
+    """The best stages of a frame.
+
+    Args:
+        layout: whole; None where nothing fits or nothing beats the bound that was given.
+        price: of it.
+        open: a lower bound on the value of what was not looked at; infinite where everything was.
+        tried: layouts priced.
+        visited: partial choices looked at.
+    """
+
+    layout: Layout | None = None
+    price: Price | None = None
+    open: float = float("inf")
+    tried: int = 0
+    visited: int = 0
+
+
+class StageSearch:
+    """Finds the best stages of one frame.
+
+    Args:
+        pricer: prices layouts.
+        frame: everything else.
+        aim: what is made small.
+        limits: bytes that a worker may use, by kind of training host.
+        recompute: `none` and `all` as pinned; None: as needed.
+    """
+
+    def __init__(
+        self, pricer: HybridPricer, frame: Frame, aim: Aim, *, limits: tuple[Bytes, ...], recompute: str | None
+    ) -> None:  # fmt: skip
+        self._pricer, self._frame, self._aim, self._limits = pricer, frame, aim, limits
+        layout = replace(frame.layout, bounds=(0,) * frame.num_stages)
+        self._layout, self._form, self._factor = layout, layout.form, pricer.correction.time
+        thrifty = aim.minimize == "memory"
+        self._burdens = Burdens(pricer, layout, limits=limits, recompute=recompute, thrifty=thrifty)
+        kinds = pricer.units.kinds
+        one_hot = np.eye(pricer.units.num_kinds, dtype=np.intp)[kinds]
+        summed = np.vstack((np.zeros(pricer.units.num_kinds, dtype=np.intp), np.cumsum(one_hot, axis=0)))
+        self._summed: list[Counts] = [tuple(row) for row in summed.tolist()]
+        both = self._burdens.forward + self._burdens.backward
+        self._fastest: list[float] = both.min(axis=1).max(axis=0).tolist()
+        split = self._form.schedule == "zero_bubble"
+        self._way: list[list[float]] = (self._burdens.forward if split else both).min(axis=0).tolist()
+        # A micro-batch passes through every unit; the fastest worker of the slowest replica bounds its time.
+        self._work = float((both @ summed[-1]).min(axis=1).max())
+        self._draw = pricer.draw(layout)
+        self._tables = {
+            kind: block_times(pricer, layout, self._burdens, kind, limits=limits, recompute=recompute)
+            for kind, block in enumerate(self._burdens.is_block) if block and self._summed[-1][kind]
+        }  # fmt: skip
+        self._weighs = pricer.weighs(layout) * pricer.correction.memory
+        self.bound = self._value(self._least_step()) if self._may_fit() else float("inf")
+
+    @property
+    def num_stages(self) -> int:
+        """Of the frame."""
+        return self._frame.num_stages
+
+    @property
+    def estimate(self) -> float:
+        """The bound with a bubble: what is looked at first."""
+        return self.bound * (1 + bubble(self._frame))
+
+    def _may_fit(self) -> bool:
+        """Whether parameters, gradients and state, shared out evenly, are within the limits."""
+        return self._weighs <= sum(
+            max(self._limits[replica.kinds[rank]] for replica in self._layout.replicas)
+            for rank in range(self._form.num_workers)
+        )
+
+    def _least_step(self) -> Seconds:
+        r"""A lower bound on the step.
+
+        The bottleneck of the blocks alone, an even share of all work, and for schedules that leave no work for the way
+        back $W / (1 - (1 - 1/m)^p)$, the solution of $x_1 + … + x_r + (m - 1) x_r = T$ for all $r$.
+        """
+        workers, count = self._form.num_workers, self._form.micro_batches
+        if workers == 1:
+            burden = self._burdens.of(0, (self._summed[-1],))
+            return count * burden.busy * self._factor if burden is not None else float("inf")
+        least = count * self._work / workers
+        if self._form.schedule in ("gpipe", "1f1b"):
+            least = max(least, self._work / (1 - (1 - 1 / count) ** workers))
+        return max(least, *(count * least_bottleneck(table) for table in self._tables.values()), 0.0) * self._factor
+
+    def solve(self, best: float, effort: Effort) -> Solved:
+        """The best stages whose value is below `best`.
+
+        Args:
+            effort: how much is looked at.
+        """
+        state = _Progress(best, effort)
+        if self.bound >= best * (1 - ROUNDING):
+            return Solved()
+        for bounds, again in self._complete(state):
+            if state.tried >= effort.priced:
+                state.cut_short = True
+                break
+            state.tried += 1
+            layout = replace(self._frame.layout, bounds=bounds, recomputed=again)
+            price = self._pricer.price(layout)
+            if self._fits(price) and self._aim.allows(price) and self._aim.value(price) < state.best * (1 - ROUNDING):
+                state.best, state.layout, state.price = self._aim.value(price), layout, price
+        unseen = self.bound if state.cut_short else float("inf")
+        return Solved(layout=state.layout, price=state.price, open=unseen, tried=state.tried, visited=state.visited)
+
+    def _complete(self, state: "_Progress") -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Bounds and units computed again of every complete choice worth a price."""
+        stack = [_Partial(bounds=(0,), chosen=(), before=0.0, step=0.0)]
+        while stack:
+            partial = stack.pop()
+            if self._value(partial.step * self._factor) >= state.best * (1 - ROUNDING):
+                continue
+            if len(partial.chosen) == self._frame.num_stages:
+                yield partial.bounds, self._units(partial)
+                continue
+            state.visited += 1
+            if state.visited > state.effort.visited:
+                state.cut_short = True
+                return
+            stack.extend(reversed(list(self._extended(partial, state))))
+
+    def _extended(self, partial: "_Partial", state: "_Progress") -> Iterator["_Partial"]:
+        """One stage more, the most even first."""
+        place, low = len(partial.chosen), partial.bounds[-1]
+        stages, workers = self._frame.num_stages, self._form.num_workers
+        last = place == stages - 1
+        left = stages - place - 1
+        rank, final = place % workers, place >= stages - workers
+        reach = self._reach(place, state) if stages == workers else None
+        for end in self._ends(low, left):
+            counts = tuple(after - before for after, before in zip(self._summed[end], self._summed[low], strict=True))
+            if reach is not None and any(
+                self._summed[-1][kind] - self._summed[end][kind] > most for kind, most in reach
+            ):
+                continue
+            mine = (*partial.chosen[rank::workers], counts)
+            busy = self._burdens.busy(rank, mine)
+            if final:
+                burden = self._burdens.of(rank, mine)
+                if burden is None:
+                    continue
+                busy = burden.busy
+            first_round = place < workers
+            own = max(partial.step, self._form.micro_batches * busy + (partial.before if first_round else 0.0))
+            way = sum(n * time for n, time in zip(counts, self._way[rank], strict=True) if n) if first_round else 0.0
+            before = partial.before + way
+            rest = sum((a - b) * t for a, b, t in zip(self._summed[-1], self._summed[end], self._fastest, strict=True))
+            if stages == workers and left:
+                own = max(own, before + self._form.micro_batches * rest / left)
+            if self._value(own * self._factor) < state.best * (1 - ROUNDING):
+                bounds = partial.bounds if last else (*partial.bounds, end)
+                yield _Partial(bounds=bounds, chosen=(*partial.chosen, counts), before=before, step=own)
+
+    def _reach(self, place: int, state: "_Progress") -> list[tuple[int, int]]:
+        """How many blocks of each kind the workers after a place can take before the step is as long as the best."""
+        if state.reach is None or state.reach_best != state.best:
+            step = self._longest(state.best) / self._factor / self._form.micro_batches
+            state.reach_best = state.best
+            state.reach = {
+                kind: np.cumsum(capacity(table, step)[::-1])[::-1].tolist() for kind, table in self._tables.items()
+            }
+        after = place + 1
+        return [(kind, row[after] if after < len(row) else 0) for kind, row in state.reach.items()]
+
+    def _longest(self, value: float) -> Seconds:
+        """The step at which the value is reached; the limits' where the value does not depend on it."""
+        power, price = self._draw
+        per_second = {"time": 1.0, "cost": price / 3600, "energy": power, "memory": 0.0}[self._aim.minimize]
+        return value / per_second if per_second and np.isfinite(value) else float("inf")
+
+    def _ends(self, low: int, left: int) -> list[int]:
+        """Legal ends of a stage that begins with a unit, the most even first."""
+        size = len(self._summed) - 1
+        if not left:
+            return [size]
+        usable = [cut for cut in sorted(self._pricer.units.cuts) if cut > low]
+        usable = usable[: len(usable) - left + 1]
+        done = self._time_to(low)
+        even = (self._time_to(size) - done) / (left + 1)
+        return sorted(usable, key=lambda end: abs(self._time_to(end) - done - even))
+
+    def _time_to(self, unit: int) -> Seconds:
+        return sum(n * time for n, time in zip(self._summed[unit], self._fastest, strict=True))
+
+    def _units(self, partial: "_Partial") -> tuple[int, ...]:
+        """The first units of every stage, as many of each kind as are computed again."""
+        workers, kinds = self._form.num_workers, self._pricer.units.kinds
+        ends = (*partial.bounds[1:], len(kinds))
+        found: list[int] = []
+        for rank in range(workers):
+            burden = self._burdens.of(rank, partial.chosen[rank::workers])
+            assert burden is not None, rank
+            for chunk, again in enumerate(burden.again):
+                left, place = list(again), rank + chunk * workers
+                for unit in range(partial.bounds[place], ends[place]):
+                    if left[kinds[unit]]:
+                        left[kinds[unit]] -= 1
+                        found.append(unit)
+        return tuple(sorted(found))
+
+    def _fits(self, price: Price) -> bool:
+        kinds = [{replica.kinds[rank] for replica in self._layout.replicas} for rank in range(self._form.num_workers)]
+        return all(
+            items.peak <= min(self._limits[kind] for kind in which)
+            for items, which in zip(price.memory, kinds, strict=True)
+        )
+
+    def _value(self, step: Seconds) -> float:
+        return self._aim.least(step, *self._draw, peak=self._weighs / self._form.num_workers)
+
+
+def bubble(frame: Frame) -> float:
+    """Share of a step that equal stages wait, as its schedule's formula says; only the order of looking follows it."""
+    layout = frame.layout
+    filled = layout.micro_batches * frame.num_stages / layout.mesh.pp * (3 if layout.schedule == "zero_bubble" else 1)
+    return (layout.mesh.pp - 1) / filled
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Partial:
+    """The first stages: their bounds, units by kind, the way through them and a bound on the step (s)."""
+
+    bounds: tuple[int, ...]
+    chosen: tuple[Counts, ...]
+    before: Seconds
+    step: Seconds
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What was found so far, and how much was looked at."""
+
+    best: float
+    effort: Effort
+    layout: Layout | None = None
+    price: Price | None = None
+    tried: int = 0
+    visited: int = 0
+    cut_short: bool = False
+    reach: dict[int, list[int]] | None = None
+    reach_best: float = float("nan")

@@ -1,0 +1,142 @@
+"""Small random models and clusters, and the plain search that looks at everything: oracles of the planner's search."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations
+
+from meshwright.cost.hybrid import HybridPricer, Layout, Price
+from meshwright.graph import (
+    Activation,
+    Block,
+    Cut,
+    ExpertSplit,
+    Graph,
+    Linear,
+    Operation,
+    OptimizerState,
+    Parameter,
+    SplitExchange,
+    SplitParameter,
+    Splits,
+    TensorSplit,
+)  # fmt: skip
+from meshwright.hardware import Cluster, Device, Host, Link, MatrixRate, OperationRate
+from meshwright.plan import Goal
+from meshwright.plan.search import Aim, choices_of, device_sets, frames, limits, shapes
+
+KINDS = ("pointwise", "transcendental", "normalization", "reduction", "random", "indexing", "optimizer", "copy")
+
+
+def random_graph(rng: random.Random, *, most_blocks: int = 3) -> Graph:
+    """A first layer, up to so many blocks of one or two kinds, a last; blocks split over 2 workers, cuts anywhere."""
+    numbers = [rng.randint(1, most_blocks)]
+    if rng.random() < 0.4 and most_blocks > 2:
+        numbers = [rng.randint(1, most_blocks - 2), rng.randint(1, 2)]
+    sections = [("first", 1), *((f"part{index}.0", number) for index, number in enumerate(numbers)), ("last", 1)]
+    operations: list[Operation] = []
+    parameters, activations = [], []
+    for module, number in sections:
+        work, memory = rng.uniform(0.2, 3) * 1e9, rng.uniform(0.1, 2) * 1e8
+        operations += [_operation(module, "forward", number, work), _operation(module, "backward", number, 2 * work)]
+        elements = rng.randint(1, 40) * 10**5
+        parameters.append(Parameter(paths=(f"{module}.weight",), shape=(2, elements), dtype="float32", repeats=number))
+        activations.append(
+            Activation(module=module, size=Linear(per_example=memory), created=len(operations) - 2,
+                       freed=len(operations) - 1, repeats=number)
+        )  # fmt: skip
+    blocks = tuple(
+        Block(paths=tuple(f"part{index}.{place}" for place in range(number)), kind="Block",
+              input_size=Linear(per_example=rng.uniform(1, 9) * 1e6))
+        for index, number in enumerate(numbers)
+    )  # fmt: skip
+    graph = Graph(
+        model="Random", batch_size=rng.choice((4, 8)), operations=tuple(operations), parameters=tuple(parameters),
+        activations=tuple(activations), transient=Linear(per_example=1e6), batch_bytes=Linear(per_example=1e3),
+        blocks=blocks, optimizer=OptimizerState(name="AdamW", bytes_per_element=8, fused=True, operations=12),
+    )  # fmt: skip
+    return replace(graph, splits=_splits(graph, rng))
+
+
+def _operation(module: str, phase: str, repeats: int, work: float) -> Operation:
+    return Operation(
+        name="aten.mul", kind="pointwise", phase=phase, module=module, dtype="float32", repeats=repeats,
+        flops=Linear(per_example=work), bytes_read=Linear(per_example=work), bytes_written=Linear(fixed=work / 20),
+    )  # fmt: skip
+
+
+def _splits(graph: Graph, rng: random.Random) -> Splits:
+    paths = [path for block in graph.blocks for path in block.paths]
+    size = Linear(per_example=rng.uniform(0.1, 30) * 1e6)
+    firsts = [(block.paths[0], len(block.paths)) for block in graph.blocks]
+    exchanges = tuple(
+        SplitExchange(name="all_reduce", phase=phase, module=path, size=size, repeats=number)
+        for path, number in firsts
+        for phase in ("forward", "backward")
+    )
+    inside = tuple(index for index, item in enumerate(graph.operations) if item.module.startswith("part"))
+    parameters = tuple(SplitParameter(path=f"{path}.weight", dim=0) for path, _ in firsts)
+    tensor = TensorSplit(degrees=(2,), parameters=parameters, operations=inside, whole=exchanges)
+    expert = ExpertSplit(degrees=(2,), parameters=parameters, exchanges=exchanges)
+    return Splits(
+        tensor=tensor, expert=expert if rng.random() < 0.3 else None,
+        cuts=tuple(Cut(path=path, size=Linear(per_example=rng.uniform(1, 9) * 1e5)) for path in (*paths, "last")),
+    )  # fmt: skip
+
+
+def random_cluster(rng: random.Random, *, mixed: bool = False) -> Cluster:
+    """Up to 4 accelerators of one kind on 1 or 2 hosts; mixed: 2 of each of two kinds."""
+    shapes = [(1, 2), (1, 2)] if mixed else [rng.choice(((1, 2), (2, 1), (1, 4), (2, 2)))]
+    hosts = tuple(
+        Host(name=f"node{index}", count=count, device=_device(rng, f"kind {index}"), devices=devices)
+        for index, (count, devices) in enumerate(shapes)
+    )
+    links = (
+        Link(tier="host", latency=5e-6, bandwidth=rng.uniform(1, 300) * 1e9),
+        Link(tier="network", latency=2e-5, bandwidth=rng.uniform(0.3, 50) * 1e9),
+    )
+    return Cluster(name="random", hosts=hosts, links=links)
+
+
+def _device(rng: random.Random, name: str) -> Device:
+    return Device(
+        kind="cuda", name=name, memory=round(rng.uniform(0.15, 2.5) * 1e9), power=rng.choice((300.0, 700.0)),
+        price=rng.uniform(0.5, 5), source="made up", matrix_rates=(MatrixRate(dtype="float32", size=4096, rate=5e13),),
+        operation_rates=tuple(
+            OperationRate(kind=kind, bandwidth=rng.uniform(0.5, 2) * 1e12, overhead=1e-6) for kind in KINDS
+        ),
+    )  # fmt: skip
+
+
+def everything(pricer: HybridPricer, goal: Goal, *, subsets: bool) -> Iterator[tuple[Layout, Price]]:
+    """Every layout of the space with its price, those that do not fit left out.
+
+    Args:
+        subsets: whether any set of blocks may be computed again, or none.
+    """
+    choices, most = choices_of(pricer, goal), limits(pricer, goal)
+    size = len(pricer.units.kinds)
+    blocks = [unit for unit in range(size) if 0 < pricer.units.kinds[unit] < pricer.units.num_kinds - 1]
+    sets = [chosen for number in range(len(blocks) + 1) for chosen in combinations(blocks, number)]
+    for devices in device_sets(pricer.hosts, goal):
+        for shape in shapes(pricer, choices, devices):
+            for frame in frames(shape, choices):
+                for cuts in combinations(sorted(pricer.units.cuts), frame.num_stages - 1):
+                    for again in sets if subsets else [()]:
+                        layout = replace(frame.layout, bounds=(0, *cuts), recomputed=again)
+                        price = pricer.price(layout)
+                        if _fits(layout, price, most):
+                            yield layout, price
+
+
+def best_of_everything(pricer: HybridPricer, goal: Goal, aim: Aim, *, subsets: bool = True) -> float:
+    """The least value in the space; infinite where nothing fits."""
+    found = everything(pricer, goal, subsets=subsets)
+    return min((aim.value(price) for _, price in found if aim.allows(price)), default=float("inf"))
+
+
+def _fits(layout: Layout, price: Price, most: tuple[int, ...]) -> bool:
+    kinds = [[replica.kinds[rank] for replica in layout.replicas] for rank in range(layout.mesh.pp)]
+    return all(
+        items.peak <= min(most[kind] for kind in which) for items, which in zip(price.memory, kinds, strict=True)
+    )
