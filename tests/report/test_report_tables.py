@@ -99,7 +99,7 @@ def test_an_explanation_names_what_binds_what_is_next_and_what_would_flip_it() -
 def test_an_explanation_says_how_likely_memory_runs_out() -> None:
     """A processor that has just what is predicted: as likely as not; with half as much again it is not worth a word."""
     tight, ample = build.plan(capacity=375 * MIB), build.plan(capacity=562 * MIB)
-    assert "375.00 MiB of 512.00 MiB, 50% likely to run out" in _text(explanation_view(explain(tight)))
+    assert "Memory    50% likely to run out" in _text(explanation_view(explain(tight)))
     assert "likely to run out" not in _text(explanation_view(explain(ample)))
 
 

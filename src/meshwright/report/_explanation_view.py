@@ -24,7 +24,6 @@ def explanation_view(explanation: Explanation) -> RenderableType:
     step = Text(f"{format_seconds(found.step)} per step{interval} ({source})")
     peak = sum(size for _, size in found.memory)
     limit = f" of {format_bytes(found.memory_limit)}" if found.memory_limit else ""
-    limit += f", {found.overflow:.0%} likely to run out" if found.overflow >= SMALLEST_RISK else ""
     tables = Columns(
         [
             _shares("Where the step’s time goes", found.time, write=format_seconds),
@@ -61,6 +60,8 @@ def _shares(title: str, items: Sequence[tuple[str, float]], *, write: Callable[[
 def _reasons(found: Explanation) -> Iterator[RenderableType]:
     if found.binding:
         yield Text.assemble(("Binding   ", "bold"), found.binding)
+    if found.overflow >= SMALLEST_RISK:
+        yield Text.assemble(("Memory    ", "bold"), f"{found.overflow:.0%} likely to run out")
     if found.next_best is not None:
         margin = f", {format_seconds(found.margin)} slower" if found.margin > 0 else ""
         reason = f": {found.next_best.reason}" if found.next_best.reason else ""
