@@ -2,7 +2,8 @@
 
 In: a `Plan`, a `Cluster`, a `Measurement`, or a run's folder; never torch. Out: rich tables, or the path of a page.
 Reading order: `_run_data` (what a run left behind), `_outcome` (predicted beside measured), `_verdict`, `_page`;
-figures: `_figure`, `_breakdowns`, `_curves`, `_pictures`; tables: `_plan_table`, `_hardware_table`, `_outcome_table`.
+figures: `_figure`, `_breakdowns`, `_pipeline_timeline`, `_curves`, `_pictures`; tables: `_plan_table`,
+`_hardware_table`, `_outcome_table`.
 """
 
 from meshwright.report._examples_table import examples_table as examples_table

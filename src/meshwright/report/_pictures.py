@@ -9,6 +9,7 @@ from meshwright.report._comparison import labels
 from meshwright.report._curves import Series, loss_figure, step_figure
 from meshwright.report._figure import Figure
 from meshwright.report._outcome import Outcome, describe_error
+from meshwright.report._pipeline_timeline import pipeline_figure
 from meshwright.report._run_data import Run
 from meshwright.report._verdict import verify_command
 from meshwright.units import format_bytes, format_seconds
@@ -18,7 +19,7 @@ SAME_LOSS = 1e-3
 
 def pictures(run: Run) -> list[Figure]:
     """The figures of one run."""
-    return [*_breakdowns(run), *_curves(run)]
+    return [*_breakdowns(run), *_timeline(run), *_curves(run)]
 
 
 def pictures_of_both(first: Run, second: Run) -> list[Figure]:
@@ -64,6 +65,14 @@ def _breakdowns(run: Run) -> Iterator[Figure]:
         f"{peak.texts[0]} predicted, item upon item; {peak.texts[1]} measured ({describe_error(peak.error)}){limit}."
     )
     yield memory_figure(prediction.memory, measured=measurement.memory, limit=run.plan.memory_limit, caption=caption)
+
+
+def _timeline(run: Run) -> Iterator[Figure]:
+    if run.plan is None:
+        return
+    figure = pipeline_figure(run.plan.strategy, run.plan.prediction.stages, run.traces)
+    if figure is not None:
+        yield figure
 
 
 def _curves(run: Run) -> Iterator[Figure]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from meshwright.cost import Measurement, StepRecord, TimeBreakdown, Verification
+from meshwright.cost import Measurement, StepRecord, StepTrace, TimeBreakdown, Verification, read_trace
 from meshwright.documents import read_toml
 from meshwright.errors import DocumentError, UsageError
 from meshwright.hardware import Cluster
@@ -35,6 +35,7 @@ class Run:
         measurement: the run in sum; worked out from the records where the run was cut off before it wrote one.
         reference: loss of the one-device program by step; empty where none was run.
         verification: what `meshwright verify` found; None where it was not run.
+        traces: of one step, of every worker that wrote it.
         settings: `run.toml`.
         cluster: the machine; None where the folder does not keep it.
         missing: what is not there, each in a sentence.
@@ -46,6 +47,7 @@ class Run:
     measurement: Measurement
     reference: tuple[tuple[int, float], ...] = ()
     verification: Verification | None = None
+    traces: tuple[StepTrace, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     cluster: Cluster | None = None
     missing: tuple[str, ...] = ()
@@ -95,6 +97,7 @@ def read_run(folder: Path) -> Run:
         measurement=measurement,
         reference=tuple((record.step, record.loss) for record in _read_records(folder / "reference.jsonl")),
         verification=_read(Verification, folder / "verification.toml"),
+        traces=_read_traces(folder / "trace"),
         settings=_read_mapping(folder / "run.toml"),
         cluster=_read(Cluster, folder / "cluster.toml"),
         missing=tuple(missing),
@@ -156,6 +159,13 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise DocumentError(f"{path} is not TOML: {error}") from None
+
+
+def _read_traces(folder: Path) -> tuple[StepTrace, ...]:
+    """The traces of the latest step that worker 0 wrote; a worker that was cut off before it is left out."""
+    found = [read_trace(path) for path in sorted(folder.glob("rank-*.json"))]
+    step = next((trace.step for trace in found if trace.rank == 0), 0)
+    return tuple(sorted((trace for trace in found if trace.step == step), key=lambda trace: trace.rank))
 
 
 def _read_records(path: Path) -> tuple[StepRecord, ...]:
