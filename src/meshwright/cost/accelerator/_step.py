@@ -13,7 +13,7 @@ from meshwright.cost.accelerator._stages import layers_per_worker
 from meshwright.units import Seconds
 
 # The larger of the host's and the device's time, rounded where they are near: (a^p + b^p)^(1/p).
-_SHARPNESS = 5.0
+_SHARPNESS = 8.0
 _PARAMETER_BYTES = 2
 # A run in which more than one in twenty stalls has the stall inside its 90 % interval.
 _RARE = 0.05
@@ -66,7 +66,8 @@ def step_time(setup: Setup, machine: Machine, *, fitted: Calibration | None = No
     kernel_times = kernels(machine, setup.matrix_type, known)
     collectives = Collectives(machine, known.network)
     layer = layer_time(setup, kernel_times, collectives, habits, known)
-    per_layer = _together(layer.device + _parameter_exchange(setup, collectives, habits, layer), layer.host)
+    exchanging = layer.device + _parameter_exchange(setup, collectives, habits, layer)
+    per_layer = _together(exchanging, layer.host)
     counts, last = layers_per_worker(setup.model, setup.pp, setup.framework)
     embedding, output = ends_time(setup, kernel_times, known)
     stages = [count * per_layer for count in counts]
@@ -74,11 +75,11 @@ def step_time(setup: Setup, machine: Machine, *, fitted: Calibration | None = No
     stages[last] += output
     slowest = max(stages)
     send = _send(setup, collectives, habits)
-    filling = (sum(stages) - slowest) / setup.stages_per_worker * habits.bubble
+    filling = _filling(setup, habits, stages, per_layer - _together(exchanging, habits.host))
     parameters = setup.layer_parameters * max(counts) + setup.model.hidden * setup.model.vocab / setup.tp
     accumulating = kernel_times.moving(parameters * habits.accumulation_traffic) * setup.micro_batches
     last_backward = layer.backward / (layer.forward + layer.backward + layer.recompute) * max(counts) * per_layer
-    stall = _stall(setup, habits)
+    stall = _stall(setup, machine, habits)
     parts = {
         "computing": setup.micro_batches * slowest,
         "waiting": filling,
@@ -96,6 +97,18 @@ def step_time(setup: Setup, machine: Machine, *, fitted: Calibration | None = No
         low=smooth * habits.low,
         high=(smooth + (stall if stalls or chance > _RARE else 0.0)) * habits.high,
     )
+
+
+def _filling(setup: Setup, habits: Habits, stages: list[Seconds], steady: Seconds) -> Seconds:
+    """Waiting for the first micro-batch to come and for the last to go.
+
+    Args:
+        steady: what a layer takes longer once messages go both ways, which they do not while the pipeline fills.
+    """
+    if setup.pp == 1:
+        return 0.0
+    between = sum(stages) - max(stages) - steady * setup.model.layers * (setup.pp - 1) / setup.pp
+    return max(0.0, between) / setup.stages_per_worker * habits.bubble
 
 
 def _together(device: Seconds, host: Seconds) -> Seconds:
@@ -149,14 +162,21 @@ def _update(setup: Setup, kernel_times: Kernels, habits: Habits, known: Calibrat
     return kernel_times.moving(updated * known.traffic.optimizer + parameters * habits.parameter_traffic)
 
 
-def _stall(setup: Setup, habits: Habits) -> Seconds:
-    """Every message blocks the host: four per micro-batch on a stage between two others, two at an end of a pair."""
+def _stall(setup: Setup, machine: Machine, habits: Habits) -> Seconds:
+    """Messages that block the host: four per micro-batch on a stage between two others, two on one of a pair.
+
+    Without a pipeline four as well, and two for the gradients; collectives of tensor-parallel groups wider than two
+    hosts are longer than what the others of a micro-batch wait for.
+    """
+    if setup.pp == 1:
+        wide = setup.tp > 2 * machine.domain
+        return habits.stall * (2 + (0 if wide else 4 * setup.micro_batches))
     messages = 2 if setup.pp == 2 else 4
     return habits.stall * (messages * setup.micro_batches + 2 * max(0, setup.pp - 2))
 
 
 def _stalls(setup: Setup, machine: Machine, habits: Habits) -> bool:
-    if not habits.stall_hosts or (setup.pp == 1 and setup.tp > 2 * machine.domain):
+    if not habits.stall_hosts:
         return False
     if machine.num_hosts >= habits.stall_hosts:
         return True
