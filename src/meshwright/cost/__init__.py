@@ -9,6 +9,8 @@ Reading order: `_mesh`, `_split`, `_schedule` (a pipeline's orders of work), `_c
 from meshwright.cost._communication import measured_transports as measured_transports
 from meshwright.cost._compression import Compression as Compression
 from meshwright.cost._compression import CompressionMethod as CompressionMethod
+from meshwright.cost._lossy import is_lossy as is_lossy
+from meshwright.cost._lossy import lossy_cost as lossy_cost
 from meshwright.cost._measurement import Measurement as Measurement
 from meshwright.cost._measurement import StepRecord as StepRecord
 from meshwright.cost._mesh import Axis as Axis

@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 
-from meshwright.cost._communication import CollectiveCost, collective_cost
+from meshwright.cost._communication import CollectiveCost, collective_cost, moved_share
 from meshwright.cost._compute import ComputeTime
+from meshwright.cost._lossy import is_lossy, lossy_cost, sent_share
 from meshwright.cost._prediction import Collective
 from meshwright.cost._strategy import Strategy
 from meshwright.cost._timeline import Bucket, buckets, exchange_time
 from meshwright.cost._workload import Workload
 from meshwright.hardware import Cluster, CollectiveName
-from meshwright.units import Seconds
+from meshwright.units import BytesPerSecond, Seconds
 
 # Bytes of the loss and its weight, summed over the workers once a step.
 _LOSS_SIZE = 16
@@ -31,7 +32,13 @@ class StepExchange:
 
 
 def step_exchange(
-    workload: Workload, cluster: Cluster, strategy: Strategy, computed: ComputeTime, *, busy: float
+    workload: Workload,
+    cluster: Cluster,
+    strategy: Strategy,
+    computed: ComputeTime,
+    *,
+    busy: float,
+    copying: BytesPerSecond = float("inf"),
 ) -> StepExchange:
     """Prices the exchange of a data-parallel step.
 
@@ -42,11 +49,12 @@ def step_exchange(
     Args:
         computed: one micro-batch.
         busy: share of a hidden exchange that takes time from the cores that compute (0 to 1).
+        copying: bytes read and written over time when gradients are copied, for what encoding them takes (B/s).
     """
     if strategy.num_workers == 1:
         return StepExchange()
     parts = [
-        _gradients(workload, cluster, strategy, computed, busy=busy),
+        _gradients(workload, cluster, strategy, computed, busy=busy, copying=copying),
         _loss(cluster, strategy),
         _batch_statistics(workload, cluster, strategy),
     ]
@@ -61,10 +69,21 @@ def step_exchange(
 
 
 def _gradients(
-    workload: Workload, cluster: Cluster, strategy: Strategy, computed: ComputeTime, *, busy: float
+    workload: Workload,
+    cluster: Cluster,
+    strategy: Strategy,
+    computed: ComputeTime,
+    *,
+    busy: float,
+    copying: BytesPerSecond,
 ) -> StepExchange:
     backward = computed.backward + computed.recompute
     name, cost = _gradient_cost(cluster, strategy)
+    size = workload.gradient_size
+    if is_lossy(strategy):
+        group = strategy.mesh.num_shares
+        cost = lossy_cost(cost, strategy, workload, group=group, copying=copying)
+        size = round(size * sent_share(strategy, workload, group=group) / moved_share(name, group))
     sent: tuple[Bucket, ...] = buckets(
         workload, computed.operations, backward=backward, bucket_size=strategy.exchange.bucket_size
     )
@@ -72,9 +91,7 @@ def _gradients(
     axis = "dp_replicate" if strategy.sharding in ("none", "optimizer") else "dp_shard"
     return StepExchange(
         exposed=time.exposed + time.slowdown,
-        collectives=(
-            Collective(name=name, axis=axis, count=time.count, size=workload.gradient_size, duration=time.total),
-        ),
+        collectives=(Collective(name=name, axis=axis, count=time.count, size=size, duration=time.total),),
     )
 
 

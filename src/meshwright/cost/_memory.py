@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from meshwright.cost._lossy import carried_size
 from meshwright.cost._prediction import MemoryBreakdown
 from meshwright.cost._strategy import Strategy
 from meshwright.cost._timeline import spans
@@ -167,8 +168,9 @@ def _communication_size(workload: Workload, strategy: Strategy) -> float:
     """What the exchange holds besides gradients (B).
 
     Two slots in which messages travel, for gradients that only their owner keeps and for parameters that their owner
-    hands out; through shared memory, the parts of the other workers' gradients that this one adds up; and for
-    parameters in shards, what is gathered for the block at work and for the next one.
+    hands out; through shared memory, the parts of the other workers' gradients that this one adds up; with
+    compression what was left out; and for parameters in shards, what is gathered for the block at work and for the
+    next one.
     """
     workers = strategy.num_workers
     if workers == 1:
@@ -177,7 +179,9 @@ def _communication_size(workload: Workload, strategy: Strategy) -> float:
     if strategy.sharding == "parameters":
         return slots + 2 * workload.largest_unit
     seen = workload.gradient_size * (workers - 1) / workers if strategy.exchange.transport == "shared_memory" else 0.0
-    return seen + slots * {"none": 0, "optimizer": 1, "gradients": 2}[strategy.sharding]
+    return (
+        seen + carried_size(strategy, workload) + slots * {"none": 0, "optimizer": 1, "gradients": 2}[strategy.sharding]
+    )
 
 
 def _update_size(workload: Workload, device: Device, strategy: Strategy) -> float:

@@ -25,7 +25,7 @@ _FIVE_PERCENT = 1.645
 # Share of an exchange hidden behind the backward that takes time from it: through shared memory the worker itself
 # copies and adds, with or without idle cores; gloo's thread needs a core, and waits for its peer part of the time. On
 # an accelerator the link's own engine moves the bytes.
-_BUSY_SHARE = {"shared_memory": 1.0, "gloo": 0.6, "nccl": 0.0}
+_BUSY_SHARE = {"shared_memory": 1.0, "hierarchical": 0.8, "gloo": 0.6, "nccl": 0.0}
 # Times that a worker with neighbours reads or writes its gradients besides the exchange: they are copied into the
 # memory that they are sent from, and divided by the batch's weight there.
 _GRADIENT_PASSES = 4
@@ -157,7 +157,9 @@ class Pricer:
         full = device.kind == "cpu" and processes * worker.threads >= device.cores
         transport = strategy.exchange.transport
         busy = _BUSY_SHARE[transport] if full or transport == "shared_memory" else 0.0
-        exchange = step_exchange(self.workload, self.cluster, strategy, computed, busy=busy)
+        piece = np.array([float(min(self.workload.gradient_size or 1, strategy.exchange.bucket_size))])
+        copying = float(rates.bandwidth("copy", piece)[0])
+        exchange = step_exchange(self.workload, self.cluster, strategy, computed, busy=busy, copying=copying)
         micro_batches, factor = strategy.batch.accumulation, self.correction.time
         shards = strategy.mesh.dp_shard if strategy.sharding != "none" else 1
         batch = np.array([max(1.0, self.workload.graph.batch_bytes.at(examples))])

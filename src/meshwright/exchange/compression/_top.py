@@ -82,11 +82,12 @@ def _largest(values: Tensor, wanted: int, *, draw: int) -> Tensor:
 
 def _threshold(values: Tensor, share: float, *, draw: int) -> Tensor:
     """What about this share of the values reaches."""
-    sample = values.abs()
+    sample = values
     if len(values) > SAMPLE:
         generator = torch.Generator().manual_seed(draw)
         places = torch.randint(len(values), (SAMPLE,), generator=generator)
-        sample = values[places.to(values.device)].abs()
+        sample = values[places.to(values.device)]
+    sample = sample.abs()
     return sample.kthvalue(max(1, round(len(sample) * (1 - share)))).values
 
 
