@@ -8,6 +8,7 @@ from itertools import count
 import numpy as np
 
 from meshwright.cost.hybrid import HybridPricer, Layout, Price
+from meshwright.cost.memory import usable_memory
 from meshwright.plan._goal import Goal
 from meshwright.plan.search._aim import Aim
 from meshwright.plan.search._frame import Choices, Devices, Frame, choices_of, device_sets, frames, shapes
@@ -139,10 +140,10 @@ class Search:
         """Looks for better stages; whether something was left that may be better still."""
         solved = search.solve(state.value, effort)
         state.priced += solved.tried
+        state.seen += [Found(layout=layout, price=price) for layout, price in solved.seen]
         if solved.layout is not None and solved.price is not None:
             state.best = Found(layout=solved.layout, price=solved.price)
             state.value = self._aim.value(solved.price)
-            state.seen.append(state.best)
         state.visited += 0 if probing else solved.visited
         if not probing:
             state.open = min(state.open, solved.open)
@@ -188,8 +189,8 @@ class Search:
 
 
 def limits(pricer: HybridPricer, goal: Goal) -> tuple[Bytes, ...]:
-    """Bytes that a worker may use, by kind of training host."""
-    return tuple(min(goal.memory_limit or host.device.memory, host.device.memory) for host in pricer.hosts)
+    """Bytes that a worker may use, by kind of training host; as many as predictions of peaks can be depended on."""
+    return tuple(min(goal.memory_limit or usable_memory(host.device), host.device.memory) for host in pricer.hosts)
 
 
 def _front(seen: list[Found]) -> tuple[Found, ...]:
