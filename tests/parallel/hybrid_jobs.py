@@ -1,6 +1,6 @@
 """A job with everything that makes splitting hard, run by the step engine on all workers beside one device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -109,15 +109,15 @@ class Case:
 
 def strategy(case: Case) -> Strategy:
     """The case as a strategy."""
-    return Strategy(
+    plain = Strategy(
         workers=tuple(Worker(rank=rank, host="here", device="cpu", threads=1) for rank in range(case.mesh.num_workers)),
         mesh=case.mesh,
         batch=Batch(size=sum(case.shares), shares=case.shares, accumulation=case.accumulation),
         sharding=case.sharding,
         recompute=MODELS[case.model].blocks if case.recompute else (),
         exchange=Exchange(transport=case.transport, bucket_size=1024),
-        **dict(case.choices),
     )
+    return replace(plain, **dict(case.choices))
 
 
 def job(case: Case, seed: int) -> Job:
