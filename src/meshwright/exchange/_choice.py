@@ -68,7 +68,8 @@ def make_reduction(
     if isinstance(transport, HierarchicalTransport):
         wire = None if transport.leaders is None else Wire(transport.leaders)
         return LossyReduction(choice, wire, device, transport=transport)
-    return LossyReduction(choice, Wire(group, backend="nccl" if device.type == "cuda" else "gloo"), device)
+    wire = Wire(group, backend="nccl" if device.type == "cuda" else "gloo")
+    return LossyReduction(choice, wire, device, transport=transport)
 
 
 def _check_lossy(strategy: Strategy, dtypes: Collection[torch.dtype]) -> None:

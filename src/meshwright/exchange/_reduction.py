@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -65,6 +66,10 @@ class Reduction(ABC):
     def refine(self) -> bool:
         """Sends more from the next step on; False where it cannot."""
 
+    @abstractmethod
+    def exactly(self) -> AbstractContextManager[object]:
+        """Inside of it sums are exact, and what is kept from step to step stays as it is."""
+
     @property
     @abstractmethod
     def sent(self) -> Bytes:
@@ -109,6 +114,10 @@ class ExactReduction(Reduction):
         """Nothing is left out."""
         return False
 
+    def exactly(self) -> AbstractContextManager[object]:
+        """As always."""
+        return nullcontext()
+
     @property
     def sent(self) -> Bytes:
         """Not counted."""
@@ -125,7 +134,7 @@ class LossyReduction(Reduction):
         choice: what is sent.
         wire: this reduction's alone; None on a worker whose gradients another one of its host sends.
         device: where gradients are.
-        transport: that sums inside hosts before; None: every worker sends its own.
+        transport: takes exact sums; one of two levels sums inside hosts before anything is compressed.
     """
 
     def __init__(
@@ -134,11 +143,12 @@ class LossyReduction(Reduction):
         wire: Wire | None,
         device: torch.device,
         *,
-        transport: HierarchicalTransport | None = None,
+        transport: Transport,
     ) -> None:
         self._choice = choice
         self._wire = wire
         self._transport = transport
+        self._is_exact = False
         self._thread = CommunicationThread(device)
         self._names: list[str] = []
         self._buckets: Sequence[Bucket] = ()
@@ -172,14 +182,18 @@ class LossyReduction(Reduction):
 
     def start(self, number: int, flat: Tensor) -> Transfer:
         """Gradients by the method, flags exactly."""
+        if self._is_exact:
+            return self._transport.all_reduce(flat)
         task = partial(self._sum, number, flat, self._draw(number))
-        if self._transport is None:
+        if not isinstance(self._transport, HierarchicalTransport):
             return self._thread.start(task)
         return self._transport.sum_through(flat, partial(self._thread.start, task) if self._wire is not None else None)
 
     def start_at(self, number: int, flat: Tensor, *, root: int, receive: Callable[[Tensor], object]) -> Transfer:
         """The others' encoded gradients, decoded on the root."""
-        if self._transport is not None:
+        if self._is_exact:
+            return self._transport.collect(flat, root=root, receive=receive)
+        if isinstance(self._transport, HierarchicalTransport):
             raise PlanError(
                 "gradients in shards cannot be compressed between hosts only",
                 cause="a bucket is sent to the worker that owns it, on whichever host that is",
@@ -211,6 +225,15 @@ class LossyReduction(Reduction):
         """Sends more from the next step on."""
         self._refined += 1
         return self._refine_all()
+
+    @contextmanager
+    def exactly(self) -> Iterator[None]:
+        """The transport's own sums."""
+        self._is_exact = True
+        try:
+            yield
+        finally:
+            self._is_exact = False
 
     @property
     def sent(self) -> Bytes:

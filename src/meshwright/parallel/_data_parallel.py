@@ -182,6 +182,14 @@ class DataParallel(Parallelized):
         """The model's state."""
         return state_pieces(self._model)
 
+    def exactly(self) -> AbstractContextManager[object]:
+        """Inside of it gradients are summed exactly, whatever the strategy says."""
+        return self._reduction.exactly()
+
+    def refine(self) -> bool:
+        """Sends more of the gradients from the next step on; False where it cannot."""
+        return self._reduction.refine()
+
     def carried(self) -> Iterator[tuple[str, Tensor]]:
         """What the exchange has left out so far, summed over the workers; all of them ask for it."""
         return self._reduction.carried()

@@ -22,6 +22,7 @@ from meshwright.run._balance import Balance
 from meshwright.run._batch import Held, Part, Share, cut, is_empty, loaded, whole
 from meshwright.run._circle import circle_of
 from meshwright.run._clock import BACKWARD, BEGIN, COMMUNICATION, FORWARD, OPTIMIZER, OVERHEAD, Stamps, clock_for
+from meshwright.run._guard import Guard, guard_of
 from meshwright.run._job import Job
 from meshwright.run._placement import SplitPlaced, place
 from meshwright.run._randomness import RankStream
@@ -66,6 +67,7 @@ class Engine:
             else None
         )
         self.told: list[str] = []
+        self._guard = guard_of(job, self.placed, strategy)
         self.stream = RankStream(self.device, _stream(strategy, rank)) if self.num_workers > 1 else None
         self.placed.zero_gradients()
 
@@ -133,6 +135,11 @@ class Engine:
 
     def update(self) -> None:
         """Clips and updates; forgets the gradients."""
+        self._advance()
+        self.steps += 1
+        self.stamps.marks.append((OVERHEAD, self.clock.stamp()))
+
+    def _advance(self) -> None:
         marks = self.stamps.marks
         if self.job.clip is not None:
             self.grad_norm = self.placed.clip(self.job.clip)
@@ -140,14 +147,14 @@ class Engine:
         self.stamps.communication = self.placed.communication_seconds
         marks.append((OPTIMIZER, self.clock.stamp()))
         self.placed.zero_gradients()
-        self.steps += 1
-        marks.append((OVERHEAD, self.clock.stamp()))
 
     def close(self) -> None:
         """Undoes what can be undone, so that another engine can take the job's copy or the process."""
         self._undo.close()
 
     def _finish(self, share: Share) -> Tensor:
+        if self._guard is not None and self._guard.is_due(self.steps + 1):
+            return self._guarded(self._guard, share)
         loss = self.compute(share)
         if self.device.type == "cpu" and not math.isfinite(value := loss.item()):
             if is_empty(share.parts[0].batch):
@@ -193,6 +200,29 @@ class Engine:
         self.placed.reduce(divisor)
         marks.append((OVERHEAD if alone else COMMUNICATION, stamp()))
         return loss
+
+    def _guarded(self, guard: Guard, share: Share) -> Tensor:
+        """A step beside an exact one."""
+        loss, check = guard.step(
+            self.steps + 1,
+            compute=lambda: self.compute(share),
+            update=self._advance,
+            loss=lambda: self._loss_now(share),
+        )
+        self.steps += 1
+        self.told.append(check.sentence)
+        self.stamps.marks.append((OVERHEAD, self.clock.stamp()))
+        return loss
+
+    def _loss_now(self, share: Share) -> float:
+        """The global mean loss of a share."""
+        tally = _Tally(whole=False, group=self._circle.group, device=self.device, dtype=self._dtype)
+        for part in share.parts:
+            if part.examples or self.placed.forwards_together:
+                with self.placed.micro_batch(last=False), self._forward_context():
+                    tally.add(self.job.loss(self.placed.model, part.batch), part, share.size)
+        tally.exchange()
+        return float(tally.result()[0])
 
     def _rebalance(self, balance: Balance, reports: list[float], share: Share, *, seconds: float) -> None:
         """Takes the last step's reports, and this step's time for the next one."""

@@ -120,6 +120,14 @@ class Carrying(Protocol):
         """Goes on from what `carried` gave."""
         ...
 
+    def exactly(self) -> AbstractContextManager[object]:
+        """Inside of it nothing is left out."""
+        ...
+
+    def refine(self) -> bool:
+        """Leaves less out from the next step on; False where it cannot."""
+        ...
+
 
 def place(
     job: Job, strategy: Strategy | None, *, group: dist.ProcessGroup | None, undo: ExitStack
