@@ -170,11 +170,11 @@ def _check_statistics(model: nn.Module, strategy: Strategy) -> None:
 
 def _check_axes(strategy: Strategy) -> None:
     mesh = strategy.mesh
-    if max(mesh.cp, mesh.ep) > 1:
+    if mesh.ep > 1:
         raise PlanError(
-            f"a grid with cp {mesh.cp} and ep {mesh.ep}",
-            cause="programs are not split by sequence or by experts between workers",
-            alternatives=["--set context=1 --set expert=1", "--set sequence=split with tensor parallelism"],
+            f"a grid with ep {mesh.ep}",
+            cause="programs are not split by experts between workers",
+            alternatives=["--set expert=1", "experts split over the tensor axis: --set tensor=2"],
         )
 
 

@@ -345,8 +345,8 @@ class _Tally:
 
 
 def _stream(strategy: Strategy | None, rank: int) -> int:
-    """Whose random numbers a worker draws: all along `tp` the same, since what is replicated must stay equal there."""
-    return rank if strategy is None else strategy.mesh.peers(rank, "tp")[0]
+    """Whose random numbers a worker draws: those along `cp` and `tp` the same, for what they compute alike."""
+    return rank if strategy is None else strategy.mesh.peers(rank, "cp", "tp")[0]
 
 
 def _pair(output: tuple[Any, ...]) -> tuple[Tensor, float | Tensor]:

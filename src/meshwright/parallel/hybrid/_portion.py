@@ -16,6 +16,7 @@ from meshwright.exchange import make_transport
 from meshwright.parallel._named import all_parameters
 from meshwright.parallel._parallelized import Begin, Parallelized
 from meshwright.parallel._pieces import Span
+from meshwright.parallel.context import ContextAxis
 from meshwright.parallel.hybrid._blocks import Blocks
 from meshwright.parallel.hybrid._completion import completed, is_complete
 from meshwright.parallel.hybrid._global_statistics import GlobalStatistics
@@ -63,6 +64,7 @@ class Portion:
         self._grid = grid
         self._context = context
         self._named = all_parameters(model, optimizer)
+        self._positions = ContextAxis(strategy, group=grid.context)
         self._tensor: TensorAxis | None = None
         named = [*self._named, *model.named_buffers()]
         self._store = ProgramStore(model, loss, transformation=self._localized, named=named)
@@ -185,6 +187,7 @@ class Portion:
 
     def _localized(self, program: Program) -> Program:
         """This worker's part of a program; with the first one it is settled what that is."""
+        program = self._positions.localized(program)
         if self._tensor is None:
             if not is_complete(self._strategy):
                 self._strategy = self._agreed(program)

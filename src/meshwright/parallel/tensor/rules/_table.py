@@ -2,12 +2,15 @@
 
 from torch.fx import Node
 
+from meshwright.parallel.tensor._conversions import Conversion
 from meshwright.parallel.tensor._operation import operation_name
+from meshwright.parallel.tensor._random import PartRandom
 from meshwright.parallel.tensor.rules._attention import Attention
 from meshwright.parallel.tensor.rules._convolution import ByChannel, Convolution, Padding
 from meshwright.parallel.tensor.rules._indexing import AlongDim, Embedding, EmbeddingBag, Index, RowChoice
 from meshwright.parallel.tensor.rules._loss import CrossEntropy
 from meshwright.parallel.tensor.rules._matrix import AddedProduct, Einsum, GroupedProduct, Linear, MatrixProduct
+from meshwright.parallel.tensor.rules._moved import Moved
 from meshwright.parallel.tensor.rules._normalization import Channels, Groups, LastDims
 from meshwright.parallel.tensor.rules._pieces import Concatenation, Pieces, Selection, Stack
 from meshwright.parallel.tensor.rules._pointwise import Pointwise, is_pointwise
@@ -72,10 +75,15 @@ _FAMILIES: tuple[tuple[Rule, tuple[str, ...]], ...] = (
 )  # fmt: skip
 _BY_NAME = {f"aten.{name}": rule for rule, names in _FAMILIES for name in names}
 _POINTWISE = Pointwise()
+_MOVED = Moved()
 
 
 def rule_of(node: Node) -> Rule | None:
     """The rule of an operation; None where it can only be done whole."""
+    if isinstance(node.target, Conversion):
+        return _MOVED
+    if isinstance(node.target, PartRandom):
+        return _POINTWISE
     name = operation_name(node.target)
     if name in _BY_NAME:
         return _BY_NAME[name]
