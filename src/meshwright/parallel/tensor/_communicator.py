@@ -26,10 +26,6 @@ class Communicator(ABC):
         """The sum over the workers; the tensor may be overwritten."""
 
     @abstractmethod
-    def all_reduce_maximum(self, tensor: Tensor) -> Tensor:
-        """The maximum over the workers; the tensor may be overwritten."""
-
-    @abstractmethod
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Everybody's tensor, stacked in a new first dim."""
 
@@ -40,6 +36,10 @@ class Communicator(ABC):
     @abstractmethod
     def all_to_all(self, tensor: Tensor) -> Tensor:
         """From a tensor with a first dim of one entry per worker: the entries that the workers have for this one."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Gives back what the communicator holds of its own."""
 
 
 class GroupCommunicator(Communicator):
@@ -69,11 +69,6 @@ class GroupCommunicator(Communicator):
         dist.all_reduce(tensor, group=self._group)
         return tensor
 
-    def all_reduce_maximum(self, tensor: Tensor) -> Tensor:
-        """The maximum over the workers, in place."""
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self._group)
-        return tensor
-
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Everybody's tensor, stacked."""
         whole = tensor.new_empty((self._size, *tensor.shape))
@@ -91,3 +86,6 @@ class GroupCommunicator(Communicator):
         received = torch.empty_like(tensor)
         dist.all_to_all_single(received.view(-1), tensor.view(-1), group=self._group)
         return received
+
+    def close(self) -> None:
+        """Nothing: the group is its maker's."""

@@ -91,7 +91,9 @@ def collective_time(name: str, size: int, degree: int, rates: Rates) -> Seconds:
 def conversion_time(
     before: Layout, after: Layout, size: int, degree: int, rates: Rates, *, with_gradient: bool
 ) -> Seconds:
-    """Time of changing a layout, forward and backward; local work counts as one pass over the tensor.
+    """Time of changing a layout, forward and backward.
+
+    Filling up with zeros is a pass over the tensor; so is putting parts of any dim but the first in order.
 
     Args:
         before: layout there is.
@@ -104,8 +106,9 @@ def conversion_time(
     if before == after:
         return 0.0
     exchanges = collectives_between(before, after, with_gradient=with_gradient)
-    local = 0.1 * size / degree / rates.memory
-    return local + sum(collective_time(one.name, size, degree, rates) for one in exchanges)
+    inner = any(isinstance(layout, Split) and (layout.dim, layout.groups) != (0, 1) for layout in (before, after))
+    passes = 1.0 if after is PARTIAL else len(exchanges) if inner else 0.1
+    return passes * size / rates.memory + sum(collective_time(one.name, size, degree, rates) for one in exchanges)
 
 
 def work_time(operation: Operation, rates: Rates) -> Seconds:

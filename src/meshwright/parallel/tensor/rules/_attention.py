@@ -1,6 +1,7 @@
-"""Scaled dot-product attention, by example, head, or query position."""
+"""Scaled dot-product attention, by example, head, query position, or by position of everything at once."""
 
-from meshwright.parallel.tensor._operation import Operation
+from meshwright.parallel.tensor._layout import REPLICATED, Layout, Split
+from meshwright.parallel.tensor._operation import Choice, Operation
 from meshwright.parallel.tensor.rules._rule import LetterRule, Letters
 
 
@@ -10,6 +11,18 @@ class Attention(LetterRule):
     With grouped queries each worker's query heads meet its own key heads, because both are split into one range per
     worker.
     """
+
+    def choice(self, operation: Operation, place: int, split: Split) -> Choice | None:
+        """By letter; by position also with keys and values split, which then go round a ring."""
+        query, key = operation.shapes[:2]
+        ring = (
+            split.dim == len(query) - 2
+            and (place < 3 or place == len(operation.shapes))
+            and len(query) == 4
+            and query[-2] == key[-2]
+            and not operation.argument("dropout_p", 0.0)
+        )
+        return _ring(operation, split) if ring else super().choice(operation, place, split)
 
     def letters(self, operation: Operation) -> Letters | None:
         """Leading dims, heads, and query positions where no causal mask counts them."""
@@ -23,6 +36,15 @@ class Attention(LetterRule):
             operands.append(_mask_letters(shape, query, (*leading, *head, position, "")))
         single = frozenset("h") if len(query) > 2 and query[-3] != key[-3] else frozenset()
         return Letters(operands=tuple(operands), results=(queries,), single=single)
+
+
+def _ring(operation: Operation, split: Split) -> Choice:
+    length = operation.shapes[0][-2]
+    masks: tuple[Layout, ...] = tuple(
+        Split(len(shape) - 2, split.groups) if len(shape) > 1 and shape[-2] == length > 1 else REPLICATED
+        for shape in operation.shapes[3:]
+    )
+    return Choice((split, split, split, *masks), (split,), "ring")
 
 
 def _mask_letters(shape: tuple[int, ...], query: tuple[int, ...], letters: tuple[str, ...]) -> tuple[str, ...]:
