@@ -115,6 +115,39 @@ def test_a_name_that_graphs_use_is_declined() -> None:
         capture_program(model, lambda model, batch: model.graph(batch).mean(), torch.randn(8, 4))
 
 
+class Reading(nn.Module):
+    """Reads something of a tensor that a graph cannot say."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        match self.kind:
+            case "number":
+                return y / y.abs().max().item()
+            case "size":
+                return y[y[:, 0] > 0]
+            case _:
+                return torch.vmap(torch.sin)(y)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [
+        ("number", "aten.item.default gives a number or a size"),
+        ("size", "aten.index.Tensor gives a number or a size"),
+        ("vmap", "a program within the program"),
+    ],
+)
+def test_what_nobody_can_split_is_declined_with_its_line(kind: str, cause: str) -> None:
+    with pytest.raises(ProgramError, match=r"test_parallel_program_capture\.py:\d+") as raised:
+        capture_program(Reading(kind), lambda model, batch: model(batch).mean(), torch.randn(8, 4))
+    assert cause in raised.value.cause
+
+
 class DataDependent(nn.Module):
     def __init__(self) -> None:
         super().__init__()

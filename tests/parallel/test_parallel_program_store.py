@@ -71,6 +71,48 @@ def test_a_check_leaves_everything_as_it_was() -> None:
     assert model.linear.weight.grad is None
 
 
+class Remembering(nn.Module):
+    """Leaves something in itself at every call."""
+
+    def __init__(self, *, kind: str) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.kind = kind
+        self.count = 0
+        self.state: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        if self.kind == "counter":
+            self.count += 1
+            return y * self.count
+        if self.kind == "cache":
+            self.state = torch.arange(4.0) if self.state is None else self.state
+            return y + self.state
+        y = y if self.state is None else y + self.state
+        self.state = y.detach()
+        return y
+
+
+@pytest.mark.parametrize("kind", ["counter", "state"])
+def test_what_a_forward_carries_on_in_python_is_declined(kind: str) -> None:
+    model = Remembering(kind=kind)
+    with pytest.raises(ProgramError, match="computes something else than the model: loss off by"):
+        ProgramStore(model, loss).program(torch.randn(8, 4))
+    assert (model.count, model.state) == (0, None)
+
+
+def test_a_cache_is_no_state() -> None:
+    model = Remembering(kind="cache")
+    ProgramStore(model, loss).program(torch.randn(8, 4))
+    assert model.state is None
+
+
+def test_sparse_gradients_are_compared() -> None:
+    model = nn.Embedding(9, 4, sparse=True)
+    assert agrees(capture_program(model, loss, batch := torch.randint(9, (8, 3))), model, loss, batch).equal
+
+
 def test_numbers_drawn_by_python_are_declined() -> None:
     def scaled(model: nn.Module, batch: Tensor) -> Tensor:
         return model(batch).mean() * random.random()

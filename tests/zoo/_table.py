@@ -21,13 +21,15 @@ _HEAD = """# What trains how
 
 Every model below under every method, run through `verify`: {steps} optimizer steps in worker processes against the same
 steps on one device. A number is the larger of the relative distances of loss and gradient; at most 1e-4 counts as equal
-in float32. In float64, at most 1e-9: {double}; in float32 rounding alone changes its gradient by a tenth. A letter
-is a refusal before the first step, with its reason below the table; a dash means that the model has nothing which the
-method would split. Nothing else may happen: a crash, a hang or another gradient fails the tests.
+in float32, at most 1e-9 in float64, in which {double} is compared: in float32 rounding alone changes its gradient by a
+tenth. In brackets: the part of the parameters of which each worker holds a part. A letter is a refusal before the first
+step, with its reason below the table; a dash means that the model has nothing which the method would split. Nothing
+else may happen: a crash, a hang or another gradient fails the tests.
 
 This page is made by `python tests/zoo/support.py` (the whole table: about an hour on two cores; `--models` and
 `--methods` take names and replace those cells). The test suite runs a part of it again, another one every day, and
 checks that the verdicts are those of this page. The models are in `tests/zoo`: {models} small ones with random weights.
+Models with batch normalization run in one micro-batch, because its statistics are those of one forward.
 """
 
 
@@ -84,7 +86,7 @@ def _text(cell: Cell | None, reasons: dict[str, str]) -> str:
     if cell is None:
         return "–"
     if cell.verdict == "equal":
-        return f"{cell.distance:.0e}"
+        return f"{cell.distance:.0e}" + (f" ({cell.split:.0%})" if cell.split is not None else "")
     if cell.verdict == "declined":
         return reasons.setdefault(cell.reason, _letter(len(reasons)))
     return f"**{cell.verdict}**"

@@ -34,10 +34,15 @@ def construct_behind(error: BaseException) -> Construct:
     users = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES) and "<" not in frame.filename]
     frame = users[-1] if users else frames[-1]
     return Construct(
-        place=f"{os.path.relpath(frame.filename) if _near(frame.filename) else frame.filename}:{frame.lineno}",
+        place=relative_place(frame.filename, frame.lineno),
         code=textwrap.shorten(frame.line or "", 100, placeholder=" …"),
         operation=_operation(error),
     )
+
+
+def relative_place(filename: str, line: int | str | None) -> str:
+    """File and line, as short as they can be told from here."""
+    return f"{os.path.relpath(filename) if _near(filename) else filename}:{line}"
 
 
 def is_own_fault(error: BaseException) -> bool:

@@ -3,8 +3,8 @@
 In: the user's model, loss function and one batch. Out: a `Program` that gives the same loss, and whose graph can be
 split over workers or cut into stages; its gradients come from autograd, as the model's do.
 Reading order: `_program` (the value), `_signature` (which batches it is right for), `_capture` (how it is made) with
-`_step_module`, `_import`, `_regions`, `_cleaning`, `_functional` and `_annotation`; `_self_check`, `_store` (a program
-for every signature), `_segments` (its blocks as modules).
+`_step_module`, `_import`, `_regions`, `_cleaning`, `_fixed`, `_functional`, `_annotation`; `_self_check`, `_store` (a
+program for every signature), `_segments` (its blocks as modules).
 """
 
 from meshwright.parallel.program._capture import capture_program as capture_program

@@ -20,6 +20,7 @@ from meshwright.graph.capture_batch import batch_size, leaves
 from meshwright.graph.capture_gap import construct_behind
 from meshwright.parallel.program._annotation import annotate
 from meshwright.parallel.program._cleaning import clean
+from meshwright.parallel.program._fixed import check_fixed
 from meshwright.parallel.program._functional import functional
 from meshwright.parallel.program._import import Names, imported, names_of
 from meshwright.parallel.program._program import Input, Program
@@ -70,6 +71,7 @@ def capture_program(model: nn.Module, loss: Loss, batch: Any, *, training: bool 
     graph_module = imported(exported, names, [entry.name for entry in inputs])
     graph_module = without_regions(graph_module, autocast=_autocast(batch))
     clean(graph_module.graph)
+    check_fixed(graph_module.graph, type(model).__name__)
     graph_module = functional(graph_module)
     clean(graph_module.graph)
     annotate(graph_module.graph)
@@ -134,15 +136,7 @@ def _exported(step: StepModule, batch: Any) -> ExportedProgram:
     except (LossError, ProgramError):
         raise
     except Exception as error:  # any code of the user's may run here
-        construct = construct_behind(error)
-        raise ProgramError(
-            f"{type(step.model).__name__} is not one fixed graph: {construct}",
-            cause=_reason(error),
-            alternatives=[
-                "data parallelism and sharded data parallelism run the model as it is",
-                f"compute without it: {construct.place}",
-            ],
-        ) from error
+        raise _not_fixed(error, type(step.model).__name__) from error
     if drawn:
         raise ProgramError(
             f"the step of {type(step.model).__name__} draws numbers from {drawn[0]}",
@@ -150,6 +144,17 @@ def _exported(step: StepModule, batch: Any) -> ExportedProgram:
             alternatives=["draw them with torch (torch.rand), so that they are part of the graph"],
         )
     return exported
+
+
+def _not_fixed(error: Exception, model: str) -> ProgramError:
+    construct = construct_behind(error)
+    own = "meshwright/parallel/program" in construct.place
+    ways = [] if own else [f"compute without it: {construct.place}"]
+    return ProgramError(
+        f"{model} is not one fixed graph{'' if own else f': {construct}'}",
+        cause=_reason(error),
+        alternatives=["data parallelism and sharded data parallelism run the model as it is", *ways],
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -16,6 +16,7 @@ from meshwright.errors import LossError
 from meshwright.graph.capture_batch import mapped
 
 MODEL = "model"
+_REGISTRIES = ("_parameters", "_buffers", "_modules")
 # The backward that torch.library makes for a registered operation, which stays one operation in the graph.
 _OPERATION = "GeneratedBackwardFor_"
 
@@ -56,11 +57,14 @@ class StepModule(nn.Module):
 
 
 @contextmanager
-def attributes_kept(model: nn.Module) -> Iterator[None]:
-    """Puts back every attribute of every module: a traced forward may leave fake tensors in caches and lists."""
+def attributes_kept(model: nn.Module) -> Iterator[Callable[[], bool]]:
+    """Puts back every attribute of every module: a traced forward may leave fake tensors in caches and lists.
+
+    Gives a function that says whether any has changed meanwhile.
+    """
     kept = [(module, _copied(vars(module))) for module in model.modules()]
     try:
-        yield
+        yield lambda: any(_changed(vars(module), attributes) for module, attributes in kept)
     finally:
         for module, attributes in kept:
             for name, value in attributes.items():
@@ -111,6 +115,17 @@ def _copied(attributes: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
         name: (value, copy.copy(value) if isinstance(value, list | dict | set) else None)
         for name, value in attributes.items()
     }
+
+
+def _changed(attributes: dict[str, Any], kept: dict[str, tuple[Any, Any]]) -> bool:
+    """Whether attributes are other objects than before; parameters, buffers and modules are none."""
+    if attributes.keys() != kept.keys():
+        return True
+    return any(
+        value is not kept[name][0] or (isinstance(value, list | dict | set) and len(value) != len(kept[name][1]))
+        for name, value in attributes.items()
+        if name not in _REGISTRIES
+    )
 
 
 def _put_back(module: nn.Module, name: str, kept: tuple[Any, Any]) -> None:
