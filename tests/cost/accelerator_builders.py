@@ -21,8 +21,8 @@ CALIBRATION = Calibration(
     ),
     traffic=TrafficCounts(hidden=0.0, ffn=0.0, vocabulary=0.0, optimizer=0.0, compiled=0.5, selective=0.5),
     network=NetworkShares(
-        link=1.0, pcie=0.2, network=1.0, link_hop=1e-6, network_hop=1.0, network_start=0.0, ring_growth=1.0,
-        switch_reduction=2.0, tree_slope=0.0, bucket=1e15, context=1.0,
+        link=1.0, pcie=0.2, network=1.0, link_hop=1e-6, link_start=0.0, network_hop=1.0, network_start=0.0,
+        ring_growth=1.0, switch_reduction=2.0, tree_slope=0.0, bucket=1e15, context=1.0,
     ),
     devices={},
     frameworks={"other": HABITS},

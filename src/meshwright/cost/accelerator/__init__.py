@@ -4,7 +4,8 @@ In: a `Setup` (the model by its dimensions, its split), a `Machine` (rates and l
 `StepTime`. The parts serve any other graph as well: `kernels(machine, …)` times products, attention and memory traffic
 by shape, `Collectives` times exchanges by group size and stride.
 Reading order: `_calibration` (what was fitted; `calibration.toml`), `_machine`, `_setup`; `_kernels`, `_collectives`;
-`_layers`, `_stages`; `_step`, which puts them together.
+`_layers`, `_stages`; `_step`, which puts them together; `_fitted_cluster`, which puts the shares into the figures that
+any captured graph is priced with.
 """
 
 from meshwright.cost.accelerator._calibration import Calibration as Calibration
@@ -14,6 +15,7 @@ from meshwright.cost.accelerator._calibration import NetworkShares as NetworkSha
 from meshwright.cost.accelerator._calibration import TrafficCounts as TrafficCounts
 from meshwright.cost.accelerator._calibration import calibration as calibration
 from meshwright.cost.accelerator._collectives import Collectives as Collectives
+from meshwright.cost.accelerator._fitted_cluster import fitted_cluster as fitted_cluster
 from meshwright.cost.accelerator._kernels import Kernels as Kernels
 from meshwright.cost.accelerator._kernels import kernels as kernels
 from meshwright.cost.accelerator._layers import LayerTime as LayerTime

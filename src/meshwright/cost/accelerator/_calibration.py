@@ -76,6 +76,7 @@ class NetworkShares:
         pcie: of PCIe without direct access between devices.
         network: of the network cards.
         link_hop: time of a hop inside a host (s).
+        link_start: time until a collective inside a host is at speed (s).
         network_hop: time of a ring's hop between hosts, relative to an empty message's.
         network_start: time until a collective between hosts begins (s).
         ring_growth: power of a ring's length that its latency grows with.
@@ -89,6 +90,7 @@ class NetworkShares:
     pcie: float
     network: float
     link_hop: Seconds
+    link_start: Seconds
     network_hop: float
     network_start: Seconds
     ring_growth: float

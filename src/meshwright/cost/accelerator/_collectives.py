@@ -46,7 +46,7 @@ class Collectives:
         inside, hosts = self.span(size, stride)
         moved = bytes_ * (size - 1) / size
         if hosts == 1:
-            return calls * (size - 1) * self.shares.link_hop + moved / self.link
+            return calls * ((size - 1) * self.shares.link_hop + self.shares.link_start) + moved / self.link
         return calls * self._ring_latency(size) + moved / self._crossing(inside)
 
     def all_reduce(self, size: int, stride: int, bytes_: float, *, calls: float = 1.0) -> Seconds:
@@ -57,7 +57,8 @@ class Collectives:
         moved = 2 * bytes_ * (size - 1) / size
         if hosts == 1:
             adding = self.shares.switch_reduction if self.machine.has_switch else 1.0
-            return calls * 2 * log2(size) * self.shares.link_hop + moved / (self.link * adding)
+            latency = 2 * log2(size) * self.shares.link_hop + self.shares.link_start
+            return calls * latency + moved / (self.link * adding)
         ring = 2 * calls * self._ring_latency(size) + moved / self._crossing(inside)
         deep = log2(hosts)
         start = 2 * deep * self._hop(hosts) + self.shares.network_start

@@ -11,6 +11,7 @@ from meshwright.cost._prediction import Collective, MemoryBreakdown, Prediction,
 from meshwright.cost._rates import Rates
 from meshwright.cost._strategy import Kernels, Precision
 from meshwright.cost._workload import Column, Workload
+from meshwright.cost.accelerator import fitted_cluster
 from meshwright.cost.hybrid._exchanges import Exchanges, UnitExchange
 from meshwright.cost.hybrid._held import Stages, held, least_held
 from meshwright.cost.hybrid._layout import Layout, Replica
@@ -75,6 +76,7 @@ class HybridPricer:
     """
 
     def __init__(self, graph: Graph, cluster: Cluster, *, correction: Correction = _UNCORRECTED) -> None:
+        cluster = fitted_cluster(cluster)
         self.graph = graph
         self.cluster = cluster
         self.correction = correction
