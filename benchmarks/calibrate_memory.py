@@ -86,7 +86,7 @@ FITTED: Mapping[tuple[str, ...], Mapping[str, Prior]] = {
         "fixed": Prior(mean=4.0 * GIB, width=1.0)
     },
     ("aceso",): {name: _POSITIVE[name] for name in ("activations", "fixed")} | {
-        "activations": Prior(mean=1.0, width=0.5)
+        "activations": Prior(mean=1.0, width=0.2)
     },
     ("torchtitan",): _POSITIVE,
 }  # fmt: skip

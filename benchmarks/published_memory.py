@@ -30,6 +30,7 @@ _FRAMEWORKS = tuple(
     )
 )  # fmt: skip
 _STAGE_LAYERS = re.compile(r"layers per stage \[([\d, ]+)\] \(incl\. embedding and head")
+_STAGE_OPERATIONS = re.compile(r"ops per stage \[([\d, ]+)\]")
 _AGAIN = re.compile(r"recomputed-op fraction per stage \[([\d., ]+)\]")
 
 
@@ -150,7 +151,12 @@ def _idle_stages(row: PublishedRow) -> bool:
     return len(used) < row.pp
 
 
-def _stated_layers(row: PublishedRow) -> tuple[int, ...]:
+def _stated_layers(row: PublishedRow) -> tuple[float, ...]:
+    """Layers of each stage by the notes: counted, or in proportion to the operations where stages cut layers."""
+    operations = _STAGE_OPERATIONS.search(row.notes)
+    if operations is not None:
+        parts = [int(text) for text in operations[1].split(",")]
+        return tuple(row.model.layers * part / sum(parts) for part in parts) if len(parts) == row.pp else ()
     match = _STAGE_LAYERS.search(row.notes)
     if match is None:
         return ()

@@ -68,6 +68,17 @@ def test_recomputation_leaves_scores_out_or_keeps_only_the_input() -> None:
     assert saved == {"selective": 24 * 34 * s * h, "full": 24 * 2 * s * h}
 
 
+@pytest.mark.parametrize(
+    ("share", "kept"), [(0.0, (1, 1)), (1 / 6, (0.5, 1)), (1 / 3, (0, 1)), (2 / 3, (0, 0.5)), (1, (0, 0))]
+)
+def test_computing_a_share_of_the_operations_again_drops_scores_first(share: float, kept: tuple[float, float]) -> None:
+    """34 s b h beside 5 a s^2 b: a third of the operations hold the scores."""
+    s, h, a = 2048, 1024, 16
+    arrangement = Arrangement(attention="scores", dropout="on", computed_again=(share,))
+    saved = transformer_contents(GPT, arrangement, PLAIN)[0].saved - 2 * s * h
+    assert saved == pytest.approx(24 * (kept[0] * 5 * a * s**2 + kept[1] * 34 * s * h))
+
+
 def test_experts_save_for_every_token_sent_to_them() -> None:
     """Two experts a token: twice the inner tensors, and what is sent and comes back (2 x 2 x h numbers a token)."""
     mixture = replace(GPT, experts=8, active_experts=2)

@@ -25,7 +25,7 @@ class Arrangement:
         micro_batches: of a data rank in a step.
         schedule: of the pipeline.
         virtual: stages per pipeline worker.
-        layers: of each stage; empty: as the conventions place them.
+        layers: of each stage, in parts where stages are cut inside of layers; empty: as the conventions place them.
         element: size of a number in compute (B).
         attention: `fused` keeps no scores.
         dropout: whether masks are kept.
@@ -41,7 +41,7 @@ class Arrangement:
     micro_batches: int = 1
     schedule: Schedule = "1f1b"
     virtual: int = 1
-    layers: tuple[int, ...] = ()
+    layers: tuple[float, ...] = ()
     element: float = 2.0
     attention: Literal["fused", "scores"] = "fused"
     dropout: Literal["on", "off"] = "off"

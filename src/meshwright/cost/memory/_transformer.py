@@ -14,6 +14,9 @@ from meshwright.cost.memory._content import StageContent
 from meshwright.cost.memory._conventions import Conventions
 from meshwright.graph import Transformer
 
+# Operations on scores among those of a layer: two products, softmax and dropout of eleven or twelve.
+_SCORES_SHARE = 1 / 3
+
 
 def transformer_contents(
     model: Transformer, arrangement: Arrangement, conventions: Conventions
@@ -45,7 +48,7 @@ def saved_by_layer(model: Transformer, arrangement: Arrangement, conventions: Co
 
 
 def _content(
-    model: Transformer, arrangement: Arrangement, conventions: Conventions, stage: int, layers: int
+    model: Transformer, arrangement: Arrangement, conventions: Conventions, stage: int, layers: float
 ) -> StageContent:
     mesh, last = arrangement.mesh, stage == arrangement.mesh.pp - 1
     tokens = _tokens(model, arrangement)
@@ -53,7 +56,11 @@ def _content(
     embedded = tokens * model.hidden * arrangement.element / _outer(arrangement) if stage == 0 else 0.0
     share = arrangement.computed_again[stage] if arrangement.computed_again else None
     whole = saved_by_layer(model, arrangement, conventions)
-    kept = whole * (1 - share) if share is not None else _kept(model, arrangement, conventions)
+    kept = (
+        _kept_partly(model, arrangement, conventions, share)
+        if share is not None
+        else _kept(model, arrangement, conventions)
+    )
     exchanged = tokens * model.hidden * arrangement.element if mesh.tp > 1 else 0.0
     return StageContent(
         elements=_elements(model, arrangement, stage, layers),
@@ -76,7 +83,7 @@ def _outer(arrangement: Arrangement) -> int:
     return arrangement.mesh.tp if arrangement.sequence == "split" else 1
 
 
-def _elements(model: Transformer, arrangement: Arrangement, stage: int, layers: int) -> float:
+def _elements(model: Transformer, arrangement: Arrangement, stage: int, layers: float) -> float:
     mesh = arrangement.mesh
     experts = model.expert_parameters * model.experts
     dense = model.layer_parameters - experts
@@ -110,6 +117,14 @@ def _scores(model: Transformer, arrangement: Arrangement) -> float:
         return 0.0
     each = arrangement.element + (1 + arrangement.element if arrangement.dropout == "on" else 0)
     return _tokens(model, arrangement) * model.sequence * model.heads * each / arrangement.mesh.tp
+
+
+def _kept_partly(model: Transformer, arrangement: Arrangement, conventions: Conventions, share: float) -> float:
+    """What a layer keeps (B) where some of its operations are computed again: those on scores, which hold most, first."""
+    scores = _scores(model, arrangement)
+    rest = _between(model, arrangement) + _inside(model, arrangement, conventions)
+    first = _SCORES_SHARE if scores else 0.0
+    return scores * max(0.0, 1 - share / _SCORES_SHARE) + rest * (1 - max(0.0, share - first) / (1 - first))
 
 
 def _kept(model: Transformer, arrangement: Arrangement, conventions: Conventions) -> float:
