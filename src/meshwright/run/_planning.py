@@ -17,9 +17,10 @@ from meshwright.graph import Graph, write_graph
 from meshwright.graph.capture import capture
 from meshwright.graph.capture_batch import batch_bytes
 from meshwright.hardware import Cluster, Correction, read_cluster
-from meshwright.plan import Goal, Pins, Plan, choose, shortlist, write_plan
+from meshwright.plan import Goal, Pins, Plan, choose, is_elsewhere, plan_outright, shortlist, write_plan
 from meshwright.run._job import Job, block_paths
 from meshwright.run._role import Role
+from meshwright.run._split_plan import asks_for_a_split, split_plan
 from meshwright.units import Bytes, Seconds
 
 # From the start of the process; a trial's last heats and the choice come on top, and the whole stays under 10 s.
@@ -73,7 +74,8 @@ def plan_first(
     progress = _Progress(role.folder)
     cluster = _cluster(role, progress)
     goal = merged_goal(read_toml(Goal, role.goal) if role.goal else Goal(), pins=pins, allow=allow)
-    if given is None and goal.pins.workers != 1:
+    elsewhere = is_elsewhere(cluster)
+    if given is None and goal.pins.workers != 1 and not elsewhere:
         _trial.summon(role)
     laps = [time.perf_counter()]
     cluster = with_context(cluster, context_of(job, batch))
@@ -83,6 +85,9 @@ def plan_first(
     laps.append(time.perf_counter())
     job = replace(job, blocks=block_paths(graph), allow=goal.allow)
     plan, alone = given, False
+    if plan is None and elsewhere:
+        progress(f"searching plans of {graph.model} for {cluster.name}")
+        plan = plan_outright(graph, cluster, goal)
     if plan is None:
         plan, alone = _planned(job, batch, graph, cluster=cluster, goal=goal, progress=progress, laps=laps)
         write_toml(_times(laps), role.folder / "planning.toml")
@@ -104,6 +109,10 @@ def _planned(
     from meshwright.run import _trial
 
     progress(f"pricing strategies for {graph.model}")
+    if asks_for_a_split(goal.pins):
+        plan = split_plan(job, batch, graph, cluster, goal)
+        laps += [time.perf_counter()] * 2
+        return plan, False
     correction = _correction(cluster, graph, basis="model")
     listed = shortlist(graph, cluster, goal, correction=correction)
     laps.append(time.perf_counter())
@@ -199,6 +208,8 @@ def _plan_for_world(job: Job, batch: Any, role: Role, *, pins: Pins, allow: tupl
     goal = read_toml(Goal, role.goal) if role.goal else Goal()
     goal = merged_goal(goal, pins=replace(pins, workers=role.world_size), allow=allow)
     graph = capture(job.model, job.optimizer, job.loss, batch)
+    if asks_for_a_split(goal.pins):
+        return split_plan(job, batch, graph, cluster, goal)
     correction = _correction(cluster, graph, basis="model")
     return choose(graph, cluster, goal, shortlist(graph, cluster, goal, correction=correction), correction=correction)
 

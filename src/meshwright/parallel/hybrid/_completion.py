@@ -40,8 +40,9 @@ def is_complete(strategy: Strategy) -> bool:
 
 def _placements(strategy: Strategy, program: Program) -> tuple[Placement, ...]:
     given = tuple(placement for placement in strategy.placements if placement.axis == "tp")
-    if strategy.mesh.tp == 1 or given:
+    if strategy.mesh.tp == 1 or (given and _is_possible(given, strategy, program)):
         return strategy.placements
+    others = tuple(placement for placement in strategy.placements if placement.axis != "tp")
     for rates in (Rates(), _WANTED):
         scheme = choose_placements(program, degree=strategy.mesh.tp, sequence=strategy.sequence, rates=rates)
         if scheme.placements:
@@ -53,7 +54,16 @@ def _placements(strategy: Strategy, program: Program) -> tuple[Placement, ...]:
             alternatives=["another degree", "data parallelism: --set data=2", "--set pipeline=2"],
             command="meshwright plan SCRIPT, without tensor",
         )
-    return (*strategy.placements, *scheme.placements)
+    return (*others, *scheme.placements)
+
+
+def _is_possible(given: tuple[Placement, ...], strategy: Strategy, program: Program) -> bool:
+    """Whether the program can be split as a plan says that was made from its operations alone."""
+    try:
+        choose_placements(program, degree=strategy.mesh.tp, sequence=strategy.sequence, placements=given)
+    except PlanError:
+        return False
+    return True
 
 
 def _pipeline(strategy: Strategy, program: Program) -> Pipeline | None:

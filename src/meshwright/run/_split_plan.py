@@ -1,0 +1,53 @@
+"""Plans in which the script or the command line splits the model itself: tensor, pipeline, context, expert."""
+
+from dataclasses import replace
+from typing import Any
+
+from meshwright.cost import Strategy
+from meshwright.graph import Graph
+from meshwright.graph.capture_batch import batch_size
+from meshwright.hardware import Cluster
+from meshwright.plan import Goal, Pins, Plan
+from meshwright.run._batch import bounds, examples_of
+from meshwright.run._job import Job
+
+_AXES = ("tensor", "pipeline", "context", "expert")
+
+
+def asks_for_a_split(pins: Pins) -> bool:
+    """Whether a pin splits the model itself."""
+    return any((getattr(pins, name) or 1) > 1 for name in _AXES)
+
+
+def split_plan(job: Job, batch: Any, graph: Graph, cluster: Cluster, goal: Goal) -> Plan:
+    """The best plan by the model among those with the pinned split; what it leaves open, the program decides.
+
+    Raises:
+        PlanError: the pins allow nothing, or the program cannot be split so.
+        ProgramError: the step is not one fixed graph.
+        DoesNotFitError: no layout fits the memory.
+    """
+    from meshwright.plan import plan_outright
+
+    plan = plan_outright(graph, cluster, goal)
+    return replace(plan, strategy=completed_for(job, batch, plan.strategy))
+
+
+def completed_for(job: Job, batch: Any, strategy: Strategy) -> Strategy:
+    """A strategy with placements and cuts that the program of its micro-batches has.
+
+    Args:
+        job: as the user handed it over.
+        batch: a global batch.
+        strategy: whose placements and cuts may be open, or found from operations alone.
+    """
+    if not strategy.mesh.splits_the_model:
+        return strategy
+    from meshwright.parallel.hybrid import completed
+    from meshwright.parallel.program import capture_program
+
+    size = batch_size(batch)
+    share = bounds(size, strategy.batch.shares)[1]
+    examples = max(1, share // strategy.batch.accumulation)
+    program = capture_program(job.model, job.loss, examples_of(batch, slice(0, examples), size))
+    return completed(strategy, program)
