@@ -120,7 +120,7 @@ def _scores(model: Transformer, arrangement: Arrangement) -> float:
 
 
 def _kept_partly(model: Transformer, arrangement: Arrangement, conventions: Conventions, share: float) -> float:
-    """What a layer keeps (B) where some of its operations are computed again: those on scores, which hold most, first."""
+    """What a layer keeps (B) where some of its operations are computed again: those on scores, holding most, first."""
     scores = _scores(model, arrangement)
     rest = _between(model, arrangement) + _inside(model, arrangement, conventions)
     first = _SCORES_SHARE if scores else 0.0
