@@ -142,22 +142,24 @@ def configuration(row: Mapping[str, str]) -> PublishedRow:
     Raises:
         UsageError: a needed value is blank, not a number, or names hardware that the catalogue does not have.
     """
-    dp, tp, pp, cp = (_integer(row, name, default=1) for name in ("dp", "tp", "pp", "cp"))
+    tp, pp, cp = (_integer(row, name, default=1) for name in ("tp", "pp", "cp"))
+    num_devices = _integer(row, "n_devices")
+    dp = _integer(row, "dp", default=max(1, num_devices // (tp * pp * cp)))
     ffn_type = row["ffn_type"].lower()
     return PublishedRow(
         row_id=row["row_id"],
         source=row["source"],
         model=_model(row, gated=ffn_type in ("swiglu", "geglu", "reglu", "glu")),
         device=device_name(row["hardware"]),
-        num_devices=_integer(row, "n_devices"),
-        devices_per_host=min(_integer(row, "devices_per_node", default=8), _integer(row, "n_devices")),
+        num_devices=num_devices,
+        devices_per_host=min(_integer(row, "devices_per_node", default=8), num_devices),
         link=_number(row, "intra_bw_GBps", default=0.0) * 1e9,
         network=_number(row, "inter_bw_Gbps_per_device", default=0.0) * 1e9 / 8,
         dtype=_dtype(row["precision"]),
         precision=row["precision"],
         framework=row["framework"],
         global_batch=_integer(row, "global_batch"),
-        micro_batch=_number(row, "micro_batch", default=_number(row, "global_batch") / dp),
+        micro_batch=_micro_batch(row, dp),
         virtual=_integer(row, "vpp", default=1),
         tp=tp,
         sequence_parallel=tp > 1 and _is_true(row["sequence_parallel"], default=_splits_sequence(row["framework"])),
@@ -172,6 +174,14 @@ def configuration(row: Mapping[str, str]) -> PublishedRow:
         fused_attention=_fused_attention(row["attention_impl"], row["framework"]),
         notes=row["notes"],
     )
+
+
+def _micro_batch(row: Mapping[str, str], dp: int) -> float:
+    """As stated, or from the stated number of micro-batches; otherwise a data rank's whole share at once."""
+    if row["micro_batch"]:
+        return _number(row, "micro_batch")
+    rounds = float(row.get("grad_accum") or 1)
+    return _number(row, "global_batch") / (dp * max(1.0, rounds))
 
 
 def measured_step_time(row: Mapping[str, str]) -> float | None:
@@ -226,13 +236,15 @@ def _model(row: Mapping[str, str], *, gated: bool) -> Transformer:
 
 def _dtype(precision: str) -> str:
     text = precision.lower()
-    for part, dtype in (("fp8", "float8_e4m3fn"), ("float8", "float8_e4m3fn"), ("bf16", "bfloat16"),
-                        ("bfloat16", "bfloat16"), ("tf32", "tfloat32")):  # fmt: skip
-        if text.startswith(part):
-            return dtype
     if text.startswith("fp32"):
         return "tfloat32" if "tf32" in text else "float32"
-    return "float16" if text.startswith(("fp16", "float16", "mixed")) else "bfloat16"
+    for part, dtype in (("fp8", "float8_e4m3fn"), ("float8", "float8_e4m3fn"), ("fp4", "float8_e4m3fn"),
+                        ("int8", "float8_e4m3fn"), ("bf16", "bfloat16"), ("bfloat16", "bfloat16"),
+                        ("tf32", "tfloat32"), ("fp16", "float16"), ("float16", "float16"),
+                        ("mixed", "float16")):  # fmt: skip
+        if part in text:
+            return dtype
+    return "bfloat16"
 
 
 def _sharding(text: str, framework: str) -> Sharding:

@@ -10,7 +10,7 @@ from published_rows import PublishedRow
 
 # What a framework calls itself, tried in order, and the class of habits that it has.
 _FRAMEWORKS = (
-    ("nanotron", "nanotron"), ("torchtitan", "torchtitan"), ("nemo|core|mcore|primus", "megatron_core"),
+    ("nanotron", "nanotron"), ("torchtitan", "torchtitan"), ("nemo|core|primus|maxtext|jax|xla|pax", "megatron_core"),
     ("deepspeed", "deepspeed"), ("megatron|aceso|alpa", "megatron"), ("fsdp|composer|foundry|lightning", "fsdp"),
 )  # fmt: skip
 _MATRIX_TYPES: dict[str, MatrixType] = {

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 import published
+from meshwright.cost.accelerator import step_time
 from meshwright.errors import UsageError
+from meshwright.hardware import catalog
 from published_rows import NEEDED, configuration, measured_step_time, read_rows
 from published_setup import framework_class, machine_of_row, setup_of
 
@@ -102,8 +104,37 @@ def test_a_row_is_read_as_it_was_run() -> None:
     assert (where.domain, where.num_hosts, where.link, where.network) == (8, 8, 450e9, 50e9)
 
 
+@pytest.mark.parametrize("name", sorted(name for name, entry in catalog().devices.items() if entry.kind != "cpu"))
+def test_every_accelerator_of_the_catalogue_can_be_predicted(name: str) -> None:
+    """By its own name, on two hosts, in 16 bits; a step of the small model takes between 1 ms and 10 s."""
+    hardware = catalog().devices[name].name
+    run = configuration(dict.fromkeys(NEEDED, "") | DENSE | {"hardware": hardware, "n_devices": "16", "dp": ""})
+    assert run.dp == 16
+    assert 1e-3 < step_time(setup_of(run), machine_of_row(run)).step < 10
+
+
+@pytest.mark.parametrize(
+    ("precision", "kind"),
+    [
+        ("bf16", "half"), ("FP8 (current scaling)", "float8"), ("fp8-rowwise", "float8_rows"), ("mxfp8", "float8"),
+        ("fp32 params (no fp16 flag; TF32 allowed)", "single"), ("fp32", "single"), ("fp16", "half"), ("", "half"),
+    ],
+)  # fmt: skip
+def test_precisions_are_told_by_what_is_written(precision: str, kind: str) -> None:
+    """The type of the inputs of matrix products."""
+    assert setup_of(configuration(dict.fromkeys(NEEDED, "") | DENSE | {"precision": precision})).matrix_type == kind
+
+
 def test_frameworks_are_told_by_their_names() -> None:
     """In the order of what is most particular."""
-    names = ("nanotron", "NeMo/Megatron-Core", "Megatron-DeepSpeed", "Megatron-LM", "Composer + FSDP", "MaxText")
+    names = (
+        "nanotron",
+        "NeMo/Megatron-Core",
+        "Megatron-DeepSpeed",
+        "Megatron-LM",
+        "Composer + FSDP",
+        "MaxText",
+        "Abacus",
+    )
     known = [framework_class(name) for name in names]
-    assert known == ["nanotron", "megatron_core", "deepspeed", "megatron", "fsdp", "other"]
+    assert known == ["nanotron", "megatron_core", "deepspeed", "megatron", "fsdp", "megatron_core", "other"]

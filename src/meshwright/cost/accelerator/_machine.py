@@ -106,7 +106,7 @@ def machine(
     return Machine(
         device=device.name,
         half=half,
-        float8=rates.get("float8_e4m3fn", half),
+        float8=rates.get("float8_e4m3fn", rates.get("int8", half)),
         single=single,
         bandwidth=max(copies),
         memory=device.memory,
