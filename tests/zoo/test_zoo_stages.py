@@ -8,7 +8,11 @@ import pytest
 import torch
 
 from meshwright.cost import Pipeline
-from meshwright.parallel.pipeline import Pipelined, possible_cuts
+from meshwright.graph import derived_splits
+from meshwright.graph.capture import capture
+from meshwright.parallel.pipeline import Pipelined, cut, possible_cuts
+from meshwright.parallel.pipeline._cut_points import places_of
+from meshwright.parallel.pipeline._flow import Flow
 from meshwright.parallel.program import capture_program
 from zoo import zoo_model
 
@@ -36,6 +40,21 @@ def test_as_many_stages_as_there_are_points(name: str) -> None:
     assert found.keys() == expected.keys()
     scale = max(float(gradient.abs().max()) for gradient in expected.values())
     assert max(float((found[key] - expected[key]).abs().max()) for key in found) < 1e-6 * scale
+
+
+@pytest.mark.parametrize(("name", "least"), [("gpt2", 3), ("bart", 5), ("clip", 5), ("mobilenet-v2", 10)])
+@pytest.mark.filterwarnings("ignore")
+def test_the_planners_cuts_are_legal_and_what_crosses_is_not_underrated(name: str, least: int) -> None:
+    model, loss, batch = zoo_model(name).make()
+    graph = capture(model, torch.optim.AdamW(model.parameters()), loss, batch)
+    planned = derived_splits(graph).cuts
+    assert len(planned) >= least
+    program = capture_program(model, loss, batch)
+    cut(program, [point.path for point in planned])
+    sizes = {point.place: point.as_data.size.at(program.batch_size) for point in possible_cuts(program)}
+    for point in planned:
+        (place,) = places_of(Flow(program), (point.path,))
+        assert point.size.at(program.batch_size) > 0.95 * sizes[place]
 
 
 def _gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
