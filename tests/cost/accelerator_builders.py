@@ -17,14 +17,14 @@ HABITS = Habits(
 CALIBRATION = Calibration(
     kernels=KernelShares(
         half=1.0, float8=1.0, single=1.0, row_scaled=0.5, inner=0.0, fill=0.0, memory=1.0, flash=1.0, scores=0.1,
-        launch=0.0, other_devices=1.0,
+        launch=0.0, other_devices=1.0, other_spread=1.5,
     ),
     traffic=TrafficCounts(hidden=0.0, ffn=0.0, vocabulary=0.0, optimizer=0.0, compiled=0.5, selective=0.5),
     network=NetworkShares(
         link=1.0, pcie=0.2, network=1.0, link_hop=1e-6, link_start=0.0, network_hop=1.0, network_start=0.0,
         ring_growth=1.0, switch_reduction=2.0, tree_slope=0.0, bucket=1e15, context=1.0,
     ),
-    devices={},
+    devices={"round": 1.0},
     frameworks={"other": HABITS},
 )  # fmt: skip
 MODEL = Transformer(layers=8, hidden=1024, heads=8, kv_heads=8, ffn=4096, vocab=32000, sequence=2048)

@@ -22,6 +22,13 @@ def test_items_add_up() -> None:
     assert time.high == pytest.approx(1.2 * time.step)
 
 
+def test_devices_that_nothing_was_fitted_on_have_wider_intervals() -> None:
+    """By half here, to both sides; the prediction is the same."""
+    known, other = (step_time(SETUP, replace(MACHINE, device=name), fitted=CALIBRATION) for name in ("round", "new"))
+    assert other.step == known.step
+    assert (other.low, other.high) == pytest.approx((known.low / 1.5, known.high * 1.5))
+
+
 def test_micro_batches_follow_one_another() -> None:
     """Without anything else, twice the micro-batches take twice the time."""
     twice = replace(ALONE, micro_batches=16)

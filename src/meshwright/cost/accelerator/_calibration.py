@@ -31,6 +31,7 @@ class KernelShares:
         scores: passes over the scores by attention that keeps them, in tens.
         launch: of one product (s).
         other_devices: of the matrix rate, on devices that `devices` does not name.
+        other_spread: by how much intervals are wider on those.
     """
 
     half: float
@@ -44,6 +45,7 @@ class KernelShares:
     scores: float
     launch: Seconds
     other_devices: float
+    other_spread: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

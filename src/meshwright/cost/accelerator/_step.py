@@ -63,6 +63,22 @@ def step_time(setup: Setup, machine: Machine, *, fitted: Calibration | None = No
     """
     known = fitted or calibration()
     habits = known.frameworks.get(setup.framework) or known.frameworks["other"]
+    parts = _parts(setup, machine, habits, known)
+    smooth = sum(parts.values())
+    stall = _stall(setup, machine, habits)
+    stalls = _stalls(setup, machine, habits)
+    chance = 1 - exp(-habits.stall_share_per_host * machine.num_hosts)
+    spread = 1.0 if machine.device in known.devices else known.kernels.other_spread
+    return StepTime(
+        **parts,
+        stall=stall if stalls else 0.0,
+        low=smooth * habits.low / spread,
+        high=(smooth + (stall if stalls or chance > _RARE else 0.0)) * habits.high * spread,
+    )
+
+
+def _parts(setup: Setup, machine: Machine, habits: Habits, known: Calibration) -> dict[str, Seconds]:
+    """Every item of the step but the stall."""
     kernel_times = kernels(machine, setup.matrix_type, known)
     collectives = Collectives(machine, known.network)
     layer = layer_time(setup, kernel_times, collectives, habits, known)
@@ -73,30 +89,18 @@ def step_time(setup: Setup, machine: Machine, *, fitted: Calibration | None = No
     stages = [count * per_layer for count in counts]
     stages[0] += embedding
     stages[last] += output
-    slowest = max(stages)
     send = _send(setup, collectives, habits)
-    filling = _filling(setup, habits, stages, per_layer - _together(exchanging, habits.host))
     parameters = setup.layer_parameters * max(counts) + setup.model.hidden * setup.model.vocab / setup.tp
     accumulating = kernel_times.moving(parameters * habits.accumulation_traffic) * setup.micro_batches
     last_backward = layer.backward / (layer.forward + layer.backward + layer.recompute) * max(counts) * per_layer
-    stall = _stall(setup, machine, habits)
-    parts = {
-        "computing": setup.micro_batches * slowest,
-        "waiting": filling,
+    return {
+        "computing": setup.micro_batches * max(stages),
+        "waiting": _filling(setup, habits, stages, per_layer - _together(exchanging, habits.host)),
         "sending": send * (setup.micro_batches + (setup.pp - 1) / setup.stages_per_worker * habits.bubble),
         "reduction": _reduction(setup, collectives, habits, parameters, last_backward),
         "optimizer": accumulating + _update(setup, kernel_times, habits, known, parameters),
         "overhead": habits.step,
     }
-    smooth = sum(parts.values())
-    stalls = _stalls(setup, machine, habits)
-    chance = 1 - exp(-habits.stall_share_per_host * machine.num_hosts)
-    return StepTime(
-        **parts,
-        stall=stall if stalls else 0.0,
-        low=smooth * habits.low,
-        high=(smooth + (stall if stalls or chance > _RARE else 0.0)) * habits.high,
-    )
 
 
 def _filling(setup: Setup, habits: Habits, stages: list[Seconds], steady: Seconds) -> Seconds:
