@@ -20,6 +20,12 @@ MIB: Bytes = 2**20
 GIB: Bytes = 2**30
 TIB: Bytes = 2**40
 
+_DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(s|min|h|d|weeks?|w)?\s*")
+_DURATION_FACTORS = {None: 1.0, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0,
+                     "week": 604800.0, "weeks": 604800.0}  # fmt: skip
+_COUNT = re.compile(r"\s*\$?\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([kMBT])?\s*")
+_COUNT_FACTORS = {None: 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+
 _BINARY = (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB))
 _DECIMAL = (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 _SIZE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(B|KiB|MiB|GiB|TiB|kB|MB|GB|TB)?\s*")
@@ -69,3 +75,27 @@ def parse_bytes(text: str) -> Bytes:
         units = ", ".join(unit for unit in _SIZE_FACTORS if unit)
         raise ValueError(f"{text!r} is not a size; write a number and one of {units}, for example 4GiB")
     return int(float(match[1]) * _SIZE_FACTORS[match[2]])
+
+
+def parse_seconds(text: str) -> Seconds:
+    """The duration a person wrote: `"3d"`, `"12 h"`, `"90"`.
+
+    Raises:
+        ValueError: the text is no duration; names the units that are understood.
+    """
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no duration; write a number and one of s, min, h, d, w, for example 3d")
+    return float(match[1]) * _DURATION_FACTORS[match[2]]
+
+
+def parse_count(text: str) -> float:
+    """The number a person wrote: `"1T"`, `"300B"`, `"2.5M"`, `"15e12"`, `"$40k"`.
+
+    Raises:
+        ValueError: the text is no number; names the letters that are understood.
+    """
+    match = _COUNT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no number; write digits and one of k, M, B, T, for example 1T")
+    return float(match[1]) * _COUNT_FACTORS[match[2]]

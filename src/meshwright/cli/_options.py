@@ -24,8 +24,8 @@ class GoalOptions:
     memory: str | None = None
     """Most that all workers of a host may use together, for example 4GiB."""
 
-    cluster: Path | None = None
-    """Plan for the hardware in this file instead of this machine."""
+    cluster: str | None = None
+    """Plan for other hardware than this machine: a file, or a short form such as h100:8x64 (64 hosts of 8)."""
 
     config: Path | None = None
     """A TOML file with any of these settings; the command line goes before it."""
@@ -35,6 +35,27 @@ class GoalOptions:
 
     fresh: Flag = False
     """Measure this machine again."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class AimOptions:
+    """What a plan makes small, and how long the run is."""
+
+    steps: int | None = None
+    """How many steps the run will take; decides whether compiling pays."""
+
+    minimize: str | None = None
+    """What is made small: time, cost, energy or memory."""
+
+    tokens: str | None = None
+    """Tokens that the run trains on, for example 1T; then the plan says what the whole run takes."""
+
+    deadline: str | None = None
+    """Longest that the run may take, for example 3d; needs tokens or steps."""
+
+    budget: str | None = None
+    """Most that the run may cost in dollars, for example 200k; needs tokens or steps."""
 
 
 @Parameter(name="*")

@@ -5,14 +5,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from meshwright.cli._options import Flag, GoalOptions
+from meshwright.cli._options import AimOptions, Flag, GoalOptions
 from meshwright.cli._output import print_json, print_view
 from meshwright.cli._session import find_cluster, find_plan, scratch_folder
 from meshwright.cli._settings import Settings, resolve
 from meshwright.documents import to_mapping
 from meshwright.graph import read_graph
 from meshwright.launch import Progress, check_script
-from meshwright.plan import Plan, choose, shortlist, write_plan
+from meshwright.plan import Plan, choose, is_elsewhere, plan_outright, shortlist, write_plan
 from meshwright.report import plan_table
 
 GRAPH_SUFFIX = ".json"
@@ -23,7 +23,7 @@ def plan(
     /,
     *arguments: Annotated[str, Parameter(allow_leading_hyphen=True)],
     goal: GoalOptions | None = None,
-    steps: int | None = None,
+    aim: AimOptions | None = None,
     save: Path = Path("plan.toml"),
     json: Flag = False,
 ) -> None:
@@ -37,15 +37,13 @@ def plan(
         The script, or the graph.json of a run: a saved graph is planned without torch and without trials.
     arguments
         Its own arguments.
-    steps
-        How many steps the run will take; decides whether compiling pays.
     save
         Where the plan is written.
     json
         Print one JSON object.
     """
     check_script(script)
-    settings = resolve(goal or GoalOptions(), steps=steps)
+    settings = resolve(goal or GoalOptions(), aim or AimOptions())
     progress = Progress()
     made = _plan_of_graph(script, settings, progress) if script.suffix == GRAPH_SUFFIX else None
     if made is None:
@@ -65,4 +63,6 @@ def plan(
 
 def _plan_of_graph(path: Path, settings: Settings, progress: Progress) -> Plan:
     graph, cluster = read_graph(path), find_cluster(settings, progress=progress)
+    if is_elsewhere(cluster):
+        return plan_outright(graph, cluster, settings.goal)
     return choose(graph, cluster, settings.goal, shortlist(graph, cluster, settings.goal))

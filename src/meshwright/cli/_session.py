@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from meshwright.cli._settings import Settings
 from meshwright.errors import UsageError
-from meshwright.hardware import Cluster, here, read_cluster
+from meshwright.hardware import Cluster, here, parse_cluster, read_cluster
 from meshwright.launch import Origin, Progress, Value, plan_script, spread_over
 from meshwright.plan import Plan, explain, read_plan
 
@@ -21,7 +21,7 @@ def find_cluster(settings: Settings, *, progress: Progress, num_hosts: int = 1) 
         UsageError: the file names no host.
     """
     if settings.cluster is not None:
-        cluster = read_cluster(settings.cluster)
+        cluster = named_cluster(settings.cluster)
         if not cluster.hosts:
             raise UsageError(
                 f"{settings.cluster} has no hosts",
@@ -31,6 +31,16 @@ def find_cluster(settings: Settings, *, progress: Progress, num_hosts: int = 1) 
     else:
         cluster = here(fresh=settings.fresh, progress=progress.status.say)
     return spread_over(cluster, num_hosts=num_hosts)
+
+
+def named_cluster(text: str) -> Cluster:
+    """The cluster in a file, or of a short form where there is no such file.
+
+    Raises:
+        UsageError: neither.
+    """
+    path = Path(text)
+    return read_cluster(path) if path.is_file() or path.suffix == ".toml" else parse_cluster(text)
 
 
 def find_plan(

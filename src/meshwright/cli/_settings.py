@@ -1,6 +1,6 @@
 """Every setting resolved: default < file < command line, and where each value came from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -9,8 +9,8 @@ from meshwright.cost import Allowance
 from meshwright.documents import from_mapping, read_toml, to_mapping
 from meshwright.errors import UsageError, suggestion
 from meshwright.launch import ONE_HOST, PLANNING_LIMIT, Hosts, Origin, Value, parse_rendezvous
-from meshwright.plan import Goal, Pins
-from meshwright.units import Bytes, Seconds, parse_bytes
+from meshwright.plan import Goal, Objective, Pins
+from meshwright.units import Bytes, Seconds, parse_bytes, parse_count, parse_seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +22,11 @@ class Configuration:
         allow: permitted departures from the script's mathematics.
         memory: most that all workers of a host may use together, as text with its unit.
         steps: how many steps the script takes.
-        cluster: file of the hardware to plan for.
+        minimize: time, cost, energy or memory.
+        tokens: that the run trains on, as text with its letter.
+        deadline: the run may take so long, as text with its unit.
+        budget: the run may cost so much ($), as text with its letter.
+        cluster: hardware to plan for: a file, or a short form.
         plan: file of the plan to follow.
         output: folder in which runs lie.
         planning_limit: longest time for planning (s).
@@ -36,7 +40,11 @@ class Configuration:
     allow: tuple[str, ...] | None = None
     memory: str | None = None
     steps: int | None = None
-    cluster: Path | None = None
+    minimize: Objective | None = None
+    tokens: str | None = None
+    deadline: str | None = None
+    budget: str | None = None
+    cluster: str | None = None
     plan: Path | None = None
     output: Path | None = None
     planning_limit: float | None = None
@@ -52,7 +60,7 @@ class Settings:
 
     Args:
         goal: what is asked of a plan.
-        cluster: file of the hardware; None: this machine.
+        cluster: the hardware, a file or a short form; None: this machine.
         plan: file of the plan to follow; None: make one.
         output: folder in which runs lie.
         planning_limit: longest time for planning (s).
@@ -62,7 +70,7 @@ class Settings:
     """
 
     goal: Goal
-    cluster: Path | None
+    cluster: str | None
     plan: Path | None
     output: Path
     planning_limit: Seconds
@@ -75,6 +83,10 @@ DEFAULTS: Mapping[str, Any] = {
     "allow": (),
     "memory": "",
     "steps": 0,
+    "minimize": "time",
+    "tokens": "",
+    "deadline": "",
+    "budget": "",
     "cluster": None,
     "plan": None,
     "output": Path("outputs"),
@@ -107,8 +119,13 @@ def resolve(*options: Any, **more: Any) -> Settings:
         allow=check_allowances(raw["allow"]),
         memory_limit=parse_memory(raw["memory"]),
         steps=raw["steps"],
+        minimize=check_objective(raw["minimize"]),
+        tokens=_number("--tokens", raw["tokens"], parse_count),
+        deadline=_number("--deadline", raw["deadline"], parse_seconds),
+        budget=_number("--budget", raw["budget"], parse_count),
         origins=origins,
     )
+    check_length(goal)
     check_plan_is_alone(raw["plan"], goal=goal)
     return Settings(
         goal=goal,
@@ -193,6 +210,38 @@ def check_allowances(names: Sequence[str]) -> tuple[Allowance, ...]:
     return tuple(name for name in legal if name in names)
 
 
+def check_objective(name: str) -> Objective:
+    """What is made small.
+
+    Raises:
+        UsageError: there is no such objective; with the nearest.
+    """
+    legal: tuple[Objective, ...] = get_args(Objective)
+    for objective in legal:
+        if name == objective:
+            return objective
+    raise UsageError(
+        f"--minimize {name}: there is no such objective",
+        cause=suggestion(name, legal),
+        alternatives=[f"what can be made small: {', '.join(legal)}"],
+    )
+
+
+def check_length(goal: Goal) -> None:
+    """Refuses limits on a whole run whose length nobody said.
+
+    Raises:
+        UsageError: there is a deadline or a budget, and neither tokens nor steps.
+    """
+    if (goal.deadline or goal.budget) and not (goal.tokens or goal.steps):
+        raise UsageError(
+            f"{'--deadline' if goal.deadline else '--budget'} without --tokens or --steps",
+            cause="a limit on the whole run needs its length",
+            alternatives=["--tokens 1T", "--steps 100000"],
+            command="meshwright plan SCRIPT --tokens 1T --deadline 30d",
+        )
+
+
 def parse_memory(text: str) -> Bytes:
     """A memory limit (B); 0 where none was given.
 
@@ -223,6 +272,13 @@ def check_hosts(count: int, *, rendezvous: str, rank: int) -> Hosts:
         )
     address, port = parse_rendezvous(rendezvous)
     return Hosts(count=count, rank=rank, address=address, port=port)
+
+
+def _number(option: str, text: str, parse: Callable[[str], float]) -> float:
+    try:
+        return parse(text) if text else 0.0
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
 
 
 def _bytes(option: str, text: str) -> Bytes:

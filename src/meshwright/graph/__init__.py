@@ -28,4 +28,5 @@ from meshwright.graph._splits import SplitExchange as SplitExchange
 from meshwright.graph._splits import SplitParameter as SplitParameter
 from meshwright.graph._splits import Splits as Splits
 from meshwright.graph._splits import TensorSplit as TensorSplit
+from meshwright.graph._tokens import tokens_per_example as tokens_per_example
 from meshwright.graph._transformer import Transformer as Transformer

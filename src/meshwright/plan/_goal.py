@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from meshwright.cost import Allowance, CompressionMethod, Schedule, Sharding, TransportName, UpdatesKind
-from meshwright.units import Bytes
+from meshwright.units import Bytes, Dollars, Seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,15 +47,22 @@ class Pins:
     delay: int | None = None
 
 
+Objective = Literal["time", "cost", "energy", "memory"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Goal:
-    """What is asked: the fastest step within the memory, with the pinned choices and allowances.
+    """What is asked: the fastest step within the memory, with the pinned choices and allowances; or the cheapest.
 
     Args:
         pins: choices made by the user.
         allow: departures from the user's mathematics that are permitted.
         memory_limit: per worker process, or per host where several share it (B); 0: what the device has.
         steps: how many steps the run will take, where known; decides whether compiling pays.
+        minimize: what is made small: a step's time, its money, its energy, or the fullest worker's memory.
+        tokens: that the run trains on; gives its number of steps.
+        deadline: the run may take so long (s); 0: as long as it takes. Needs `tokens` or `steps`.
+        budget: the run may cost so much ($); 0: what it costs. Needs `tokens` or `steps`.
         origins: where a pin comes from, by its name: `file` or `command line`; a pin without one was written in the
             script, `plan={…}`, and counts as `file`.
     """
@@ -64,4 +71,8 @@ class Goal:
     allow: tuple[Allowance, ...] = ()
     memory_limit: Bytes = 0
     steps: int = 0
+    minimize: Objective = "time"
+    tokens: float = 0.0
+    deadline: Seconds = 0.0
+    budget: Dollars = 0.0
     origins: dict[str, str] = field(default_factory=dict)

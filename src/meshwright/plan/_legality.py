@@ -54,7 +54,7 @@ def _layout_rules(graph: Graph, cluster: Cluster, pins: Pins) -> Iterator[Rule]:
     on_cpu, workers = device.kind == "cpu", pins.workers or 1
     unit = "cores" if on_cpu else "accelerators"
     coupled = "batch_statistics" in graph.traits
-    most = 1 if coupled else min(places, graph.batch_size)
+    most = 1 if coupled else places if graph.splits is not None else min(places, graph.batch_size)
     yield Rule(
         name="workers",
         legal=range(1, most + 1),

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 from meshwright.cost import Allowance, Prediction, Strategy
-from meshwright.units import Bytes
+from meshwright.plan._target import Target
+from meshwright.units import Bytes, Dollars, Joules, Seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +29,46 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FrontPoint:
+    """A layout that no other one beats in time, money and memory at once.
+
+    Args:
+        summary: its choices in a line.
+        workers: devices in use.
+        step: predicted (s).
+        memory: predicted peak of the fullest worker (B).
+        energy: per step (J).
+        money: per step ($).
+    """
+
+    summary: str
+    workers: int
+    step: Seconds
+    memory: Bytes
+    energy: Joules
+    money: Dollars
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedStage:
+    """What is in a stage of the pipeline.
+
+    Args:
+        worker: of the pipeline.
+        first: module that it begins with; empty for the model's beginning.
+        blocks: repeated blocks in it.
+        recomputed: of them, those whose activations are computed again.
+        memory: predicted peak of a worker that has it (B).
+    """
+
+    worker: int
+    first: str
+    blocks: int
+    recomputed: int
+    memory: Bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """A strategy, its prediction, why it was chosen, and what else was considered.
 
@@ -43,6 +84,10 @@ class Plan:
         candidates: everything considered, the chosen one first.
         origins: where each choice comes from, by its name in `Pins`: `default`, `measured`, `file`, `command line`.
         cluster: name and identity of the cluster it was made for.
+        gap: by what share of its value a layout that was only bounded could at most be better; 0: none can.
+        front: layouts that are best in some weighing of time, money and memory, fastest first.
+        stages: of the pipeline, or the whole model.
+        target: what the whole run takes, where its length is known.
     """
 
     model: str
@@ -56,3 +101,7 @@ class Plan:
     candidates: tuple[Candidate, ...] = ()
     origins: dict[str, str] = field(default_factory=dict)
     cluster: str = ""
+    gap: float = 0.0
+    front: tuple[FrontPoint, ...] = ()
+    stages: tuple[PlannedStage, ...] = ()
+    target: Target | None = None

@@ -6,7 +6,6 @@ Reading order: `_aim` (what is made small), `_frame` (the space but for stages),
 """
 
 from meshwright.plan.search._aim import Aim as Aim
-from meshwright.plan.search._aim import Objective as Objective
 from meshwright.plan.search._frame import Choices as Choices
 from meshwright.plan.search._frame import Devices as Devices
 from meshwright.plan.search._frame import Frame as Frame

@@ -1,12 +1,10 @@
 """What a search makes small, and what it must stay within."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from meshwright.cost.hybrid import Price
+from meshwright.plan._goal import Objective
 from meshwright.units import Dollars, Joules, Seconds, Watts
-
-Objective = Literal["time", "cost", "energy", "memory"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ cannot take the blocks that are left in the time that is left. Complete choices 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -45,6 +45,7 @@ class Solved:
         open: a lower bound on the value of what was not looked at; infinite where everything was.
         tried: layouts priced.
         visited: partial choices looked at.
+        seen: every layout priced that fits, with its price.
     """
 
     layout: Layout | None = None
@@ -52,6 +53,7 @@ class Solved:
     open: float = float("inf")
     tried: int = 0
     visited: int = 0
+    seen: tuple[tuple[Layout, Price], ...] = ()
 
 
 class StageSearch:
@@ -139,7 +141,10 @@ class StageSearch:
             state.tried += 1
             layout = replace(self._frame.layout, bounds=bounds, recomputed=again)
             price = self._pricer.price(layout)
-            if self._fits(price) and self._aim.allows(price) and self._aim.value(price) < state.best * (1 - ROUNDING):
+            if not (self._fits(price) and self._aim.allows(price)):
+                continue
+            state.seen.append((layout, price))
+            if self._aim.value(price) < state.best * (1 - ROUNDING):
                 state.best, state.layout, state.price = self._aim.value(price), layout, price
         unseen = self.bound if state.cut_short else float("inf")
         return Solved(layout=state.layout, price=state.price, open=unseen, tried=state.tried, visited=state.visited)
@@ -280,3 +285,4 @@ class _Progress:
     cut_short: bool = False
     reach: dict[int, list[int]] | None = None
     reach_best: float = float("nan")
+    seen: list[tuple[Layout, Price]] = field(default_factory=list)

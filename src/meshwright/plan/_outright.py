@@ -1,0 +1,173 @@
+"""A plan for hardware that is not here: the search decides, nothing is tried."""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+
+from meshwright.cost import Pricer
+from meshwright.cost.hybrid import HybridPricer, Layout, Price, strategy_of
+from meshwright.errors import DoesNotFitError, PlanError
+from meshwright.graph import Graph, derived_splits
+from meshwright.hardware import Cluster, Correction
+from meshwright.plan._fit import itemised
+from meshwright.plan._goal import Goal, Pins
+from meshwright.plan._legality import check_pins, no_strategy
+from meshwright.plan._places import workers_of
+from meshwright.plan._plan import Candidate, FrontPoint, Plan, PlannedStage
+from meshwright.plan._target import aim_of, target_of
+from meshwright.plan.explanation import Neighbour, binding, flips, more_memory, neighbours, summary, with_memory
+from meshwright.plan.search import Aim, Found, Result, Search, limits
+from meshwright.units import format_bytes, format_seconds
+
+
+def is_elsewhere(cluster: Cluster) -> bool:
+    """Whether a cluster was never measured: from the catalogue, or written by hand."""
+    return not cluster.identity
+
+
+def with_splits(graph: Graph) -> Graph:
+    """The graph with what splits of it would do: as the capture found out, or derived."""
+    return graph if graph.splits is not None else replace(graph, splits=derived_splits(graph))
+
+
+def plan_outright(graph: Graph, cluster: Cluster, goal: Goal, *, correction: Correction | None = None) -> Plan:
+    """The best plan by the model, with its reasons.
+
+    Raises:
+        PlanError: the pins allow nothing, or no plan keeps the deadline or the budget.
+        DoesNotFitError: no layout fits the memory.
+    """
+    graph = with_splits(graph)
+    check_pins(graph, cluster, goal)
+    pricer = Pricer(graph, cluster, correction=correction or Correction())
+    hybrid, aim = pricer.hybrid, aim_of(goal, graph)
+    result = Search(hybrid, goal, aim).run()
+    if result.best is None:
+        raise _nothing(hybrid, graph, cluster, goal, aim)
+    return _plan(pricer, goal, aim, result, result.best)
+
+
+def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -> Plan:
+    hybrid, graph = pricer.hybrid, pricer.workload.graph
+    layout, price = chosen.layout, chosen.price
+    workers = workers_of(layout, hybrid.hosts)
+    strategy = strategy_of(layout, graph, hybrid.units, workers)
+    prediction = replace(hybrid.predict(layout), start=pricer.start(layout.kernels))
+    beside = sorted(
+        neighbours(hybrid, goal, aim, layout, price),
+        key=lambda one: (not one.fits, aim.value(one.price) if one.price else 0.0),
+    )
+    roomy = more_memory(hybrid, goal, aim, layout.mesh.num_workers)
+    rivals = [Found(layout=one.layout, price=one.price) for one in beside if one.fits and one.layout and one.price]
+    names = device_names(hybrid, layout)
+    return Plan(
+        model=graph.model,
+        strategy=strategy,
+        prediction=prediction,
+        allow=goal.allow,
+        memory_limit=min(limits(hybrid, goal)),
+        binding=binding(hybrid, layout, price, roomy),
+        flips=tuple(flips(hybrid, goal, aim, chosen, rivals, roomy)),
+        candidates=(_candidate(summary(layout, names), price), *(_of_neighbour(one) for one in beside)),
+        origins=_origins(goal),
+        cluster=f"{pricer.cluster.name} {pricer.cluster.identity}".strip(),
+        gap=result.gap,
+        front=tuple(_point(hybrid, one) for one in result.front),
+        stages=stages_of(hybrid, layout, price),
+        target=target_of(goal, graph, prediction),
+    )
+
+
+def stages_of(pricer: HybridPricer, layout: Layout, price: Price) -> tuple[PlannedStage, ...]:
+    """What is in every stage."""
+    ends = (*layout.bounds[1:], len(pricer.units.kinds))
+    blocks = pricer.units.is_block
+    return tuple(
+        PlannedStage(
+            worker=place % layout.mesh.pp,
+            first=pricer.units.paths[low],
+            blocks=int(blocks[low:high].sum()),
+            recomputed=sum(low <= unit < high for unit in layout.recomputed),
+            memory=price.memory[place % layout.mesh.pp].peak,
+        )
+        for place, (low, high) in enumerate(zip(layout.bounds, ends, strict=True))
+    )
+
+
+def device_names(pricer: HybridPricer, layout: Layout) -> str:
+    """Names of the devices that a layout stands on."""
+    kinds = dict.fromkeys(kind for replica in layout.replicas for kind in replica.kinds)
+    return " and ".join(pricer.hosts[kind].device.name for kind in kinds)
+
+
+def _candidate(text: str, price: Price) -> Candidate:
+    return Candidate(summary=text, step=price.step, memory=price.peak)
+
+
+def _of_neighbour(one: Neighbour) -> Candidate:
+    assert one.layout is not None, one.change
+    assert one.price is not None, one.change
+    text = f"{one.change}: {summary(one.layout)}"
+    return Candidate(summary=text, step=one.price.step, memory=one.price.peak, reason=one.reason, fits=one.fits)
+
+
+def _point(pricer: HybridPricer, found: Found) -> FrontPoint:
+    layout, price = found.layout, found.price
+    return FrontPoint(
+        summary=summary(layout, device_names(pricer, layout)), workers=layout.mesh.num_workers, step=price.step,
+        memory=price.peak, energy=price.energy, money=price.money,
+    )  # fmt: skip
+
+
+def _origins(goal: Goal) -> dict[str, str]:
+    return {
+        item.name: goal.origins.get(item.name, "file") if getattr(goal.pins, item.name) is not None else "default"
+        for item in fields(Pins)
+    }
+
+
+def _nothing(pricer: HybridPricer, graph: Graph, cluster: Cluster, goal: Goal, aim: Aim) -> Exception:
+    """Why there is no plan: the limits on the run, the memory, or the pins."""
+    if aim != Aim(minimize=aim.minimize):
+        fastest = Search(pricer, goal, Aim()).run().best
+        if fastest is not None:
+            return _too_long(goal, graph, fastest, aim)
+    roomy = with_memory(pricer, 1000.0)
+    least = Search(roomy, replace(goal, memory_limit=0), Aim(minimize="memory")).run().best
+    if least is None:
+        return no_strategy(graph, cluster, goal)
+    memory = max(least.price.memory, key=lambda items: items.peak)
+    return DoesNotFitError(
+        f"{graph.model} needs at least {format_bytes(memory.peak)} per device; "
+        f"{format_bytes(min(limits(pricer, goal)))} may be used",
+        cause=f"{summary(least.layout)}: {itemised(memory)}",
+        alternatives=_remedies(cluster, goal),
+        command="meshwright plan SCRIPT, with one of these changes",
+    )
+
+
+def _remedies(cluster: Cluster, goal: Goal) -> Sequence[str]:
+    pinned = [item.name for item in fields(Pins) if getattr(goal.pins, item.name) is not None]
+    return [
+        *(f"leave out {name}" for name in pinned),
+        f"more hosts than the {sum(host.count for host in cluster.hosts)} of {cluster.name}",
+        "devices with more memory, or a smaller batch",
+    ]
+
+
+def _too_long(goal: Goal, graph: Graph, fastest: Found, aim: Aim) -> PlanError:
+    target = target_of(goal, graph, _Prediction(fastest.price))  # type: ignore[arg-type]
+    assert target is not None
+    return PlanError(
+        f"no plan keeps the limits: the fastest takes {format_seconds(target.time)} and ${target.money:,.0f}",
+        cause=f"{target.steps} steps of {format_seconds(fastest.price.step)}; a step may take "
+        f"{format_seconds(aim.longest)} and cost ${aim.dearest:,.2f}",
+        alternatives=[f"--deadline of at least {target.time / 86400:.1f}d", "a larger budget", "more hosts"],
+        command="meshwright plan SCRIPT --cluster CLUSTER",
+    )
+
+
+class _Prediction:
+    """A price in the form in which a target is computed."""
+
+    def __init__(self, price: Price) -> None:
+        self.time, self.energy, self.money = price.time, price.energy, price.money

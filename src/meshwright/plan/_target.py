@@ -1,0 +1,60 @@
+"""What a whole training run takes: steps, time, energy and money to a number of tokens."""
+
+from dataclasses import dataclass
+from math import ceil
+
+from meshwright.cost import Prediction
+from meshwright.graph import Graph, tokens_per_example
+from meshwright.plan._goal import Goal
+from meshwright.plan.search import Aim
+from meshwright.units import Dollars, Joules, Seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """A run to its end, as predicted.
+
+    Args:
+        tokens: that it trains on; examples where they are no sequences.
+        steps: of the optimizer.
+        time: of all steps (s).
+        energy: of all devices (J); 0 where unknown.
+        money: of all devices ($); 0 where unknown.
+    """
+
+    tokens: float
+    steps: int
+    time: Seconds
+    energy: Joules
+    money: Dollars
+
+
+def steps_to(goal: Goal, graph: Graph) -> int:
+    """Steps to the goal's tokens, or the goal's own number; 0 where neither is known."""
+    if goal.tokens:
+        return ceil(goal.tokens / (graph.batch_size * tokens_per_example(graph)))
+    return goal.steps
+
+
+def aim_of(goal: Goal, graph: Graph) -> Aim:
+    """The objective and its limits by the step; limits on a whole run need its length."""
+    steps = steps_to(goal, graph)
+    return Aim(
+        minimize=goal.minimize,
+        longest=goal.deadline / steps if goal.deadline and steps else float("inf"),
+        dearest=goal.budget / steps if goal.budget and steps else float("inf"),
+    )
+
+
+def target_of(goal: Goal, graph: Graph, prediction: Prediction) -> Target | None:
+    """What a run of known length takes under a plan."""
+    steps = steps_to(goal, graph)
+    if not steps:
+        return None
+    return Target(
+        tokens=float(steps * graph.batch_size * tokens_per_example(graph)),
+        steps=steps,
+        time=steps * prediction.time.step,
+        energy=steps * prediction.energy,
+        money=steps * prediction.money,
+    )

@@ -1,0 +1,111 @@
+"""What binds a layout, and what would make another one best: found by searching under changed conditions."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from meshwright.cost.hybrid import HybridPricer, Layout, Price
+from meshwright.plan._flips import scaled_links
+from meshwright.plan._goal import Goal
+from meshwright.plan.explanation._comparison import by_axis, longest_items
+from meshwright.plan.explanation._names import AXES, summary
+from meshwright.plan.explanation._neighbours import with_memory
+from meshwright.plan.search import Aim, Effort, Found, Search
+from meshwright.units import format_bytes, format_seconds
+
+_MODERATE = Effort(priced=8, visited=80, total=1500)
+_FACTORS = (1.25, 1.5, 2.0, 4.0, 8.0, 16.0)
+_MUCH = 2.0  # memory and hardware are asked about twice over
+
+
+def more_memory(pricer: HybridPricer, goal: Goal, aim: Aim, workers: int) -> Found | None:
+    """The best layout of as many workers with twice the memory."""
+    doubled = replace(goal, memory_limit=round(goal.memory_limit * _MUCH))
+    pinned = replace(doubled, pins=replace(goal.pins, workers=workers))
+    return Search(with_memory(pricer, _MUCH), pinned, aim, effort=_MODERATE).run().best
+
+
+def binding(pricer: HybridPricer, chosen: Layout, best: Price, roomy: Found | None) -> str:
+    """What keeps the step from being faster, in a sentence with numbers."""
+    if roomy is not None and roomy.price.step < 0.99 * best.step and roomy.price.peak > best.peak:
+        stage, items = max(enumerate(best.memory), key=lambda pair: pair[1].peak)
+        where = f" of stage {stage + 1}" if len(best.memory) > 1 else ""
+        return (
+            f"memory{where}: {format_bytes(items.peak)} are used; with {format_bytes(roomy.price.peak)} "
+            f"{summary(roomy.layout)} would take {format_seconds(roomy.price.step)} instead of "
+            f"{format_seconds(best.step)}"
+        )
+    items = longest_items(best.time)
+    name = max(items, key=lambda one: items[one])
+    detail = ""
+    if name.startswith("exchange"):
+        axes = by_axis(best.collectives)
+        axis = max(axes, key=lambda one: axes[one])
+        detail = f", most of it along {AXES.get(axis, axis)}"
+    rate = ""
+    if name == "computing":
+        each = pricer.flops / best.step / chosen.mesh.num_workers
+        rate = f", {each / 1e12:.0f} TFLOP/s per device over the whole step"
+    return f"{name}: {items[name] / best.step:.0%} of the step ({format_seconds(items[name])}{detail}{rate})"
+
+
+def flips(
+    pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Found, rivals: Sequence[Found], roomy: Found | None
+) -> Iterator[str]:
+    """What would change the choice, and what twice the hardware would buy."""
+    best = chosen.price
+    if roomy is not None and roomy.price.step < best.step and roomy.price.peak > best.peak:
+        saved = format_seconds(best.step - roomy.price.step)
+        yield f"with {format_bytes(roomy.price.peak)} per device: {summary(roomy.layout)}, {saved} faster"
+    yield from _links(pricer, chosen, rivals)
+    yield from _batch(pricer, goal, aim, chosen)
+    yield from _hardware(pricer, goal, aim, chosen)
+
+
+def _links(pricer: HybridPricer, chosen: Found, rivals: Sequence[Found]) -> Iterator[str]:
+    """The smallest change of all links at which one of the layouts that were looked at is faster."""
+    for word, sign in (("faster", 1.0), ("slower", -1.0)):
+        for factor in _FACTORS:
+            changed = HybridPricer(
+                pricer.graph, scaled_links(pricer.cluster, factor**sign), correction=pricer.correction
+            )
+            own = changed.price(chosen.layout).step
+            times = [(changed.price(rival.layout).step, place) for place, rival in enumerate(rivals)]
+            fastest = min(times, default=(own, 0))
+            if fastest[0] < own * 0.999:
+                yield f"links {factor:g} times {word}: {summary(rivals[fastest[1]].layout)}"
+                break
+
+
+def _batch(pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Found) -> Iterator[str]:
+    """What twice the batch would change."""
+    size = pricer.graph.batch_size
+    graph = replace(pricer.graph, batch_size=2 * size)
+    changed = HybridPricer(graph, pricer.cluster, correction=pricer.correction)
+    pins = replace(goal.pins, workers=chosen.layout.mesh.num_workers)
+    found = Search(changed, replace(goal, pins=pins), aim, effort=_MODERATE).run().best
+    if found is None:
+        return
+    same = replace(found.layout, replicas=(), micro_batches=1) == replace(chosen.layout, replicas=(), micro_batches=1)
+    gain = 2 * chosen.price.step / found.price.step - 1
+    plan = "the same plan" if same else summary(found.layout)
+    yield f"a batch of {2 * size} instead of {size}: {plan}, {gain:.1%} more examples per second"
+
+
+def _hardware(pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Found) -> Iterator[str]:
+    """What twice the hosts would buy."""
+    hosts = tuple(
+        replace(host, count=2 * host.count) if host in pricer.hosts else host for host in pricer.cluster.hosts
+    )
+    if not any(link.tier in ("network", "rack") for link in pricer.cluster.links):
+        return
+    doubled = HybridPricer(pricer.graph, replace(pricer.cluster, hosts=hosts), correction=pricer.correction)
+    workers = 2 * chosen.layout.mesh.num_workers
+    pins = replace(goal.pins, workers=workers)
+    found = Search(doubled, replace(goal, pins=pins), aim, effort=_MODERATE).run().best
+    if found is None:
+        yield f"twice the hardware: nothing, a batch of {pricer.graph.batch_size} cannot be shared out further"
+        return
+    speedup = chosen.price.step / found.price.step
+    dearer = found.price.money / chosen.price.money - 1 if chosen.price.money else 0.0
+    cost = f", {dearer:+.1%} money per step" if chosen.price.money else ""
+    yield f"twice the hardware: {summary(found.layout)}, {speedup:.2f} times as fast{cost}"

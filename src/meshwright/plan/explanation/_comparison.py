@@ -1,0 +1,94 @@
+"""What one layout has over another, item by item, from their prices alone."""
+
+from collections.abc import Mapping, Sequence
+
+from meshwright.cost import Collective, TimeBreakdown
+from meshwright.cost.hybrid import Group, HybridPricer, Layout, Price, crossed_tier
+from meshwright.plan._fit import itemised
+from meshwright.plan.explanation._names import AXES
+from meshwright.plan.search import Aim
+from meshwright.units import Bytes, format_bytes, format_seconds
+
+_WORTH_SAYING = 0.005  # items under this share of the step are left out
+
+
+def why_not(pricer: HybridPricer, other: Layout, price: Price, chosen: Layout, best: Price, aim: Aim) -> str:
+    """Why a layout that fits is not the chosen one."""
+    worse = _worse(price, best, aim)
+    items = ", ".join(_items(pricer, other, price, chosen, best))
+    return f"{worse}: {items}" if items else worse
+
+
+def too_large(price: Price, limit: Bytes) -> str:
+    """Why a layout does not fit, with the fullest worker's memory itemised."""
+    rank, memory = max(enumerate(price.memory), key=lambda pair: pair[1].peak)
+    where = f" in stage {rank + 1} of {len(price.memory)}" if len(price.memory) > 1 else ""
+    return f"needs {format_bytes(memory.peak)}{where} of {format_bytes(limit)}: {itemised(memory)}"
+
+
+def longest_items(time: TimeBreakdown) -> Mapping[str, float]:
+    """A step's items under the names that a reader knows."""
+    return {
+        "computing": time.forward + time.backward,
+        "exchange that nothing hides": time.communication,
+        "the bubble": time.waiting,
+        "recomputation": time.recompute,
+        "the update": time.optimizer,
+        "overhead": time.overhead,
+    }
+
+
+def by_axis(collectives: Sequence[Collective]) -> dict[str, float]:
+    """Time of all collectives along each axis (s)."""
+    found: dict[str, float] = {}
+    for item in collectives:
+        found[item.axis] = found.get(item.axis, 0.0) + item.duration
+    return found
+
+
+def _worse(price: Price, best: Price, aim: Aim) -> str:
+    ours, theirs = aim.value(price), aim.value(best)
+    share = (ours - theirs) / theirs if theirs else 0.0
+    if aim.minimize == "time":
+        return f"{format_seconds(ours - theirs)} ({share:.1%}) slower" if ours > theirs else "as fast"
+    name = {"cost": "dearer", "energy": "more energy", "memory": "more memory"}[aim.minimize]
+    return f"{share:.1%} {name}, {format_seconds(price.step)} per step"
+
+
+def _items(pricer: HybridPricer, other: Layout, price: Price, chosen: Layout, best: Price) -> list[str]:
+    ours, theirs = longest_items(price.time), longest_items(best.time)
+    changes = sorted(((ours[name] - theirs[name], name) for name in ours), reverse=True)
+    told = []
+    for change, name in changes:
+        if abs(change) < _WORTH_SAYING * best.step:
+            continue
+        verb = "adds" if change > 0 else "saves"
+        told.append(
+            f"{name} {verb} {format_seconds(abs(change))}{_where(pricer, other, price, chosen, best, name, change)}"
+        )
+    return told
+
+
+def _where(
+    pricer: HybridPricer, other: Layout, price: Price, chosen: Layout, best: Price, name: str, change: float
+) -> str:
+    """Along which axis the exchange changes most, and whether that axis now leaves the host."""
+    if not name.startswith("exchange"):
+        return ""
+    ours, theirs = by_axis(price.collectives), by_axis(best.collectives)
+    changes = {axis: ours.get(axis, 0.0) - theirs.get(axis, 0.0) for axis in {*ours, *theirs}}
+    axis = max(changes, key=lambda one: changes[one] if change > 0 else -changes[one], default="")
+    if not axis or axis not in AXES:
+        return ""
+    tiers = [_tier(pricer, layout, axis) for layout in (chosen, other)]
+    if change > 0 and tiers[0] == "host" != tiers[1] and tiers[1]:
+        return f" ({AXES[axis]} leaves the host)"
+    return f" ({AXES[axis]})"
+
+
+def _tier(pricer: HybridPricer, layout: Layout, axis: str) -> str:
+    mesh = layout.mesh
+    degree = mesh.num_shares * mesh.cp if axis == "data" else getattr(mesh, axis)
+    stride = layout.stride("dp_shard" if axis == "data" else axis)  # type: ignore[arg-type]
+    host = min(pricer.hosts, key=lambda one: one.devices)
+    return crossed_tier(pricer.cluster, host, Group(degree=degree, stride=stride))

@@ -1,0 +1,35 @@
+"""Layouts in a line, and what their axes are called."""
+
+from meshwright.cost.hybrid import Layout
+
+AXES = {"tp": "tensor", "cp": "context", "ep": "expert", "pp": "pipeline", "dp_shard": "shards",
+        "dp_replicate": "replicas", "data": "data"}  # fmt: skip
+
+
+def summary(layout: Layout, devices: str = "") -> str:
+    """The choices of a layout in a line."""
+    mesh = layout.mesh
+    parts = [f"{mesh.num_workers} × {devices or 'device'}"]
+    if mesh.dp_replicate > 1:
+        parts.append(f"data {mesh.dp_replicate}")
+    if mesh.dp_shard > 1:
+        parts.append(f"{layout.sharding} sharded {mesh.dp_shard}")
+    if mesh.tp > 1:
+        parts.append(f"tensor {mesh.tp}" + (" with sequence" if layout.sequence == "split" else ""))
+    if mesh.cp > 1:
+        parts.append(f"context {mesh.cp} ({layout.attention.replace('_', '-')})")
+    if mesh.ep > 1:
+        parts.append(f"expert {mesh.ep}")
+    if mesh.pp > 1:
+        chunks = len(layout.bounds) // mesh.pp
+        inside = ", inside replicas" if layout.order == "pipeline_inside" else ""
+        parts.append(f"pipeline {mesh.pp} ({layout.schedule}{f' × {chunks}' if chunks > 1 else ''}{inside})")
+    if layout.micro_batches > 1:
+        parts.append(f"{layout.micro_batches} micro-batches")
+    if layout.recomputed:
+        parts.append(f"{len(layout.recomputed)} blocks recomputed")
+    if layout.precision.compute != "as_written":
+        parts.append(f"{layout.precision.compute} compute")
+    if layout.kernels.compiled:
+        parts.append("compiled")
+    return ", ".join(parts)

@@ -1,0 +1,146 @@
+"""Every choice of a layout changed by one step, each with the best of everything else, and why it is not chosen."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+from meshwright.cost import Sharding
+from meshwright.cost.hybrid import HybridPricer, Layout, Price
+from meshwright.graph import Splits
+from meshwright.plan._goal import Goal, Pins
+from meshwright.plan.explanation._comparison import too_large, why_not
+from meshwright.plan.search import Aim, Effort, Search, limits
+
+_QUICK = Effort(priced=4, visited=60, total=240)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Neighbour:
+    """A layout that differs in one choice.
+
+    Args:
+        change: the choice and its value, in words.
+        layout: the best with it; None where none is legal.
+        price: of it.
+        reason: why it is not chosen.
+        fits: whether its memory fits.
+    """
+
+    change: str
+    layout: Layout | None
+    price: Price | None
+    reason: str
+    fits: bool = True
+
+
+def neighbours(pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Layout, best: Price) -> Iterator[Neighbour]:
+    """The neighbours of a layout; what a pin forbids is left out."""
+    fixed = pins_of(chosen)
+    for name, value in _changes(pricer.graph.splits or Splits(), chosen):
+        if getattr(goal.pins, name) is not None:
+            continue
+        pins = _relaxed(fixed, goal.pins, name, value)
+        found = neighbour(pricer, replace(goal, pins=pins), aim, chosen, best, change=f"{name} {value}")
+        if found is not None:
+            yield found
+
+
+def neighbour(
+    pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Layout, best: Price, *, change: str
+) -> Neighbour | None:
+    """The best layout under changed pins, and why it is not chosen; None where none is legal."""
+    result = Search(pricer, goal, aim, effort=_QUICK).run()
+    if result.best is not None:
+        layout, price = result.best.layout, result.best.price
+        return Neighbour(
+            change=change, layout=layout, price=price, reason=why_not(pricer, layout, price, chosen, best, aim)
+        )
+    boundless = _boundless(pricer)
+    smallest = Search(boundless, goal, Aim(minimize="memory"), effort=_QUICK).run().best
+    if smallest is None:
+        return None
+    limit = min(limits(pricer, goal))
+    return Neighbour(
+        change=change, layout=smallest.layout, price=smallest.price, reason=too_large(smallest.price, limit), fits=False
+    )
+
+
+def pins_of(layout: Layout) -> Pins:
+    """A layout's choices as pins."""
+    mesh = layout.mesh
+    return Pins(
+        workers=mesh.num_workers,
+        data=mesh.dp_replicate,
+        shard=mesh.dp_shard,
+        sharding=layout.sharding,
+        tensor=mesh.tp,
+        sequence=layout.sequence,
+        context=mesh.cp,
+        expert=mesh.ep,
+        pipeline=mesh.pp,
+        schedule=layout.schedule if mesh.pp > 1 else None,
+        stages=len(layout.bounds) if mesh.pp > 1 else None,
+        accumulation=layout.micro_batches,
+    )
+
+
+def _relaxed(fixed: Pins, pinned: Pins, name: str, value: Any) -> Pins:
+    """One choice changed; what has to follow it is left open, what the user pinned stays."""
+    open_: dict[str, Any] = {}
+    if name in ("tensor", "context", "pipeline", "expert", "accumulation", "sharding"):
+        open_ = {"data": None, "shard": None, "accumulation": None, "schedule": None, "stages": None, "sequence": None}
+    if name == "sharding":
+        open_ = {"data": None, "shard": None}
+    if name in ("accumulation", "sequence", "shard"):
+        open_ = {"data": None} if name == "shard" else {}
+    if name == "schedule":
+        open_ = {"stages": None}
+    kept = {key: given for key in open_ if (given := getattr(pinned, key)) is not None}
+    return replace(fixed, recompute=pinned.recompute, compiled=pinned.compiled, **(open_ | kept | {name: value}))
+
+
+def _changes(splits: Splits, layout: Layout) -> Iterator[tuple[str, Any]]:
+    """Each choice with its nearest other values."""
+    mesh = layout.mesh
+    for name, degree, legal in (
+        ("tensor", mesh.tp, splits.tensor.degrees if splits.tensor else ()),
+        ("context", mesh.cp, splits.context.degrees if splits.context else ()),
+        ("expert", mesh.ep, splits.expert.degrees if splits.expert else ()),
+        ("pipeline", mesh.pp, range(2, len(splits.cuts) + 2)),
+    ):
+        yield from ((name, value) for value in _beside(degree, legal, mesh.num_workers))
+    if mesh.tp > 1 and splits.tensor is not None and splits.tensor.split:
+        yield "sequence", "whole" if layout.sequence == "split" else "split"
+    yield "accumulation", layout.micro_batches * 2
+    if layout.micro_batches > 1:
+        yield "accumulation", layout.micro_batches // 2
+    if mesh.num_shares > 1:
+        yield from (("sharding", level) for level in get_args(Sharding) if level != layout.sharding)
+    if layout.sharding == "parameters":
+        yield from (("shard", mesh.dp_shard * 2), ("shard", mesh.dp_shard // 2))
+    if mesh.pp > 1:
+        yield from (
+            ("schedule", one) for one in ("gpipe", "1f1b", "interleaved", "zero_bubble") if one != layout.schedule
+        )
+
+
+def _beside(degree: int, legal: Sequence[int], workers: int) -> list[int]:
+    """The next smaller and the next larger legal degree that divides the workers."""
+    every = [one for one in (1, *legal) if workers % one == 0]
+    smaller = [one for one in every if one < degree]
+    larger = [one for one in every if one > degree]
+    return [*smaller[-1:], *larger[:1]]
+
+
+def _boundless(pricer: HybridPricer) -> HybridPricer:
+    """The same hardware with a hundred times the memory: to see what something would take."""
+    return with_memory(pricer, 100.0)
+
+
+def with_memory(pricer: HybridPricer, times: float) -> HybridPricer:
+    """The same hardware with so many times the memory."""
+    hosts = tuple(
+        replace(host, device=replace(host.device, memory=round(host.device.memory * times)))
+        for host in pricer.cluster.hosts
+    )
+    return HybridPricer(pricer.graph, replace(pricer.cluster, hosts=hosts), correction=pricer.correction)
