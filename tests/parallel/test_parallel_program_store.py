@@ -11,7 +11,7 @@ from program_steps import step
 from torch import Tensor, nn
 
 from meshwright.errors import ProgramError
-from meshwright.parallel.program import Program, ProgramStore, agrees, capture_program
+from meshwright.parallel.program import Program, ProgramStore, _self_check, agrees, capture_program
 
 
 class Doubled(torch.autograd.Function):
@@ -111,6 +111,21 @@ def test_a_cache_is_no_state() -> None:
 def test_sparse_gradients_are_compared() -> None:
     model = nn.Embedding(9, 4, sparse=True)
     assert agrees(capture_program(model, loss, batch := torch.randint(9, (8, 3))), model, loss, batch).equal
+
+
+def test_a_step_that_does_not_fit_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Custom(Reversed.apply)
+    batch = torch.randn(8, 4)
+    program = capture_program(model, loss, batch)
+    computed = sum(node.meta["val"].nbytes for node in program.nodes if node.op == "call_function")
+    needed = 2 * (4 * 4 + 4) * 4 + computed
+    monkeypatch.setattr(_self_check, "free_memory", lambda _: 2 * needed)
+    assert _self_check.fits_whole(program, model)
+    monkeypatch.setattr(_self_check, "free_memory", lambda _: 2 * needed - 1)
+    assert not _self_check.fits_whole(program, model)
+    with pytest.raises(ProgramError, match="uses custom autograd functions: Reversed") as raised:
+        ProgramStore(model, loss).program(batch)
+    assert "comparing its gradients with the model's does not fit" in raised.value.cause
 
 
 def test_numbers_drawn_by_python_are_declined() -> None:

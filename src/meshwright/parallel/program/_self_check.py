@@ -11,19 +11,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 
 from meshwright.errors import ProgramError
+from meshwright.parallel.program._free_memory import free_memory
 from meshwright.parallel.program._program import Program, tensors_of
 from meshwright.parallel.program._step_module import attributes_kept
 from meshwright.units import format_bytes
 
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
 _COARSE = 5e-2
-# Parameters' gradients of both, and as much again for activations.
-_COPIES = 4
+# Those of the model and those of its program.
+_GRADIENTS = 2
 _SPARE = 0.5
 
 
@@ -49,14 +49,24 @@ class SelfCheck:
         return max(self.loss, self.gradient) <= self.tolerance
 
 
-def fits_twice(model: nn.Module) -> bool:
-    """Whether a step of the whole model can be computed here beside its gradients, so that a check is cheap."""
+def fits_whole(program: Program, model: nn.Module) -> bool:
+    """Whether a step of the whole model can be computed here beside its gradients, so that a check is cheap.
+
+    Every value that the program computes counts as kept for the backward: more than is.
+    """
     tensors = [*model.parameters(), *model.buffers()]
     if any(tensor.device.type == "meta" for tensor in tensors):
         return False
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
-    free = psutil.virtual_memory().available if device.type == "cpu" else torch.accelerator.get_memory_info(device)[0]
-    return _COPIES * sum(tensor.nbytes for tensor in tensors) <= _SPARE * free
+    computed = sum(_bytes(node.meta.get("val")) for node in program.nodes if node.op == "call_function")
+    needed = _GRADIENTS * sum(tensor.nbytes for tensor in model.parameters()) + computed
+    return needed <= _SPARE * free_memory(device)
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, tuple | list):
+        return sum(_bytes(item) for item in value)
+    return value.nbytes if isinstance(value, Tensor) else 0
 
 
 def agrees(program: Program, model: nn.Module, loss: Callable[[nn.Module, Any], Any], batch: Any) -> SelfCheck:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from meshwright.errors import ProgramError
 from meshwright.parallel.program._capture import capture_program
 from meshwright.parallel.program._program import Program
-from meshwright.parallel.program._self_check import check, fits_twice, unchecked
+from meshwright.parallel.program._self_check import check, fits_whole, unchecked
 from meshwright.parallel.program._signature import Signature, signature_of
 
 Transformation = Callable[[Program], Program]
@@ -20,7 +20,7 @@ _LIMIT = 64
 class ProgramStore:
     """Captures a program when a micro-batch of a new signature comes, and transforms it.
 
-    The first one is compared with the model, before anything is split, where the model fits twice.
+    The first one is compared with the model, before anything is split, where a whole step fits here.
 
     Args:
         model: the user's.
@@ -66,7 +66,7 @@ class ProgramStore:
         with self._whole_shapes():
             program = capture_program(self._model, self._loss, batch)
         if not self._programs:
-            if fits_twice(self._model):
+            if fits_whole(program, self._model):
                 check(program, self._model, self._loss, batch)
             elif program.custom_functions:
                 raise unchecked(program, self._model)
