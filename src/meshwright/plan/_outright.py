@@ -56,7 +56,7 @@ def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -
         neighbours(hybrid, goal, aim, layout, price),
         key=lambda one: (not one.fits, aim.value(one.price) if one.price else 0.0),
     )
-    roomy = more_memory(hybrid, goal, aim, layout.mesh.num_workers)
+    roomy = more_memory(hybrid, goal, aim, layout)
     rivals = [Found(layout=one.layout, price=one.price) for one in beside if one.fits and one.layout and one.price]
     names = device_names(hybrid, layout)
     return Plan(

@@ -5,23 +5,29 @@ from dataclasses import replace
 
 from meshwright.cost.hybrid import HybridPricer, Layout, Price
 from meshwright.plan._flips import scaled_links
-from meshwright.plan._goal import Goal
+from meshwright.plan._goal import Goal, Pins
 from meshwright.plan.explanation._comparison import by_axis, longest_items
 from meshwright.plan.explanation._names import AXES, summary
 from meshwright.plan.explanation._neighbours import with_memory
 from meshwright.plan.search import Aim, Effort, Found, Search
 from meshwright.units import format_bytes, format_seconds
 
-_MODERATE = Effort(priced=8, visited=80, total=1500)
+_MODERATE = Effort(priced=4, visited=60, total=400)
 _FACTORS = (1.25, 1.5, 2.0, 4.0, 8.0, 16.0)
 _MUCH = 2.0  # memory and hardware are asked about twice over
 
 
-def more_memory(pricer: HybridPricer, goal: Goal, aim: Aim, workers: int) -> Found | None:
-    """The best layout of as many workers with twice the memory."""
+def more_memory(pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Layout) -> Found | None:
+    """The best layout of as many workers with twice the memory, experts and the sequence split as they are."""
     doubled = replace(goal, memory_limit=round(goal.memory_limit * _MUCH))
-    pinned = replace(doubled, pins=replace(goal.pins, workers=workers))
+    pinned = replace(doubled, pins=_near(goal, chosen, workers=chosen.mesh.num_workers))
     return Search(with_memory(pricer, _MUCH), pinned, aim, effort=_MODERATE).run().best
+
+
+def _near(goal: Goal, chosen: Layout, *, workers: int) -> Pins:
+    """The goal's pins, and what is not asked about again under changed conditions."""
+    mesh = chosen.mesh
+    return replace(goal.pins, workers=workers, expert=mesh.ep, context=mesh.cp, sequence=goal.pins.sequence)
 
 
 def binding(pricer: HybridPricer, chosen: Layout, best: Price, roomy: Found | None) -> str:
@@ -81,7 +87,7 @@ def _batch(pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Found) -> Iterato
     size = pricer.graph.batch_size
     graph = replace(pricer.graph, batch_size=2 * size)
     changed = HybridPricer(graph, pricer.cluster, correction=pricer.correction)
-    pins = replace(goal.pins, workers=chosen.layout.mesh.num_workers)
+    pins = _near(goal, chosen.layout, workers=chosen.layout.mesh.num_workers)
     found = Search(changed, replace(goal, pins=pins), aim, effort=_MODERATE).run().best
     if found is None:
         return
@@ -100,7 +106,7 @@ def _hardware(pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Found) -> Iter
         return
     doubled = HybridPricer(pricer.graph, replace(pricer.cluster, hosts=hosts), correction=pricer.correction)
     workers = 2 * chosen.layout.mesh.num_workers
-    pins = replace(goal.pins, workers=workers)
+    pins = _near(goal, chosen.layout, workers=workers)
     found = Search(doubled, replace(goal, pins=pins), aim, effort=_MODERATE).run().best
     if found is None:
         yield f"twice the hardware: nothing, a batch of {pricer.graph.batch_size} cannot be shared out further"

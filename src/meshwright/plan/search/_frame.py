@@ -15,7 +15,7 @@ from meshwright.plan._space import accumulations, kernel_choices, precisions
 from meshwright.units import MIB, Bytes
 
 _BUCKET_SIZE: Bytes = 25 * MIB  # torch's own; others are looked at where they are pinned
-_CHUNKS = (2, 3, 4, 6, 8)  # stages of one worker, interleaved; published runs use up to 6
+_CHUNKS = (2, 4, 8)  # stages of one worker, interleaved; published runs use up to 6
 _MOST_SUBSETS = 5  # kinds of devices whose combinations are all looked at
 
 
@@ -219,7 +219,7 @@ def frames(shape: Layout, choices: Choices) -> Iterator[Frame]:
     """Sharding, buckets, schedules and numbers of stages for a shape."""
     cuts = len(choices.splits.cuts)
     pins = choices.goal.pins
-    for sharding, mesh in _shardings(shape.mesh, choices.goal):
+    for sharding, mesh in _shardings(shape, choices.goal):
         exchange = replace(shape.exchange, bucket_size=pins.bucket_size or _BUCKET_SIZE)
         layout = replace(shape, mesh=mesh, sharding=sharding, exchange=exchange)
         if mesh.pp == 1:
@@ -232,9 +232,12 @@ def frames(shape: Layout, choices: Choices) -> Iterator[Frame]:
                 yield Frame(layout=replace(layout, schedule=schedule), num_stages=stages)
 
 
-def _shardings(mesh: Mesh, goal: Goal) -> Iterator[tuple[Sharding, Mesh]]:
-    pins, shares = goal.pins, mesh.num_shares
-    levels: tuple[Sharding, ...] = ("none", "optimizer", "gradients", "parameters")
+def _shardings(shape: Layout, goal: Goal) -> Iterator[tuple[Sharding, Mesh]]:
+    """Levels and degrees. With several micro-batches gradients are whole until the last, as with sharded state only."""
+    pins, mesh = goal.pins, shape.mesh
+    shares = mesh.num_shares
+    single = shape.micro_batches == 1 or pins.sharding == "gradients"
+    levels: tuple[Sharding, ...] = ("none", "optimizer", *(("gradients",) if single else ()), "parameters")
     for level in _pinned(pins.sharding, levels):
         sharded = divisors(shares) if level == "parameters" else (shares,)
         for shard in (1,) if level == "none" else tuple(degree for degree in sharded if degree > 1):

@@ -151,10 +151,12 @@ class StageSearch:
 
     def _complete(self, state: "_Progress") -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
         """Bounds and units computed again of every complete choice worth a price."""
-        stack = [_Partial(bounds=(0,), chosen=(), before=0.0, step=0.0)]
+        root = _Partial(bounds=(0,), chosen=(), before=0.0, step=0.0)
+        stack = [self._extended(root, state)]
         while stack:
-            partial = stack.pop()
-            if self._value(partial.step * self._factor) >= state.best * (1 - ROUNDING):
+            partial = next(stack[-1], None)
+            if partial is None:
+                stack.pop()
                 continue
             if len(partial.chosen) == self._frame.num_stages:
                 yield partial.bounds, self._units(partial)
@@ -163,7 +165,7 @@ class StageSearch:
             if state.visited > state.effort.visited:
                 state.cut_short = True
                 return
-            stack.extend(reversed(list(self._extended(partial, state))))
+            stack.append(self._extended(partial, state))
 
     def _extended(self, partial: "_Partial", state: "_Progress") -> Iterator["_Partial"]:
         """One stage more, the most even first."""
