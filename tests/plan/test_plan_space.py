@@ -10,7 +10,7 @@ import planning_builders as build
 from meshwright.cost import Strategy
 from meshwright.errors import PlanError
 from meshwright.graph import Graph
-from meshwright.hardware import Cluster, Host
+from meshwright.hardware import Cluster, Host, Link
 from meshwright.plan import Goal, Pins, choice, shortlist
 from meshwright.plan._space import strategies
 
@@ -187,3 +187,14 @@ def test_pins_that_contradict_each_other() -> None:
         "no strategy of Multilayer on by-hand agrees with all of: sharding = 'parameters', transport = 'shared_memory'"
     )
     assert "instead: leave out transport" in message
+
+
+def test_buckets_between_hosts_are_as_small_as_the_link_allows() -> None:
+    """20 × 0.2 ms × 12.5 MB/s are 50 kB: 256 KiB is enough; on a fast link of high latency 25 MiB is not."""
+    hosts = (Host(name="node", count=2, device=build.processor()),)
+    slow = Link(tier="network", latency=2e-4, bandwidth=12.5e6)
+    for link, expected in ((slow, {2**18, 2**22, 25 * 2**20}), (replace(slow, bandwidth=10e9), {2**22, 25 * 2**20})):
+        machine = build.machine()
+        cluster = replace(machine, hosts=hosts, links=(*machine.links, link))
+        across = [item for item in _space(cluster=cluster) if len({worker.host for worker in item.workers}) > 1]
+        assert {item.exchange.bucket_size for item in across} == expected

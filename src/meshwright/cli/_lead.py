@@ -18,11 +18,13 @@ from meshwright.launch import (
     Task,
     Value,
     announce_failure,
+    answer_link,
     await_start,
     create_run_folder,
     join_run,
     run_script,
     sum_up,
+    with_link,
     write_record,
 )
 from meshwright.plan import Plan
@@ -88,6 +90,9 @@ def _prepare(
     try:
         num_hosts = where.num_hosts if isinstance(where, Task) else where.count
         cluster = find_cluster(settings, progress=progress, num_hosts=num_hosts)
+        if isinstance(where, Hosts) and where.count > 1:
+            planned = settings.plan is not None
+            cluster = with_link(cluster, where, folder=folder, progress=progress, planned=planned)
         plan = find_plan(
             script,
             arguments,
@@ -122,6 +127,7 @@ def join_host(script: Path, arguments: Sequence[str], *, settings: Settings, pro
     progress.status.announce(
         f"host {settings.hosts.rank} of {settings.hosts.count}: waiting for the plan of {settings.hosts.address}"
     )
+    answer_link(settings.hosts, folder=folder, progress=progress)
     return join_run(script, arguments, folder=folder, progress=progress, where=settings.hosts)
 
 

@@ -3,8 +3,8 @@
 In: a script, a `Goal`, a `Cluster`. Out: a `Plan`, a run's folder with its `Measurement`, or a `Verification`.
 Nothing here loads torch but `agent`, which runs in a process of its own.
 Reading order: `_run_folder`, `_environment` (what a worker is told), `_processes`, `_watch`, `_planning`, `_running`,
-`_proof`; then `_failure` (what killed a worker), `_ending`, `_progress`; `_hosts`, `_agent_job` and `agent` (several
-workers, several hosts); `_slurm` and `_slurm_start`.
+`_proof`; then `_failure` (what killed a worker), `_ending`, `_progress`; `_hosts`, `_agent_job`, `agent` and `_link`
+(several workers, several hosts); `_slurm` and `_slurm_start`.
 """
 
 from meshwright.launch._ending import sum_up as sum_up
@@ -14,6 +14,8 @@ from meshwright.launch._hosts import check_port as check_port
 from meshwright.launch._hosts import parse_rendezvous as parse_rendezvous
 from meshwright.launch._hosts import spread_over as spread_over
 from meshwright.launch._interrupt import INTERRUPTED_EXIT_CODE as INTERRUPTED_EXIT_CODE
+from meshwright.launch._link import answer_link as answer_link
+from meshwright.launch._link import with_link as with_link
 from meshwright.launch._planning import PLANNING_LIMIT as PLANNING_LIMIT
 from meshwright.launch._planning import check_script as check_script
 from meshwright.launch._planning import plan_script as plan_script

@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from meshwright.launch._hosts import ONE_HOST, Hosts
+
+AgentTask = Literal["run", "measure", "skip"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,6 +19,8 @@ class AgentJob:
         folder: the run's.
         hosts: all hosts.
         patience: how long hosts wait for one another, planning included (s).
+        task: `run` starts workers; `measure` measures the link between the hosts if host 0 wants it, and `skip` on
+            host 0 says that it does not.
     """
 
     script: str
@@ -23,3 +28,4 @@ class AgentJob:
     folder: Path
     hosts: Hosts = ONE_HOST
     patience: int = 900
+    task: AgentTask = "run"

@@ -79,6 +79,11 @@ class RunFolder:
         return self.path / "cluster.toml"
 
     @property
+    def link(self) -> Path:
+        """The link between the hosts, as it was measured for this run."""
+        return self.path / "link.toml"
+
+    @property
     def goal(self) -> Path:
         """What was asked of the plan."""
         return self.path / "goal.toml"

@@ -11,7 +11,9 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,14 @@ from typing import Any
 # Agents of torch 2.13 hand their own store to the workers, whose stale addresses make a second start hang.
 os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
 
-from torch.distributed import DistNetworkError, TCPStore
+from torch.distributed import DistNetworkError, PrefixStore, TCPStore
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, LogsDest, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import LaunchConfig, elastic_launch
 
-from meshwright.documents import read_toml, write_text
+from meshwright.documents import read_toml, write_text, write_toml
 from meshwright.errors import MeshwrightError, WorkerError, to_json
+from meshwright.hardware.probe_link import link_between
 from meshwright.launch._agent_job import AgentJob
 from meshwright.launch._hosts import Hosts, workers_per_host
 from meshwright.launch._interrupt import INTERRUPTED_EXIT_CODE
@@ -60,7 +63,7 @@ def main() -> int:
     job = read_toml(AgentJob, Path(sys.argv[1]))
     folder = RunFolder(path=job.folder)
     try:
-        start(job, folder=folder)
+        start(job, folder=folder) if job.task == "run" else meet_and_measure(job, folder=folder)
     except ChildFailedError as error:
         write_text(folder.failures, json.dumps(own_failures(error.failures)))
         return WorkerError.exit_code
@@ -94,6 +97,33 @@ def start(job: AgentJob, *, folder: RunFolder) -> dict[int, Any]:
         shutdown_timeout=WORKERS_GRACE,
     )
     return elastic_launch(config, sys.executable)("-m", "meshwright.run.worker", job.script, *job.arguments)
+
+
+def meet_and_measure(job: AgentJob, *, folder: RunFolder) -> None:
+    """Measures the link between the hosts where host 0 wants it; the store is gone when the others return.
+
+    They will meet again at the same port: an agent that found this store still there would lose it.
+    """
+    hosts = job.hosts
+    store = meet(hosts, patience=job.patience)
+    if hosts.rank == 0:
+        store.set("task", job.task)
+    if store.get("task") == b"measure":
+        link = link_between(PrefixStore("link", store), rank=hosts.rank, num_hosts=hosts.count)
+        if hosts.rank == 0:
+            write_toml(link, folder.link)
+    if hosts.rank > 0:
+        store.add("left", 1)
+        _await_end(store)
+        return
+    while store.add("left", 0) < hosts.count - 1:
+        time.sleep(0.01)
+
+
+def _await_end(store: TCPStore) -> None:
+    with suppress(RuntimeError):
+        while store.check(["task"]):
+            time.sleep(0.02)
 
 
 def own_failures(failures: Mapping[int, ProcessFailure]) -> dict[int, int]:

@@ -31,6 +31,7 @@ from meshwright.units import MIB, Bytes
 
 # Buckets worth a comparison: small ones start the exchange earlier, large ones pay its latency less often.
 _BUCKET_SIZES: tuple[Bytes, ...] = (4 * MIB, 25 * MIB)
+_SMALL_BUCKETS: tuple[Bytes, ...] = (MIB // 4, MIB // 2, MIB, 2 * MIB)
 
 # Data types that gradients are sent in where a lower precision is allowed. float16 loses small ones: only if pinned.
 REDUCTIONS = ("as_written", "bfloat16")
@@ -201,7 +202,7 @@ def exchanges(cluster: Cluster, shape: Strategy, goal: Goal) -> tuple[Exchange, 
     pins = goal.pins
     if shape.num_workers == 1:
         return (Exchange() if pins.transport is None else Exchange(transport=pins.transport),)
-    sizes = _unless_pinned(pins.bucket_size, _BUCKET_SIZES)
+    sizes = _unless_pinned(pins.bucket_size, bucket_sizes(cluster, shape))
     return tuple(
         Exchange(transport=transport, bucket_size=size, compression=compression, updates=updates)
         for transport in transports(cluster, shape)
@@ -210,6 +211,18 @@ def exchanges(cluster: Cluster, shape: Strategy, goal: Goal) -> tuple[Exchange, 
         for compression in compressions(shape, goal)
         for updates in ways_to_update(shape, goal)
     )
+
+
+def bucket_sizes(cluster: Cluster, shape: Strategy) -> tuple[Bytes, ...]:
+    """Buckets worth a comparison; between hosts also the smallest one whose latency is a twentieth of its time."""
+    if len({worker.host for worker in shape.workers}) == 1:
+        return _BUCKET_SIZES
+    links = [link for link in cluster.links if link.tier in ("network", "rack")]
+    if not links:
+        return _BUCKET_SIZES
+    worthwhile = 20 * links[0].latency * links[0].bandwidth
+    smallest = next((size for size in _SMALL_BUCKETS if size >= worthwhile), None)
+    return _BUCKET_SIZES if smallest is None else (smallest, *_BUCKET_SIZES)
 
 
 def transports(cluster: Cluster, shape: Strategy) -> tuple[TransportName, ...]:
