@@ -13,7 +13,7 @@ from meshwright.cost.accelerator._stages import layers_per_worker
 from meshwright.units import Seconds
 
 # The larger of the host's and the device's time, rounded where they are near: (a^p + b^p)^(1/p).
-_SHARPNESS = 8.0
+_SHARPNESS = 16.0
 _PARAMETER_BYTES = 2
 # A run in which more than one in twenty stalls has the stall inside its 90 % interval.
 _RARE = 0.05
