@@ -1,0 +1,105 @@
+"""Each way of splitting a model against the same plan written by hand with torch's own pieces, on two processes.
+
+    python benchmarks/parallel.py              # every method on a GPT of 25M parameters and an MLP; about ten minutes
+    python benchmarks/parallel.py --quick      # few rounds, the GPT only
+    python benchmarks/parallel.py --json
+
+Both sides of a pair run in turns on the same machine; what counts is their ratio and their peak memory. The pipeline's
+bubble against its formula is in `pipeline.py`.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+from meshwright.units import format_bytes, format_seconds
+from referee import HERE, Contest
+
+PAIRS = (
+    ("data", "gpt"), ("sharded", "gpt"), ("tensor", "gpt"), ("sequence", "gpt"), ("pipeline", "gpt"),
+    ("data", "mlp"), ("sharded", "mlp"), ("tensor", "mlp"), ("pipeline", "mlp"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """One method on one model.
+
+    Args:
+        method: data, sharded, tensor, sequence or pipeline.
+        model: gpt or mlp.
+        ours: median step (s).
+        torch: median step of the hand-written plan (s).
+        ratio: median of the ratios round by round; below 1 Meshwright is faster.
+        memory: peak of the fullest process (B).
+        torch_memory: likewise of the hand-written plan (B).
+    """
+
+    method: str
+    model: str
+    ours: float
+    torch: float
+    ratio: float
+    memory: int
+    torch_memory: int
+
+
+def measured(method: str, model: str, *, rounds: int, block: float, logs: Path) -> Pair:
+    """Both sides in turns."""
+    ways = {side: f"{method}:{side}:{model}" for side in ("ours", "torch")}
+    with Contest(logs) as contest:
+        for way in ways.values():
+            script = str(HERE / "parallel_contestant.py")
+            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+            contest.start(way, [*launcher, script, way, str(contest.port), str(logs)])
+        seconds = contest.rounds(rounds, block=block)
+    mine, theirs = seconds[ways["ours"]], seconds[ways["torch"]]
+    return Pair(
+        method=method,
+        model=model,
+        ours=median(mine),
+        torch=median(theirs),
+        ratio=median(one / other for one, other in zip(mine, theirs, strict=True)),
+        memory=_memory(logs, method, "ours", model),
+        torch_memory=_memory(logs, method, "torch", model),
+    )
+
+
+def _memory(logs: Path, method: str, side: str, model: str) -> int:
+    files = logs.glob(f"{method}-{side}-{model}-*.memory")
+    return max(int(file.read_text(encoding="ascii")) for file in files)
+
+
+def _line(pair: Pair) -> str:
+    times = f"{format_seconds(pair.ours):>9} by hand {format_seconds(pair.torch):>9} ratio {pair.ratio:.3f}"
+    memory = f"memory {format_bytes(pair.memory)} by hand {format_bytes(pair.torch_memory)}"
+    return f"{pair.method:9} {pair.model:4} {times}   {memory}"
+
+
+def main() -> None:
+    """Measures all pairs and prints a line for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few rounds, the GPT only")
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of lines")
+    parser.add_argument("--only", help="one method")
+    chosen = parser.parse_args()
+    pairs = [pair for pair in PAIRS if chosen.only in (None, pair[0]) and not (chosen.quick and pair[1] == "mlp")]
+    found = []
+    for method, model in pairs:
+        with tempfile.TemporaryDirectory(prefix="parallel-") as folder:
+            pair = measured(
+                method, model, rounds=3 if chosen.quick else 11, block=1.0 if chosen.quick else 3.0, logs=Path(folder)
+            )
+        found.append(pair)
+        if not chosen.json:
+            print(_line(pair), flush=True)
+    if chosen.json:
+        print(json.dumps([asdict(pair) for pair in found], indent=1))
+
+
+if __name__ == "__main__":
+    main()
