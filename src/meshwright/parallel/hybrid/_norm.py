@@ -49,7 +49,8 @@ class WholeNorm:
         squares = torch.zeros(1, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
         if gradients:
             norms = torch.stack(torch._foreach_norm(gradients)).to(squares.dtype)
-            squares += (norms.square() * torch.tensor([part for _, part in pairs], device=device)).sum()
+            counted = torch.tensor([part for _, part in pairs], dtype=squares.dtype, device=device)
+            squares += (norms.square() * counted).sum()
         self._transport.all_reduce(squares).wait()
         norm = squares.sqrt()[0]
         if gradients:

@@ -18,6 +18,7 @@ from meshwright.parallel._parallelized import Begin, Parallelized
 from meshwright.parallel._pieces import Span
 from meshwright.parallel.context import ContextAxis
 from meshwright.parallel.hybrid._blocks import Blocks
+from meshwright.parallel.hybrid._checks import check
 from meshwright.parallel.hybrid._completion import completed, is_complete
 from meshwright.parallel.hybrid._global_statistics import GlobalStatistics
 from meshwright.parallel.hybrid._grid import Grid
@@ -44,7 +45,7 @@ class Portion:
         context: makes what surrounds a forward.
 
     Raises:
-        PlanError: the strategy recomputes a block that the model does not have.
+        PlanError: the strategy cannot be followed with this model or optimizer.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Portion:
         blocks: Sequence[str],
         context: Callable[[], AbstractContextManager[Any]],
     ) -> None:
+        check(strategy, optimizer)
         self._model = model
         self._optimizer = optimizer
         self._strategy = strategy
