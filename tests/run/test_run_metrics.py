@@ -34,6 +34,16 @@ def test_what_the_update_waited_for_is_communication():
     assert times.optimizer == pytest.approx(0.2)
 
 
+def test_what_lies_between_the_pieces_of_a_pipeline_is_waiting():
+    """Forward and backward of the marks are 0.5 s together, the pieces in them 0.1 and 0.25 s."""
+    step = stamps()
+    step.pieces = [(FORWARD, 0.1, 0.2), (BACKWARD, 0.3, 0.4), (BACKWARD, 0.4, 0.55)]
+    times = step.breakdown(HostClock())
+    assert (times.forward, times.backward) == (pytest.approx(0.1), pytest.approx(0.25))
+    assert times.waiting == pytest.approx(0.15)
+    assert times.step == pytest.approx(1.0)
+
+
 def test_a_run_in_sum_leaves_the_first_steps_out(tmp_path):
     recorder = Recorder(tmp_path, clock=HostClock(), rank=0)
     for number in range(20):

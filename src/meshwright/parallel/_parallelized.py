@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from meshwright.cost import StageEvent
+from meshwright.cost import Action
 from meshwright.parallel._pieces import Piece, Span
 from meshwright.units import Seconds
 
@@ -142,13 +142,8 @@ class SplitModel(Parallelized):
 
     @property
     @abstractmethod
-    def pipeline_events(self) -> tuple[StageEvent, ...]:
-        """What this worker did in the last step for each stage and micro-batch, from `pipeline_began` on."""
-
-    @property
-    @abstractmethod
-    def pipeline_began(self) -> Seconds:
-        """When the last step's first micro-batch began (s since 1970); 0 without a pipeline."""
+    def pipeline_stamps(self) -> list[tuple[Action, Any, Any]]:
+        """What this worker did in the last step for its stages, with stamps as the step's own at begin and end."""
 
     @abstractmethod
     def prepare(self, batches: Sequence[Any]) -> None:

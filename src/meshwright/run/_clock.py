@@ -5,6 +5,7 @@ On a processor a stamp is a time; on an accelerator it is an event recorded in i
 
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -77,10 +78,12 @@ class Stamps:
     Args:
         marks: name of a phase and the stamp at its end; the first one is the begin of the step.
         communication: time that the exchange waited inside other phases and in its own (s).
+        pieces: of forward and backward, where other workers are waited for between them: phase, begin and end.
     """
 
     marks: list[tuple[str, Any]] = field(default_factory=list)
     communication: Seconds = 0.0
+    pieces: Sequence[tuple[str, Any, Any]] = ()
 
     def duration(self, clock: Clock) -> Seconds:
         """The whole step (s)."""
@@ -91,6 +94,7 @@ class Stamps:
         spent: dict[str, float] = defaultdict(float)
         for (_, begin), (phase, end) in zip(self.marks, self.marks[1:], strict=False):
             spent[phase] += clock.seconds(begin, end)
+        waiting = self._waiting(clock, spent)
         inside_update = min(max(0.0, self.communication - spent[COMMUNICATION]), spent[OPTIMIZER])
         return TimeBreakdown(
             forward=spent[FORWARD],
@@ -98,4 +102,15 @@ class Stamps:
             optimizer=spent[OPTIMIZER] - inside_update,
             communication=spent[COMMUNICATION] + inside_update,
             overhead=spent[OVERHEAD],
+            waiting=waiting,
         )
+
+    def _waiting(self, clock: Clock, spent: dict[str, float]) -> Seconds:
+        """Takes what lies between the pieces out of forward and backward (s)."""
+        if not self.pieces:
+            return 0.0
+        whole = spent[FORWARD] + spent[BACKWARD]
+        spent[FORWARD] = spent[BACKWARD] = 0.0
+        for phase, begin, end in self.pieces:
+            spent[phase] += clock.seconds(begin, end)
+        return max(0.0, whole - spent[FORWARD] - spent[BACKWARD])

@@ -251,6 +251,10 @@ class Engine:
             begin=begin,
             ended=lambda: marks.append((BACKWARD, stamp())),
         )
+        self.stamps.pieces = [
+            (FORWARD if action.work == "forward" else BACKWARD, start, end)
+            for action, start, end in placed.pipeline_stamps
+        ]
         if not placed.counts:
             tally.forget()
         tally.exchange()

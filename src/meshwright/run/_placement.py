@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from meshwright.cost import Precision, Strategy
+from meshwright.cost import Action, Precision, Strategy
 from meshwright.errors import PlanError
 from meshwright.run._job import Job
 from meshwright.run._sole import SoleWorker
@@ -90,6 +90,11 @@ class SplitPlaced(Placed, Protocol):
     @property
     def counts(self) -> bool:
         """Whether this worker's losses count in the sum over all workers."""
+        ...
+
+    @property
+    def pipeline_stamps(self) -> list[tuple[Action, Any, Any]]:
+        """What this worker did in the last step for its stages, with stamps at begin and end."""
         ...
 
     def prepare(self, batches: Sequence[Any]) -> None:

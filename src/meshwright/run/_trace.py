@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 
 from meshwright.cost import Phase, StageEvent, StepTrace, write_trace
-from meshwright.parallel import SplitModel
 from meshwright.run._engine import Engine
+from meshwright.run._placement import SplitPlaced
 
 # The first steps touch memory for the first time; a later trace replaces an earlier one.
 _STEPS = (2, 8, 32)
@@ -38,15 +38,20 @@ class Tracer:
             if end > start
         )
         began = time.time() - clock.seconds(begin, clock.stamp())
-        return StepTrace(rank=self._rank, step=engine.steps, began=began, phases=phases, stages=_stages(engine, began))
+        return StepTrace(rank=self._rank, step=engine.steps, began=began, phases=phases, stages=_stages(engine))
 
 
-def _stages(engine: Engine, began: float) -> tuple[StageEvent, ...]:
-    """The pipeline's events, from the step's beginning."""
-    if not isinstance(engine.placed, SplitModel):
+def _stages(engine: Engine) -> tuple[StageEvent, ...]:
+    """What a pipeline's worker did for each stage and micro-batch, from the step's beginning."""
+    if engine.strategy is None or not isinstance(engine.placed, SplitPlaced):
         return ()
-    later = engine.placed.pipeline_began - began
+    begin, seconds = engine.stamps.marks[0][1], engine.clock.seconds
     return tuple(
-        StageEvent(rank=event.rank, action=event.action, start=event.start + later, end=event.end + later)
-        for event in engine.placed.pipeline_events
+        StageEvent(
+            rank=engine.strategy.mesh.coordinate(engine.rank, "pp"),
+            action=action,
+            start=seconds(begin, start),
+            end=seconds(begin, end),
+        )
+        for action, start, end in engine.placed.pipeline_stamps
     )

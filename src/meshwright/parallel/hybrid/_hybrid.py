@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from meshwright.cost import StageEvent, Strategy
+from meshwright.cost import Action, Strategy
 from meshwright.errors import UsageError
 from meshwright.exchange import Transport
 from meshwright.parallel._named import all_parameters
@@ -82,16 +82,10 @@ class Hybrid(SplitModel):
         return first and self._portion.has_loss
 
     @property
-    def pipeline_events(self) -> tuple[StageEvent, ...]:
-        """What this worker did in the last step for each stage and micro-batch."""
+    def pipeline_stamps(self) -> list[tuple[Action, Any, Any]]:
+        """What this worker did in the last step for its stages, with stamps at begin and end."""
         pipelined = self._portion.pipelined
-        return pipelined.events if pipelined is not None else ()
-
-    @property
-    def pipeline_began(self) -> Seconds:
-        """When the last step's first micro-batch began (s since 1970)."""
-        pipelined = self._portion.pipelined
-        return pipelined.began if pipelined is not None else 0.0
+        return pipelined.stamps if pipelined is not None else []
 
     def prepare(self, batches: Sequence[Any]) -> None:
         """Makes the programs; the first call splits the parameters and the optimizer's state."""

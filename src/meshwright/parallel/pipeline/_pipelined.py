@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from meshwright.cost import Pipeline, StageEvent, check_schedule, orders
+from meshwright.cost import Action, Pipeline, StageEvent, check_schedule, orders
 from meshwright.errors import PlanError
 from meshwright.parallel._named import all_parameters
 from meshwright.parallel.pipeline._executor import Begin, Executor, Surroundings
@@ -89,6 +89,11 @@ class Pipelined:
         return self._record.events(self._rank)
 
     @property
+    def stamps(self) -> list[tuple[Action, Any, Any]]:
+        """The same without waiting for an accelerator: each action with the stamps at its beginning and its end."""
+        return self._record.stamps
+
+    @property
     def began(self) -> Seconds:
         """When the last step began here (s since 1970)."""
         return self._record.began
@@ -130,6 +135,9 @@ class Pipelined:
         Raises:
             WorkerError: another worker has ended, or does not answer.
         """
+        self._record.begin()
+        if not batches:
+            return
         stages = [self.stages_of(batch) for batch in batches]
         kinds = tuple(id(some) for some in stages)
         if kinds not in self._steps:
@@ -150,7 +158,6 @@ class Pipelined:
             waiting=self._waiting,
             record=self._record,
         )
-        self._record.begin()
         executor.run(begin, around or Surroundings())
 
     def close(self) -> None:

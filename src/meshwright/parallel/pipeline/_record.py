@@ -25,7 +25,7 @@ class Record:
 
     def begin(self) -> None:
         """A step begins: what is known of the one before is forgotten."""
-        self._stamps.clear()
+        self._stamps = []
         self.began = time.time()
         self._begin = self._stamp()
 
@@ -35,6 +35,11 @@ class Record:
         start = self._stamp()
         yield
         self._stamps.append((action, start, self._stamp()))
+
+    @property
+    def stamps(self) -> list[tuple[Action, Any, Any]]:
+        """What was done, with the stamps at its beginning and its end."""
+        return self._stamps
 
     def events(self, rank: int) -> tuple[StageEvent, ...]:
         """What was done, in seconds from the step's beginning; waits for an accelerator."""
