@@ -7,13 +7,14 @@ from cyclopts import Parameter
 
 from meshwright.cli._options import AimOptions, Flag, GoalOptions
 from meshwright.cli._output import print_json, print_view
-from meshwright.cli._session import find_cluster, find_plan, scratch_folder
+from meshwright.cli._session import beside, find_cluster, find_plan, scratch_folder
 from meshwright.cli._settings import Settings, resolve
-from meshwright.documents import to_mapping
+from meshwright.documents import to_mapping, write_text
 from meshwright.graph import read_graph
+from meshwright.hardware import Cluster, write_cluster
 from meshwright.launch import Progress, check_script
 from meshwright.plan import Plan, choose, is_elsewhere, plan_outright, shortlist, write_plan
-from meshwright.report import plan_table
+from meshwright.report import layout_view, plan_table
 
 GRAPH_SUFFIX = ".json"
 
@@ -52,13 +53,23 @@ def plan(
             made = find_plan(
                 script, arguments, settings=settings, cluster=cluster, folder=Path(folder), progress=progress
             )
+            _keep(Path(folder), cluster, save)
     progress.close()
     write_plan(made, save)
     if json:
         print_json({"path": str(save), "plan": to_mapping(made)})
     else:
         print_view(plan_table(made))
+        print_view(layout_view(made))
         print_view(f"written to {save}; why: meshwright explain {save}")
+
+
+def _keep(folder: Path, cluster: Cluster, plan: Path) -> None:
+    """Puts the graph and the cluster beside the plan, so that `explain --set` can price changes of it."""
+    graph, description = beside(plan)
+    if (folder / "graph.json").is_file():
+        write_text(graph, (folder / "graph.json").read_text(encoding="utf-8"))
+        write_cluster(cluster, description)
 
 
 def _plan_of_graph(path: Path, settings: Settings, progress: Progress) -> Plan:

@@ -43,6 +43,15 @@ def named_cluster(text: str) -> Cluster:
     return read_cluster(path) if path.is_file() or path.suffix == ".toml" else parse_cluster(text)
 
 
+def beside(plan: Path) -> tuple[Path, Path]:
+    """Where the graph and the cluster lie that a plan was made of: in its run's folder, or beside its file."""
+    if plan.is_dir():
+        return plan / "graph.json", plan / "cluster.toml"
+    if plan.name == "plan.toml" and (plan.parent / "graph.json").is_file():
+        return plan.parent / "graph.json", plan.parent / "cluster.toml"
+    return plan.with_suffix(".graph.json"), plan.with_suffix(".cluster.toml")
+
+
 def find_plan(
     script: Path,
     arguments: Sequence[str],

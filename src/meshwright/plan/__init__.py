@@ -10,6 +10,8 @@ from meshwright.plan._balanced_cuts import Balance as Balance
 from meshwright.plan._balanced_cuts import Piece as Piece
 from meshwright.plan._balanced_cuts import StageWorker as StageWorker
 from meshwright.plan._balanced_cuts import balanced_cuts as balanced_cuts
+from meshwright.plan._change import Change as Change
+from meshwright.plan._change import price_change as price_change
 from meshwright.plan._choice import choose as choose
 from meshwright.plan._explain import Decision as Decision
 from meshwright.plan._explain import Explanation as Explanation

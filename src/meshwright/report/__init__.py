@@ -10,6 +10,8 @@ from meshwright.report._examples_table import examples_table as examples_table
 from meshwright.report._explanation_view import difference_view as difference_view
 from meshwright.report._explanation_view import explanation_view as explanation_view
 from meshwright.report._hardware_table import hardware_table as hardware_table
+from meshwright.report._layout_view import change_view as change_view
+from meshwright.report._layout_view import layout_view as layout_view
 from meshwright.report._outcome import Outcome as Outcome
 from meshwright.report._outcome import outcomes as outcomes
 from meshwright.report._outcome_table import outcome_table as outcome_table

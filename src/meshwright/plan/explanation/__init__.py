@@ -12,6 +12,8 @@ from meshwright.plan.explanation._comparison import why_not as why_not
 from meshwright.plan.explanation._names import AXES as AXES
 from meshwright.plan.explanation._names import summary as summary
 from meshwright.plan.explanation._neighbours import Neighbour as Neighbour
+from meshwright.plan.explanation._neighbours import neighbour as neighbour
 from meshwright.plan.explanation._neighbours import neighbours as neighbours
 from meshwright.plan.explanation._neighbours import pins_of as pins_of
+from meshwright.plan.explanation._neighbours import relaxed as relaxed
 from meshwright.plan.explanation._neighbours import with_memory as with_memory

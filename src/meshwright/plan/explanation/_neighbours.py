@@ -39,7 +39,7 @@ def neighbours(pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Layout, best:
     for name, value in _changes(pricer.graph.splits or Splits(), chosen):
         if getattr(goal.pins, name) is not None:
             continue
-        pins = _relaxed(fixed, goal.pins, name, value)
+        pins = relaxed(fixed, goal.pins, name, value)
         found = neighbour(pricer, replace(goal, pins=pins), aim, chosen, best, change=f"{name} {value}")
         if found is not None:
             yield found
@@ -84,7 +84,7 @@ def pins_of(layout: Layout) -> Pins:
     )
 
 
-def _relaxed(fixed: Pins, pinned: Pins, name: str, value: Any) -> Pins:
+def relaxed(fixed: Pins, pinned: Pins, name: str, value: Any) -> Pins:
     """One choice changed; what has to follow it is left open, what the user pinned stays."""
     open_: dict[str, Any] = {}
     if name in ("tensor", "context", "pipeline", "expert", "accumulation", "sharding"):

@@ -147,7 +147,10 @@ class StageSearch:
             if self._aim.value(price) < state.best * (1 - ROUNDING):
                 state.best, state.layout, state.price = self._aim.value(price), layout, price
         unseen = self.bound if state.cut_short else float("inf")
-        return Solved(layout=state.layout, price=state.price, open=unseen, tried=state.tried, visited=state.visited)
+        return Solved(
+            layout=state.layout, price=state.price, open=unseen, tried=state.tried, visited=state.visited,
+            seen=tuple(state.seen),
+        )  # fmt: skip
 
     def _complete(self, state: "_Progress") -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
         """Bounds and units computed again of every complete choice worth a price."""

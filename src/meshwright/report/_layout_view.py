@@ -1,0 +1,99 @@
+"""How a plan lies on its devices: the grid by axis, stages, split parameters, exchanges, and the run to its end."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from meshwright.cost import Strategy
+from meshwright.plan import Change, Plan
+from meshwright.units import format_bytes, format_scaled, format_seconds
+
+_MOST_STAGES = 32  # rows shown
+
+
+def layout_view(plan: Plan) -> RenderableType:
+    """The parts of a plan that more than one worker or a whole run has; nothing for a single worker."""
+    return Group(*_parts(plan))
+
+
+def change_view(change: Change) -> RenderableType:
+    """A plan beside what a change would make of it."""
+    table = Table(title="What the change would do", title_justify="left")
+    for name in ("", "plan", "step", "memory", ""):
+        table.add_column(name, overflow="fold")
+    for name, one in (("now", change.before), ("then", change.after)):
+        table.add_row(name, Text(one.summary), format_seconds(one.step), format_bytes(one.memory), Text(one.reason))
+    return table
+
+
+def _parts(plan: Plan) -> Iterator[RenderableType]:
+    if plan.strategy.num_workers > 1:
+        yield Text.assemble(("Grid      ", "bold"), grid(plan.strategy))
+    if len(plan.stages) > 1:
+        yield _stages(plan)
+    if plan.strategy.placements:
+        yield _placements(plan.strategy)
+    if plan.prediction.collectives:
+        yield _exchanges(plan)
+    if plan.target is not None:
+        target = plan.target
+        energy = f", {format_scaled(target.energy / 3600, 'Wh')}" if target.energy else ""
+        money = f", ${target.money:,.0f}" if target.money else ""
+        run = f"{target.steps:,} steps, {target.tokens:.3g} tokens: {target.time / 86400:.3g} days{energy}{money}"
+        yield Text.assemble(("Whole run ", "bold"), run)
+    for point in plan.front[1:]:
+        money = f", ${point.money:,.2f}" if point.money else ""
+        text = f"{format_seconds(point.step)}{money}, {format_bytes(point.memory)}: {point.summary}"
+        yield Text.assemble(("Also      ", "bold"), text)
+    if plan.gap:
+        yield Text(f"At most {plan.gap:.2%} could be gained by what the search only bounded.", style="dim")
+
+
+def grid(strategy: Strategy) -> str:
+    """The mesh from its outermost axis to its innermost: `pp 4 × dp_shard 16 × tp 8`."""
+    axes = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
+    shown = [f"{axis} {degree}" for axis in axes if (degree := getattr(strategy.mesh, axis)) > 1]
+    inside = f", ep {strategy.mesh.ep} inside the data axes" if strategy.mesh.ep > 1 else ""
+    return (" × ".join(shown) or "1 worker") + inside
+
+
+def _stages(plan: Plan) -> Table:
+    table = Table(title="Stages", title_justify="left")
+    for name in ("stage", "worker", "begins with", "blocks", "computed again", "memory"):
+        table.add_column(name, overflow="fold")
+    for number, stage in enumerate(plan.stages[:_MOST_STAGES], start=1):
+        table.add_row(
+            str(number), str(stage.worker + 1), stage.first or "the model", str(stage.blocks), str(stage.recomputed),
+            format_bytes(stage.memory),
+        )  # fmt: skip
+    return table
+
+
+def _placements(strategy: Strategy) -> Table:
+    """Split parameters, equal ones of repeated blocks together."""
+    table = Table(title="Split parameters", title_justify="left")
+    for name in ("parameter", "axis", "dim", "how many"):
+        table.add_column(name, overflow="fold")
+    groups = Counter(
+        (_starred(item.parameter), item.axis, f"{item.dim}" + (f" in {item.groups} parts" if item.groups > 1 else ""))
+        for item in strategy.placements
+    )
+    for (name, axis, dim), count in groups.items():
+        table.add_row(name, axis, dim, str(count))
+    return table
+
+
+def _starred(path: str) -> str:
+    return ".".join("*" if part.isdigit() else part for part in path.split("."))
+
+
+def _exchanges(plan: Plan) -> Table:
+    table = Table(title="Exchanged in a step by one worker", title_justify="left")
+    for name in ("collective", "axis", "calls", "bytes", "time"):
+        table.add_column(name, overflow="fold")
+    for item in plan.prediction.collectives:
+        table.add_row(item.name, item.axis, str(item.count), format_bytes(item.size), format_seconds(item.duration))
+    return table

@@ -1,0 +1,118 @@
+"""Plans for hardware that is not here: whole, with reasons in numbers, within limits, and as files."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import search_builders as build
+
+from meshwright.cost import Pricer
+from meshwright.cost.hybrid import layout_of
+from meshwright.errors import DoesNotFitError, PlanError
+from meshwright.graph import Graph
+from meshwright.hardware import Cluster
+from meshwright.plan import Goal, Pins, Plan, plan_outright, price_change, read_plan, write_plan
+
+
+def _case(seed: int = 3) -> tuple[Graph, Cluster]:
+    rng = random.Random(seed)
+    graph, cluster = build.random_graph(rng), build.random_cluster(rng)
+    host = cluster.hosts[0]
+    roomy = replace(host, count=2, devices=2, device=replace(host.device, memory=2 * 10**9))
+    return graph, replace(cluster, hosts=(roomy,))
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return plan_outright(*_case(), Goal(tokens=1000.0))
+
+
+def test_a_plan_says_everything(plan: Plan) -> None:
+    assert plan.prediction.basis == "model"
+    assert plan.binding
+    assert plan.gap == 0.0
+    assert plan.strategy.num_workers == plan.strategy.mesh.num_workers
+    assert len({(worker.host, worker.device) for worker in plan.strategy.workers}) == plan.strategy.num_workers
+    assert plan.candidates[0].reason == ""
+    assert all(item.reason for item in plan.candidates[1:])
+    assert sum(stage.blocks for stage in plan.stages) == sum(len(block.paths) for block in _case()[0].blocks)
+    assert max(stage.memory for stage in plan.stages) == plan.prediction.memory.peak
+
+
+def test_no_neighbour_that_fits_is_faster(plan: Plan) -> None:
+    rest = [item.step for item in plan.candidates[1:] if item.fits]
+    assert min(rest) >= plan.candidates[0].step * (1 - 1e-9)
+
+
+def test_the_strategy_is_priced_as_the_layout_was(plan: Plan) -> None:
+    graph, cluster = _case()
+    pricer = Pricer(graph, cluster)
+    assert pricer.predict(plan.strategy).time == plan.prediction.time
+    hybrid = pricer.hybrid
+    assert layout_of(plan.strategy, hybrid.units, hybrid.hosts).mesh == plan.strategy.mesh
+
+
+def test_a_run_to_its_end(plan: Plan) -> None:
+    """1000 examples of one token in batches of the graph's size."""
+    assert plan.target is not None
+    steps = -(-1000 // _case()[0].batch_size)
+    assert plan.target.steps == steps
+    assert plan.target.time == pytest.approx(steps * plan.prediction.time.step)
+    assert plan.target.money == pytest.approx(steps * plan.prediction.money)
+
+
+def test_the_front_gives_up_time_for_something(plan: Plan) -> None:
+    front = plan.front
+    assert front[0].step == pytest.approx(plan.prediction.time.step)
+    for before, after in zip(front, front[1:], strict=False):
+        assert after.step >= before.step
+        assert after.money < before.money or after.memory < before.memory
+
+
+def test_there_and_back_as_a_file(plan: Plan, tmp_path: Path) -> None:
+    write_plan(plan, tmp_path / "plan.toml")
+    assert read_plan(tmp_path / "plan.toml") == plan
+
+
+def test_pins_are_followed() -> None:
+    plan = plan_outright(*_case(), Goal(pins=Pins(tensor=2, pipeline=2, workers=4)))
+    mesh = plan.strategy.mesh
+    assert (mesh.tp, mesh.pp, mesh.num_workers) == (2, 2, 4)
+    assert {item.axis for item in plan.strategy.placements} == {"tp"}
+    assert plan.strategy.pipeline is not None
+
+
+def test_an_illegal_degree_is_refused_with_the_legal_ones() -> None:
+    with pytest.raises(PlanError, match="tensor = 3 is not possible here") as caught:
+        plan_outright(*_case(), Goal(pins=Pins(tensor=3)))
+    assert "legal values of tensor: 1, 2" in str(caught.value)
+
+
+def test_a_deadline_that_nothing_keeps() -> None:
+    with pytest.raises(PlanError, match="no plan keeps the limits: the fastest takes"):
+        plan_outright(*_case(), Goal(tokens=1e6, deadline=1e-3))
+
+
+def test_nothing_fits() -> None:
+    with pytest.raises(DoesNotFitError, match="needs at least .* per device") as caught:
+        plan_outright(*_case(), Goal(memory_limit=10**6))
+    assert "activations" in str(caught.value)
+
+
+def test_the_cheapest_within_a_deadline(plan: Plan) -> None:
+    graph, cluster = _case()
+    assert plan.target is not None
+    cheap = plan_outright(graph, cluster, Goal(tokens=1000.0, minimize="cost"))
+    assert cheap.prediction.money <= plan.prediction.money
+    both = plan_outright(graph, cluster, Goal(tokens=1000.0, minimize="cost", deadline=1.001 * plan.target.time))
+    assert both.prediction.time.step <= 1.001 * plan.prediction.time.step
+
+
+def test_a_change_is_priced(plan: Plan) -> None:
+    graph, cluster = _case()
+    other = 1 if plan.strategy.mesh.tp == 2 else 2
+    change = price_change(plan, graph, cluster, Pins(tensor=other))
+    assert change.before.step == plan.prediction.time.step
+    assert change.after.reason
+    assert ("tensor 2" in change.after.summary) == (other == 2)
