@@ -135,12 +135,13 @@ def _batch_statistics(workload: Workload, cluster: Cluster, strategy: Strategy) 
 def _updated_parameters(workload: Workload, cluster: Cluster, strategy: Strategy) -> StepExchange:
     shard = strategy.mesh.dp_shard
     cost = collective_cost(cluster, strategy, "broadcast", shard)
-    duration = shard * cost.latency + workload.gradient_size / cost.bandwidth
+    size = workload.gradient_size
+    if strategy.exchange.compression is not None and strategy.exchange.transport != "hierarchical":
+        size = size // 4  # changes in 8 bits
+    duration = shard * cost.latency + size / cost.bandwidth
     return StepExchange(
         exposed=duration,
-        collectives=(
-            Collective(name="broadcast", axis="dp_shard", count=shard, size=workload.gradient_size, duration=duration),
-        ),
+        collectives=(Collective(name="broadcast", axis="dp_shard", count=shard, size=size, duration=duration),),
     )
 
 

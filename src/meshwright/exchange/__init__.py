@@ -4,8 +4,8 @@ In: gradients of every worker. Out: their sum on every worker, or on the one tha
 Reading order: `_transport` (what a transport does), `_process_group`, `_shared_memory` (on `_arenas` over `_segment`,
 and `_queue` over `_signals`), `_hierarchical` (both), `_choice` (which one, by name), `_buckets`, `_schedule`,
 `_reduction` (how a bucket is summed: exactly, or by a method of `compression` over a `_wire` on a `_thread`),
-`_gradients`, `_owned_gradients`, `_broadcast`. The probe of `hardware` measures what pyproject.toml names as
-`meshwright.transports`.
+`_gradients`, `_owned_gradients`, `_broadcast`, `_hand_out`. The probe of `hardware` measures what pyproject.toml names
+as `meshwright.transports`.
 """
 
 from meshwright.exchange._broadcast import TensorBroadcast as TensorBroadcast

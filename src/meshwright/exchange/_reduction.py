@@ -11,6 +11,7 @@ from torch import Tensor
 from meshwright.cost import Compression
 from meshwright.errors import PlanError
 from meshwright.exchange._buckets import Bucket
+from meshwright.exchange._hand_out import EncodedHandOut
 from meshwright.exchange._hierarchical import HierarchicalTransport
 from meshwright.exchange._thread import CommunicationThread
 from meshwright.exchange._transport import Transfer, Transport
@@ -67,6 +68,15 @@ class Reduction(ABC):
         """Sends more from the next step on; False where it cannot."""
 
     @abstractmethod
+    def hand_out(self, parameters: Sequence[tuple[str, Tensor]], owners: Sequence[int]) -> EncodedHandOut | None:
+        """How owners give their parameters to all with fewer bytes; None: as they are.
+
+        Args:
+            parameters: names and tensors, the same on every worker.
+            owners: who has each.
+        """
+
+    @abstractmethod
     def exactly(self) -> AbstractContextManager[object]:
         """Inside of it sums are exact, and what is kept from step to step stays as it is."""
 
@@ -113,6 +123,10 @@ class ExactReduction(Reduction):
     def refine(self) -> bool:
         """Nothing is left out."""
         return False
+
+    def hand_out(self, parameters: Sequence[tuple[str, Tensor]], owners: Sequence[int]) -> EncodedHandOut | None:
+        """As they are."""
+        del parameters, owners
 
     def exactly(self) -> AbstractContextManager[object]:
         """As always."""
@@ -225,6 +239,12 @@ class LossyReduction(Reduction):
         """Sends more from the next step on."""
         self._refined += 1
         return self._refine_all()
+
+    def hand_out(self, parameters: Sequence[tuple[str, Tensor]], owners: Sequence[int]) -> EncodedHandOut | None:
+        """In 8 bits where gradients are compressed; used between sums, when the thread has nothing to do."""
+        if self._wire is None or isinstance(self._transport, HierarchicalTransport):
+            return None
+        return EncodedHandOut(parameters, owners, self._wire) if isinstance(self._choice, Compression) else None
 
     @contextmanager
     def exactly(self) -> Iterator[None]:

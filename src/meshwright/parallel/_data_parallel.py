@@ -70,6 +70,7 @@ class DataParallel(Parallelized):
         self._owner_of = dict(zip((name for name, _ in self._named), self._all_owners(), strict=True))
         self._forget_state_of_others()
         self._waited: Seconds = 0.0
+        self._is_exact = False
         self._prepare()
 
     @property
@@ -119,11 +120,16 @@ class DataParallel(Parallelized):
 
     def update(self) -> None:
         """Steps the optimizer on what is owned, then exchanges what changed."""
+        hand_out = None if self._is_exact else self._hand_out
+        if hand_out is not None:
+            hand_out.begin()
         if self._optimizer is not None:
             with self._only_owned():
                 self._optimizer.step()
         started = time.perf_counter()
-        if self._parameters is not None:
+        if hand_out is not None:
+            hand_out.run()
+        elif self._parameters is not None:
             self._parameters.run()
         self._buffers.follow()
         self._waited += time.perf_counter() - started
@@ -182,9 +188,15 @@ class DataParallel(Parallelized):
         """The model's state."""
         return state_pieces(self._model)
 
-    def exactly(self) -> AbstractContextManager[object]:
-        """Inside of it gradients are summed exactly, whatever the strategy says."""
-        return self._reduction.exactly()
+    @contextmanager
+    def exactly(self) -> Iterator[None]:
+        """Inside of it gradients are summed exactly, and parameters handed out as they are."""
+        self._is_exact = True
+        try:
+            with self._reduction.exactly():
+                yield
+        finally:
+            self._is_exact = False
 
     def refine(self) -> bool:
         """Sends more of the gradients from the next step on; False where it cannot."""
@@ -192,11 +204,15 @@ class DataParallel(Parallelized):
 
     def carried(self) -> Iterator[tuple[str, Tensor]]:
         """What the exchange has left out so far, summed over the workers; all of them ask for it."""
-        return self._reduction.carried()
+        yield from self._reduction.carried()
+        if self._hand_out is not None:
+            yield from self._hand_out.owed()
 
     def carry(self, state: Mapping[str, Tensor]) -> None:
         """Goes on from what `carried` gave."""
         self._reduction.carry(state)
+        if self._hand_out is not None:
+            self._hand_out.owe(state)
 
     def close(self) -> None:
         """Takes hooks and wrappers off, frees the memory of the exchange, and closes the connections."""
@@ -233,6 +249,9 @@ class DataParallel(Parallelized):
         )
         self._parameters = (
             None if self._strategy.sharding == "none" else TensorBroadcast(tensors, self._owners, self._transport)
+        )
+        self._hand_out = (
+            None if self._strategy.sharding == "none" else self._reduction.hand_out(self._trainable, self._owners)
         )
 
     def _renew(self) -> None:

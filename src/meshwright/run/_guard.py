@@ -94,7 +94,7 @@ class Guard:
         with self._undone():
             with self._carrying.exactly():
                 compute()
-            update()
+                update()
             exact = loss()
         before = compute()
         update()
