@@ -1,14 +1,27 @@
 """Sequences split over workers against one device, in float64, alone and with the other axes."""
 
 import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from hybrid_jobs import Case, compare
 from test_parallel_hybrid import _close
 
 from meshwright.cost import Mesh, Pipeline
+from meshwright.parallel.context._block import attended, merged
+from meshwright.parallel.context._ring import RingAttention, RingCommunicator
+from meshwright.parallel.tensor import Split
+from meshwright.parallel.tensor._parts import part_of
 
 
-def test_two_parts_of_every_sequence(workers):
-    _close(workers(2).run(compare, Case(mesh=Mesh(cp=2), accumulation=2, sizes=(4, 4, 3))))
+@pytest.mark.parametrize("attention", ["ring", "all_to_all"])
+def test_two_parts_of_every_sequence(workers, attention):
+    case = Case(mesh=Mesh(cp=2), accumulation=2, sizes=(4, 4, 3), choices=(("attention", attention),))
+    _close(workers(2).run(compare, case))
+
+
+def test_three_parts_go_round_the_ring(workers):
+    _close(workers(3).run(compare, Case(mesh=Mesh(cp=3), sizes=(4, 4, 3))))
 
 
 @pytest.mark.parametrize("sharding", ["none", "parameters"])
@@ -29,3 +42,50 @@ def test_context_and_pipeline(workers):
         mesh=Mesh(pp=2, cp=2), accumulation=2, sizes=(4, 4, 3), choices=(("pipeline", Pipeline(cuts=("layers.2",))),)
     )
     _close(workers(4).run(compare, case))
+
+
+def ring_beside_one_device(seed):
+    """Distances of output and gradients, for a causal, a masked and a grouped-query attention."""
+    distances = []
+    ring = RingCommunicator(dist.group.WORLD)
+    for causal, groups, heads, masked in (
+        (True, 1, 4, ""),
+        (True, 2, 2, ""),
+        (False, 1, 4, "rows"),
+        (False, 2, 4, "all"),
+    ):
+        torch.manual_seed(seed)
+        query = torch.randn(2, 4, 12, 6, dtype=torch.float64, requires_grad=True)
+        key, value = (torch.randn(2, heads, 12, 6, dtype=torch.float64, requires_grad=True) for _ in range(2))
+        shape = {"rows": (2, 1, 1, 12), "all": (1, 4, 12, 12)}.get(masked)
+        mask = torch.randn(shape, dtype=torch.float64, requires_grad=True) if shape else None
+        inputs = [tensor for tensor in (query, key, value, mask) if tensor is not None]
+        whole = F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal, enable_gqa=heads != 4)
+        weight = torch.randn_like(whole)
+        expected = torch.autograd.grad((whole * weight).sum(), inputs)
+        split = Split(2, groups)
+        mine = {"coordinate": ring.coordinate, "degree": ring.size}
+        rows = mask if masked != "all" else part_of(mask, split, **mine)
+        parts = [part_of(tensor, split, **mine) for tensor in (query, key, value)]
+        found = RingAttention(ring, split)(*parts, attn_mask=rows, is_causal=causal)
+        got = torch.autograd.grad((found * part_of(weight, split, **mine)).sum(), inputs)
+        distances.append(float((found - part_of(whole, split, **mine)).abs().max()))
+        for one, other in zip(got, expected, strict=True):
+            summed = one.clone()
+            dist.all_reduce(summed)
+            distances.append(float((summed - other).abs().max()))
+    return max(distances)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_ring_attention_equals_attention_on_one_device(workers, count):
+    assert max(workers(count).run(ring_beside_one_device, 3)) < 1e-12
+
+
+def test_a_query_that_sees_no_key_of_a_block_takes_nothing_from_it():
+    query, key, value = torch.randn(3, 1, 1, 4, 2, dtype=torch.float64)
+    hidden = torch.full((4, 4), float("-inf"), dtype=torch.float64)
+    output, log_sum = attended(query, key, value, None, 1.0)
+    both = merged(output, log_sum, *attended(query, key, value, hidden, 1.0))
+    torch.testing.assert_close(both[0], output)
+    torch.testing.assert_close(both[1], log_sum)

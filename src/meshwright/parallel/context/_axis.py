@@ -1,11 +1,19 @@
 """The context axis of a worker: programs on its part of every sequence."""
 
+from typing import Literal
+
 import torch.distributed as dist
 
 from meshwright.cost import Strategy
 from meshwright.errors import PlanError
+from meshwright.parallel.context._ring import RingCommunicator
 from meshwright.parallel.program import Program
-from meshwright.parallel.tensor import GroupCommunicator, Scheme, Split, choose_placements, localize
+from meshwright.parallel.tensor import Rates, Scheme, Split, choose_placements, localize
+from meshwright.parallel.tensor.rules import RING
+
+Attention = Literal["ring", "all_to_all"]
+# A sequence so short that exchanges cost more than they save is split nevertheless, if it is asked for.
+_WANTED = Rates(latency=0.0, bandwidth=1e14)
 
 
 class ContextAxis:
@@ -18,7 +26,8 @@ class ContextAxis:
 
     def __init__(self, strategy: Strategy, *, group: dist.ProcessGroup | None) -> None:
         self._degree = strategy.mesh.cp
-        self._communicator = None if group is None else GroupCommunicator(group)
+        self._attention = strategy.attention
+        self._communicator = None if group is None else RingCommunicator(group)
 
     def localized(self, program: Program) -> Program:
         """The program on this worker's positions; its parameters' gradients are parts of a sum over the axis.
@@ -28,21 +37,27 @@ class ContextAxis:
         """
         if self._communicator is None:
             return program
-        scheme = along_sequence(program, degree=self._degree)
+        scheme = along_sequence(program, degree=self._degree, attention=self._attention)
         return localize(program, scheme, communicator=self._communicator)
 
 
-def along_sequence(program: Program, *, degree: int) -> Scheme:
+def along_sequence(program: Program, *, degree: int, attention: Attention) -> Scheme:
     """How a program's activations are split along their sequences, with all parameters whole.
 
     Args:
         program: on whole sequences.
         degree: workers of the axis.
+        attention: how queries meet the keys of other positions: `ring` hands keys and values round; `all_to_all` takes
+            the cheaper of splitting by heads meanwhile and gathering.
 
     Raises:
         PlanError: nothing is split so.
     """
-    scheme = choose_placements(program, degree=degree, sequence="split", placements=(), gradients="partial")
+    for node in program.graph_module.graph.nodes:
+        node.meta[RING] = attention == "ring"
+    scheme = choose_placements(
+        program, degree=degree, sequence="split", placements=(), gradients="partial", rates=_WANTED
+    )
     divided = sum(
         any(isinstance(layout, Split) for layout in choice.results) and choice.divided
         for choice in scheme.choices.values()

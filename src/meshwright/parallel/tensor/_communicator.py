@@ -1,11 +1,14 @@
 """What carries tensors between the workers of an axis."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from meshwright.parallel.tensor._layout import Split
 
 
 class Communicator(ABC):
@@ -40,6 +43,15 @@ class Communicator(ABC):
     @abstractmethod
     def close(self) -> None:
         """Gives back what the communicator holds of its own."""
+
+
+@runtime_checkable
+class RingMaker(Protocol):
+    """A communicator whose workers can hand keys and values round."""
+
+    def ring_attention(self, split: Split) -> Callable[..., Tensor]:
+        """Attention of which every worker has the positions of a split."""
+        ...
 
 
 class GroupCommunicator(Communicator):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from meshwright.parallel.tensor._communicator import Communicator
+from meshwright.parallel.tensor._communicator import Communicator, RingMaker
 from meshwright.parallel.tensor._layout import Split, local_shape
 from meshwright.parallel.tensor._operation import Choice, Operation
 from meshwright.parallel.tensor._random import PartRandom
@@ -108,13 +108,29 @@ def _row_mean(operation: Operation, choice: Choice, arguments: Arguments, commun
     return RowMeanCrossEntropy(operation.node.target, communicator), tuple(arguments.values()), {}  # pyrefly: ignore
 
 
+def _ring(operation: Operation, choice: Choice, arguments: Arguments, communicator: Communicator) -> Call:
+    del operation
+    split = choice.results[0]
+    assert isinstance(split, Split)
+    given = {
+        name: arguments[name]
+        for name in ("query", "key", "value", "attn_mask", "is_causal", "scale")
+        if arguments.get(name) is not None
+    }
+    assert isinstance(communicator, RingMaker), "only the context axis marks attention for a ring"
+    positional = [given.pop(name) for name in ("query", "key", "value")]
+    return communicator.ring_attention(split), tuple(positional), given
+
+
 _BY_KIND: dict[str, Callable[..., Call]] = {
     "mean": _unchanged,
     "shape": _local_shape,
     "pieces": _local_pieces,
     "groups": _divided("groups"),
     "num_groups": _divided("num_groups"),
+    "output_size": _divided("output_size"),
     "vocabulary": _vocabulary,
     "class_range": _class_range,
     "row_mean": _row_mean,
+    "ring": _ring,
 }

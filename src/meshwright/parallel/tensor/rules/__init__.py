@@ -6,5 +6,6 @@ Reading order: `_rule` (letters of dims, as in `einsum`), `_matrix`, `_pointwise
 `_reduction`, `_normalization`, `_attention`, `_convolution`, `_indexing`, `_loss`, `_table` (who has which rule).
 """
 
+from meshwright.parallel.tensor.rules._attention import RING as RING
 from meshwright.parallel.tensor.rules._rule import Rule as Rule
 from meshwright.parallel.tensor.rules._table import rule_of as rule_of

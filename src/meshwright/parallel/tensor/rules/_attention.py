@@ -1,8 +1,11 @@
 """Scaled dot-product attention, by example, head, query position, or by position of everything at once."""
 
-from meshwright.parallel.tensor._layout import REPLICATED, Layout, Split
+from meshwright.parallel.tensor._layout import COPIED, Layout, Split
 from meshwright.parallel.tensor._operation import Choice, Operation
 from meshwright.parallel.tensor.rules._rule import LetterRule, Letters
+
+# Marks, in a node's `meta`, attention that is to be split by position.
+RING = "ring"
 
 
 class Attention(LetterRule):
@@ -13,10 +16,11 @@ class Attention(LetterRule):
     """
 
     def choice(self, operation: Operation, place: int, split: Split) -> Choice | None:
-        """By letter; by position also with keys and values split, which then go round a ring."""
+        """By letter; where a node asks for a ring, by position of queries and of keys and values, which go round it."""
         query, key = operation.shapes[:2]
         ring = (
-            split.dim == len(query) - 2
+            bool(operation.node.meta.get(RING))
+            and split.dim == len(query) - 2
             and (place < 3 or place == len(operation.shapes))
             and len(query) == 4
             and query[-2] == key[-2]
@@ -38,10 +42,22 @@ class Attention(LetterRule):
         return Letters(operands=tuple(operands), results=(queries,), single=single)
 
 
+class Ring(LetterRule):
+    """Attention that goes round the ring of another axis: by example or head."""
+
+    def letters(self, operation: Operation) -> Letters | None:
+        """Leading dims and heads of queries, keys, values and a mask."""
+        query, key = operation.shapes[:2]
+        leading = (*(f"b{dim}" for dim in range(len(query) - 3)), "h", "", "")
+        masks = tuple(_mask_letters(shape, query, leading) for shape in operation.shapes[3:])
+        single = frozenset("h") if query[-3] != key[-3] else frozenset()
+        return Letters(operands=(leading,) * 3 + masks, results=(leading,), single=single)
+
+
 def _ring(operation: Operation, split: Split) -> Choice:
     length = operation.shapes[0][-2]
     masks: tuple[Layout, ...] = tuple(
-        Split(len(shape) - 2, split.groups) if len(shape) > 1 and shape[-2] == length > 1 else REPLICATED
+        Split(len(shape) - 2, split.groups) if len(shape) > 1 and shape[-2] == length > 1 else COPIED
         for shape in operation.shapes[3:]
     )
     return Choice((split, split, split, *masks), (split,), "ring")

@@ -28,6 +28,29 @@ class Stretch(LetterRule):
         return Letters(operands=(operand, *rest), results=(dims,), linear=_FIRST, kinds=dict.fromkeys(dims, "shape"))
 
 
+class Repetition(LetterRule):
+    """`repeat`, and `repeat_interleave` by a number: dims said once can be split.
+
+    An element that is said several times in a row stays with its worker too: `repeat_interleave` along a split dim.
+    """
+
+    def letters(self, operation: Operation) -> Letters | None:
+        """The operand's dims, where the result has them once or element by element."""
+        source, result = operation.shapes[0], operation.results[0]
+        if len(operation.operands) > 1:
+            return None
+        added = len(result) - len(source)
+        if operation.name == "aten.repeat":
+            dims = tuple(f"d{dim}" if size == result[added + dim] else "" for dim, size in enumerate(source))
+            return Letters(operands=(dims,), results=((*("",) * added, *dims),), linear=_FIRST)
+        if operation.argument("dim") is None:
+            return None
+        dims = distinct("d", len(source))
+        given = operation.argument("output_size") is not None
+        kinds = {dims[positive(operation.argument("dim"), len(dims))]: "output_size"} if given else {}
+        return Letters(operands=(dims,), results=(dims,), linear=_FIRST, kinds=kinds)
+
+
 class AddedDim(LetterRule):
     """`unsqueeze`."""
 

@@ -5,7 +5,7 @@ from torch.fx import Node
 from meshwright.parallel.tensor._conversions import Conversion
 from meshwright.parallel.tensor._operation import operation_name
 from meshwright.parallel.tensor._random import PartRandom
-from meshwright.parallel.tensor.rules._attention import Attention
+from meshwright.parallel.tensor.rules._attention import Attention, Ring
 from meshwright.parallel.tensor.rules._convolution import ByChannel, Convolution, Padding
 from meshwright.parallel.tensor.rules._indexing import AlongDim, Embedding, EmbeddingBag, Index, RowChoice
 from meshwright.parallel.tensor.rules._loss import CrossEntropy
@@ -14,7 +14,7 @@ from meshwright.parallel.tensor.rules._moved import Moved
 from meshwright.parallel.tensor.rules._normalization import Channels, Groups, LastDims
 from meshwright.parallel.tensor.rules._pieces import Concatenation, Pieces, Selection, Stack
 from meshwright.parallel.tensor.rules._pointwise import Pointwise, is_pointwise
-from meshwright.parallel.tensor.rules._rearranged import AddedDim, Alike, DroppedDims, Permutation, Stretch
+from meshwright.parallel.tensor.rules._rearranged import AddedDim, Alike, DroppedDims, Permutation, Repetition, Stretch
 from meshwright.parallel.tensor.rules._reduction import ElementLoss, Reduction
 from meshwright.parallel.tensor.rules._rule import Rule
 from meshwright.parallel.tensor.rules._views import View
@@ -31,6 +31,7 @@ _FAMILIES: tuple[tuple[Rule, tuple[str, ...]], ...] = (
         ("permute", "transpose", "t", "mT", "numpy_T", "adjoint", "movedim", "moveaxis", "swapaxes", "swapdims"),
     ),
     (Stretch(), ("expand", "broadcast_to", "expand_as")),
+    (Repetition(), ("repeat", "repeat_interleave")),
     (AddedDim(), ("unsqueeze",)),
     (DroppedDims(), ("squeeze",)),
     (Pieces(), ("split", "split_with_sizes", "chunk", "tensor_split", "slice", "narrow")),
@@ -73,7 +74,9 @@ _FAMILIES: tuple[tuple[Rule, tuple[str, ...]], ...] = (
     (Index(), ("index",)),
     (CrossEntropy(), ("cross_entropy_loss",)),
 )  # fmt: skip
-_BY_NAME = {f"aten.{name}": rule for rule, names in _FAMILIES for name in names}
+# Operations that are not ATen's: our own, and what libraries define for lack of one.
+_OTHERS: dict[str, Rule] = {"ring_attention": Ring(), "transformers.grouped_mm_fallback": GroupedProduct()}
+_BY_NAME = {f"aten.{name}": rule for rule, names in _FAMILIES for name in names} | _OTHERS
 _POINTWISE = Pointwise()
 _MOVED = Moved()
 
