@@ -67,7 +67,7 @@ _BACKLOG: Mapping[str, Prior] = {
     "backlog.constant": Prior(mean=30.0, width=0.5),
     **{
         f"backlog.{name}": Prior(mean=0.0, width=3.0, positive=False)
-        for name in ("offset", "single", "pair", "work", "devices", "wide")
+        for name in ("offset", "single", "pair", "work", "devices", "many", "many_size", "wide")
     },
 }
 FITTED: Mapping[tuple[str, ...], Mapping[str, Prior]] = {
@@ -282,7 +282,7 @@ def _write(changed: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def _put(text: str, section: str, key: str, value: float) -> str:
-    line = f"{key} = {round(value)}" if key == "fixed" else f"{key} = {value:.3g}"
+    line = f"{key} = {round(value)}" if key == "fixed" else f"{key} = {value:.4g}"
     start = text.index(f"[{section}]\n") + len(section) + 3
     match = re.compile(r"^\[", re.MULTILINE).search(text, start)
     end = match.start() if match else len(text)

@@ -111,8 +111,8 @@ def test_a_fit_finds_the_factor_that_peaks_were_made_with() -> None:
 def test_storing_a_factor_changes_its_line_or_adds_one_before_comments() -> None:
     text = "[a]\nx = 1\n\n# about b\n[b]\nx = 2\n\n[b.c]\ny = 3\n"
     changed = _put(_put(_put(text, "a", "z", 0.123456), "b", "x", 7.0), "b.c", "y", 5.0)
-    assert changed == "[a]\nx = 1\nz = 0.123\n\n# about b\n[b]\nx = 7\n\n[b.c]\ny = 5\n"
-    assert tomllib.loads(changed)["a"] == {"x": 1, "z": 0.123}
+    assert changed == "[a]\nx = 1\nz = 0.1235\n\n# about b\n[b]\nx = 7\n\n[b.c]\ny = 5\n"
+    assert tomllib.loads(changed)["a"] == {"x": 1, "z": 0.1235}
 
 
 def test_the_packages_factors_are_physical() -> None:

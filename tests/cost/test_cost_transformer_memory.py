@@ -185,8 +185,11 @@ def test_temporaries_wait_where_the_host_runs_ahead() -> None:
     """The share that waits is a half where the logistic's argument is 0, and falls with more devices."""
     backlog = Backlog(per_exchange=1.0, devices=-1.0)
     few, many = (Arrangement(mesh=Mesh(pp=4, tp=4, dp_replicate=count)) for count in (8, 64))
-    assert waiting_share(backlog, few) == 0.5
-    assert waiting_share(backlog, many) < 0.1
+    assert waiting_share(backlog, few, model=3.5e9) == 0.5
+    assert waiting_share(backlog, many, model=3.5e9) < 0.1
+    larger = replace(backlog, many_size=-1.0)
+    assert waiting_share(larger, few, model=7e9) == 0.5
+    assert waiting_share(larger, many, model=7e9) < waiting_share(larger, many, model=3.5e9)
 
 
 def test_failure_is_even_at_the_limit_and_certain_far_above() -> None:

@@ -26,6 +26,8 @@ class Backlog:
         pair: added with two stages.
         work: per doubling of sequences per tensor rank, with two stages.
         devices: per doubling of devices over 128.
+        many: more per doubling of devices, beyond 128 only.
+        many_size: more of that per doubling of the model over 3.5 G parameters.
         wide: added with 32 tensor ranks or more in a pipeline.
     """
 
@@ -36,6 +38,8 @@ class Backlog:
     pair: float = 0.0
     work: float = 0.0
     devices: float = 0.0
+    many: float = 0.0
+    many_size: float = 0.0
     wide: float = 0.0
 
 

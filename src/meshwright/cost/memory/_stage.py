@@ -15,6 +15,9 @@ from meshwright.cost.memory._arrangement import Arrangement
 from meshwright.cost.memory._content import StageContent
 from meshwright.cost.memory._conventions import Backlog, Conventions
 
+# Parameters from which the effect of a model's size on a backlog is counted.
+_USUAL_MODEL = 3.5e9
+
 Moment = Literal["loss", "backward", "update"]
 
 
@@ -48,10 +51,16 @@ def stage_memory(content: StageContent, stage: int, arrangement: Arrangement, co
     return StageMemory(stage=stage, moment=moments[worst], memory=held[worst])
 
 
-def waiting_share(backlog: Backlog, arrangement: Arrangement) -> float:
-    """Which share of a backlog is waiting at the worst moment."""
+def waiting_share(backlog: Backlog, arrangement: Arrangement, *, model: float) -> float:
+    """Which share of a backlog is waiting at the worst moment.
+
+    Args:
+        model: elements of the whole model.
+    """
     mesh = arrangement.mesh
-    value = backlog.offset + backlog.devices * (log2(mesh.num_workers) - 7)
+    doublings = log2(mesh.num_workers) - 7
+    value = backlog.offset + backlog.devices * doublings
+    value += max(0.0, doublings) * (backlog.many + backlog.many_size * log2(model / _USUAL_MODEL))
     if mesh.pp == 1:
         value += backlog.single
     if mesh.pp == 2:
@@ -96,5 +105,6 @@ def _communication(content: StageContent, moment: Moment, arrangement: Arrangeme
     if moment == "update" or not content.exchanged:
         return size
     backlog = conventions.backlog
+    share = waiting_share(backlog, arrangement, model=content.model)
     waiting = backlog.per_exchange * content.exchanges + backlog.constant
-    return size + content.exchanged * (conventions.exchanged + waiting * waiting_share(backlog, arrangement))
+    return size + content.exchanged * (conventions.exchanged + waiting * share)
