@@ -132,7 +132,7 @@ def test_what_cannot_be_trained_is_refused():
     with pytest.raises(UsageError, match=r"the model is a list, not a torch\.nn\.Module"):
         mw.parallel([model], sgd(model))
     with pytest.raises(UsageError, match=r"mw\.parallel got no optimizer"):
-        mw.parallel(model)
+        mw.parallel(model, None, cross_entropy)
     with pytest.raises(UsageError, match="LBFGS needs a closure"):
         mw.parallel(model, torch.optim.LBFGS(model.parameters()))
     with pytest.raises(UsageError, match="Closing needs a closure"):
