@@ -58,7 +58,7 @@ class Transformer:
     def layer_parameters(self) -> int:
         """Elements of a layer: matrices, the router of experts, two norms."""
         router = self.hidden * self.experts
-        biases = 5 * self.hidden + self.ffn + 2 * self.kv_heads * self.head_width if self.biases else 0
+        biases = 3 * self.hidden + self.ffn + 2 * self.kv_heads * self.head_width if self.biases else 0
         norms = 4 * self.hidden if self.biases else 2 * self.hidden
         return self.attention_parameters + self.expert_parameters * max(1, self.experts) + router + biases + norms
 
