@@ -5,7 +5,8 @@
 
 FOLDER has measurements.csv, op_profiles.csv.gz and network_calibration.csv. Parameters, what is known of them
 beforehand and where from: calibration_priors.toml. The table has, for each source, the error of the fit on it and the
-error when it, its models one by one, or its numbers of devices one by one were left out of the fit.
+error when it, its models one by one, or its numbers of devices one by one were left out of the fit. What `_CHOSEN` and
+the priors read off the runs holds for all columns: the form of the model has seen every row.
 """
 
 import argparse
