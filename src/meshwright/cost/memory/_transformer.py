@@ -23,7 +23,14 @@ def transformer_contents(
 ) -> tuple[StageContent, ...]:
     """What every pipeline worker holds, in the order of execution."""
     layers = arrangement.layers or stage_layers(model, arrangement.mesh.pp, conventions)
-    return tuple(_content(model, arrangement, conventions, stage, count) for stage, count in enumerate(layers))
+    whole = saved_by_layer(model, arrangement, conventions)
+    if arrangement.computed_again:
+        kept = [_kept_partly(model, arrangement, conventions, share) for share in arrangement.computed_again]
+    else:
+        kept = [_kept(model, arrangement, conventions)] * len(layers)
+    return tuple(
+        _content(model, arrangement, stage, count, whole=whole, kept=kept[stage]) for stage, count in enumerate(layers)
+    )
 
 
 def stage_layers(model: Transformer, stages: int, conventions: Conventions) -> tuple[int, ...]:
@@ -48,19 +55,18 @@ def saved_by_layer(model: Transformer, arrangement: Arrangement, conventions: Co
 
 
 def _content(
-    model: Transformer, arrangement: Arrangement, conventions: Conventions, stage: int, layers: float
+    model: Transformer, arrangement: Arrangement, stage: int, layers: float, *, whole: float, kept: float
 ) -> StageContent:
+    """One pipeline worker's part.
+
+    Args:
+        whole: activations of a layer with nothing computed again (B).
+        kept: what a layer keeps of them (B).
+    """
     mesh, last = arrangement.mesh, stage == arrangement.mesh.pp - 1
     tokens = _tokens(model, arrangement)
     under_way = arrangement.under_way(stage)
     embedded = tokens * model.hidden * arrangement.element / _outer(arrangement) if stage == 0 else 0.0
-    share = arrangement.computed_again[stage] if arrangement.computed_again else None
-    whole = saved_by_layer(model, arrangement, conventions)
-    kept = (
-        _kept_partly(model, arrangement, conventions, share)
-        if share is not None
-        else _kept(model, arrangement, conventions)
-    )
     exchanged = tokens * model.hidden * arrangement.element if mesh.tp > 1 else 0.0
     return StageContent(
         elements=_elements(model, arrangement, stage, layers),
