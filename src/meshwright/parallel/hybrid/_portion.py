@@ -174,6 +174,7 @@ class Portion:
             group=self._grid.pipeline,
             optimizer=self._optimizer,
             prepare=self._prepared,
+            backwards="whole" if self._strategy.sharding == "parameters" else "as_scheduled",
         )
 
     def _forget_state_of_other_stages(self) -> None:

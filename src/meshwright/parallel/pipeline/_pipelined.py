@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -40,6 +41,8 @@ class Pipelined:
         group: the pipeline's workers in the order of the stages; None: this worker has all stages.
         optimizer: of the model's parameters.
         prepare: makes of a stage of this worker what is run instead, such as blocks that are recomputed.
+        backwards: `whole` computes weights' gradients with the activations' also where the schedule has them later:
+            parameters in shards are put together for one backward, and their gradients exchanged behind it.
 
     Raises:
         PlanError: no stage can begin at a cut, the schedule cannot drive so many stages, or the workers have captured
@@ -56,6 +59,7 @@ class Pipelined:
         group: dist.ProcessGroup | None,
         optimizer: torch.optim.Optimizer | None = None,
         prepare: Callable[[Stage], Stage] = lambda stage: stage,
+        backwards: Literal["as_scheduled", "whole"] = "as_scheduled",
     ) -> None:
         self._programs = programs
         self._pipeline = pipeline
@@ -64,6 +68,7 @@ class Pipelined:
         self._num_workers = dist.get_world_size(group) if group is not None else 1
         check_schedule(pipeline.schedule, num_workers=self._num_workers, num_stages=pipeline.num_stages)
         self._prepare = prepare
+        self._halved = pipeline.schedule == "zero_bubble" and backwards == "as_scheduled"
         self._waiting = WeightGradients()
         self._stages: dict[int, tuple[Program, tuple[Stage, ...]]] = {}
         self._steps: dict[tuple[int, ...], tuple[Step, ...]] = {}
@@ -147,7 +152,7 @@ class Pipelined:
                 num_stages=self._pipeline.num_stages,
                 num_micro_batches=len(batches),
             )
-            self._steps[kinds] = steps_of(self._rank, lists, stages)
+            self._steps[kinds] = steps_of(self._rank, lists if self._halved else _whole(lists), stages)
         executor = Executor(
             self._steps[kinds],
             stages=stages,
@@ -166,7 +171,7 @@ class Pipelined:
         self._steps.clear()
 
     def _prepared(self, stage: Stage) -> Stage:
-        if self._pipeline.schedule == "zero_bubble":
+        if self._halved:
             stage = stage.with_graph(with_late_weights(stage.program.graph_module, self._waiting))
         return self._prepare(stage)
 
@@ -188,3 +193,15 @@ class Pipelined:
                 cause="the model computes something else on other workers, or other micro-batches were given to them",
                 alternatives=["build the same model on every worker, whatever its rank"],
             )
+
+
+def _whole(lists: Sequence[Sequence[Action]]) -> list[list[Action]]:
+    """The same orders with every backward in one piece, where its first half would be."""
+    return [
+        [
+            replace(action, work="backward") if action.work == "input" else action
+            for action in some
+            if action.work != "weight"
+        ]
+        for some in lists
+    ]
