@@ -1,7 +1,8 @@
 """Ways to agree on gradients over slow links and between unequal hosts, side by side in one run.
 
     python benchmarks/exchange.py --quick                  # 2 hosts, 3 ways, about 2 minutes on a quiet machine
-    python benchmarks/exchange.py --budget 720             # everything, in about so many seconds
+    python benchmarks/exchange.py --budget 720             # the usual ways, in about so many seconds
+    python benchmarks/exchange.py --budget 1500 --all      # every way
     python benchmarks/exchange.py --ways ddp exact --hosts 2 --json
 
 A GPT of 10M parameters learns the sources of Python's standard library on a testbed (`testbed.py`: hosts are network
@@ -31,11 +32,20 @@ from testbed_network import Network
 HERE = Path(__file__).resolve().parent
 LINKS = ("unshaped", "1Gbit/s", "100Mbit/s")
 QUICK_WAYS = ("ddp", "exact", "int8")
-FEW_WAYS = ("ddp", "exact", "bfloat16", "int8", "local_int8")
+USUAL_WAYS = (*RIVALS, "exact", "bfloat16", "int8", "powersgd", "top_k", "local", "local_int8")
+FEW_WAYS = ("ddp", "exact", "int8", "local_int8")
+HALF_WAYS = ("ddp", "exact")
 INTERVAL = 16  # steps between two meetings of the local ways
-START = 12.0  # s, to load torch on every host
+START = 10.0  # s, to load torch on every host
+SHORT = 20  # steps of learning on 4 hosts
+SLOW = 15.0  # s, for the phases on slow links
+STEP = 0.45  # s, of a step that waits for no link
 START_LIMIT = 300.0
 STEP_LIMIT = 600.0
+
+
+class RunError(Exception):
+    """A way did not come to its end; says what its host said last."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +112,7 @@ def steps_of(way: str, link: str, *, learning: int) -> int:
     """Steps of a phase: the learning phase has so many; local ways need whole intervals elsewhere."""
     if link == "unshaped":
         return learning
-    return 2 * INTERVAL if way.startswith("local") else 8 if link == "1Gbit/s" else 5
+    return INTERVAL if way.startswith("local") else 6 if link == "1Gbit/s" else 4
 
 
 def train(
@@ -115,7 +125,7 @@ def train(
     count = len(hosts.hosts)
     words = [sys.executable, str(HERE / "exchange_contestant.py"), way, "--hosts", str(count)]
     words += ["--address", Network.address(0), "--port", str(PORT), "--output", str(output)]
-    words += ["--phases", ",".join(map(str, steps)), "--evaluate", str(max(1, learning // 20))]
+    words += ["--phases", ",".join(map(str, steps)), "--evaluate", str(max(1, learning // 10))]
     words += ["--batch", str(options.batch), "--rate", str(options.rates.get(way, options.rate))]
     words += ["--seed", str(options.seed), "--bucket", str(options.bucket)]
     sent: list[int] = []
@@ -151,7 +161,7 @@ def _await(file: Path, processes: "Sequence[subprocess.Popen[bytes]]", *, log: P
     while not file.exists():
         ended = [process.returncode for process in processes if process.poll() is not None]
         if ended or time.monotonic() > deadline:
-            sys.exit(f"a host ended with status {ended}:\n{log.read_text(errors='replace')[-2000:]}")
+            raise RunError(f"a host ended with status {ended}:\n{log.read_text(errors='replace')[-2000:]}")
         time.sleep(0.05)
 
 
@@ -180,12 +190,12 @@ def table(cells: Sequence[Cell], learnt: Sequence[Learnt], *, learning: int) -> 
 
 def plan_of(options: argparse.Namespace) -> list[tuple[str, Description, tuple[str, ...], tuple[str, ...]]]:
     """Which hosts, links and ways: name of the hosts, hosts, links, ways."""
-    ways = tuple(options.ways or (QUICK_WAYS if options.quick else (*RIVALS, *CHOICES)))
+    ways = tuple(options.ways or (QUICK_WAYS if options.quick else (*RIVALS, *CHOICES) if options.all else USUAL_WAYS))
     few = tuple(options.ways or FEW_WAYS)
     wanted = [("2 equal", description(2, half=False), tuple(options.links or LINKS), ways)]
     if not options.quick and 4 in options.hosts:
         wanted.append(("4 equal", description(4, half=False), ("unshaped", "100Mbit/s"), few))
-        halved = tuple(way for way in few if way in ("ddp", "exact", "int8", *(options.ways or ())))
+        halved = tuple(options.ways or HALF_WAYS)
         wanted.append(("4, one half", description(4, half=True), ("unshaped", "1Gbit/s"), halved))
     return [item for item in wanted if item[0].startswith(tuple(map(str, options.hosts)))]
 
@@ -199,6 +209,7 @@ def parse() -> argparse.Namespace:
         "--learning", type=int, default=0, help="steps of the learning phase; 0: what the budget leaves"
     )
     parser.add_argument("--ways", nargs="+", choices=(*RIVALS, *CHOICES))
+    parser.add_argument("--all", action="store_true", help="every way there is")
     parser.add_argument("--links", nargs="+", choices=LINKS)
     parser.add_argument("--hosts", nargs="+", type=int, default=[2, 4], choices=(2, 4))
     parser.add_argument("--batch", type=int, default=16)
@@ -220,16 +231,19 @@ def main() -> None:
         sys.exit(f"no testbed here: {reason}")
     wanted = plan_of(options)
     runs = sum(len(ways) for *_, ways in wanted)
-    # of a run 25 s go to the slow links
-    left = (options.budget - runs * (START + 25.0)) / runs
-    learning = options.learning or (10 if options.quick else max(20, round(left / 0.5)))
+    left = options.budget - runs * (START + SLOW) - sum(SHORT * STEP * len(ways) for kind, *_, ways in wanted[1:])
+    learning = options.learning or (10 if options.quick else max(SHORT, round(left / STEP / len(wanted[0][3]))))
     cells: list[Cell] = []
     learnt: list[Learnt] = []
     for kind, hosts, links, ways in wanted:
-        phase = learning if kind.startswith("2") else min(learning, 20)
+        phase = learning if kind.startswith("2") else min(learning, SHORT)
         for way in ways:
             print(f"{kind}: {way}", file=sys.stderr, flush=True)
-            found, curve = train(way, hosts, links, kind=kind, learning=phase, options=options)
+            try:
+                found, curve = train(way, hosts, links, kind=kind, learning=phase, options=options)
+            except RunError as error:
+                print(f"{kind}: {way}: {error}", file=sys.stderr, flush=True)
+                continue
             cells += found
             learnt.append(curve)
     if options.json:
