@@ -125,7 +125,7 @@ def main(arguments: Sequence[str]) -> None:
         mine = [sample for sample in samples if sample.conventions in names]
         if mine:
             fitted = _report(names, priors, mine)
-            changed |= dict.fromkeys(names, fitted)
+            changed |= {name: dict(fitted) for name in names}
     limits = _limits(known, changed)
     for name, values in limits.items():
         changed.setdefault(name, {}).update(values)
