@@ -36,3 +36,9 @@ def test_a_pipeline_without_examples_in_a_step(workers, schedule):
     mesh = Mesh(pp=2, dp_replicate=2)
     case = Case(mesh=mesh, shares=(1, 1), accumulation=2, sizes=(2, 1, 2), choices=pipelined(schedule))
     close(workers(4).run(compare, case))
+
+
+@pytest.mark.parametrize("schedule", CUTS)
+def test_beside_tensor_parallelism(workers, schedule):
+    case = Case(mesh=Mesh(pp=2, tp=2), shares=(6,), accumulation=3, sizes=(6, 4), choices=pipelined(schedule))
+    close(workers(4).run(compare, case))
