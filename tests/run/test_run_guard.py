@@ -37,6 +37,7 @@ def _run(compression: Compression | None, steps: int, sharding: str = "none") ->
     found = {"losses": losses, "parameters": parameters, "told": list(engine.told)}
     found["checks"] = list(engine._guard.checks) if engine._guard is not None else []
     found["steps"] = engine.steps
+    found["new"] = [len(engine.new_checks()), len(engine.new_checks())]
     engine.close()
     return found
 
@@ -59,6 +60,7 @@ def test_a_check_changes_nothing_of_the_run(workers, sharding):
         assert torch.equal(found["parameters"], plain["parameters"])
         assert [check.step for check in found["checks"]] == [2, 4, 6]
         assert found["steps"] == 6
+        assert found["new"] == [3, 0]
 
 
 def test_the_exact_step_is_the_uncompressed_run(workers):

@@ -22,7 +22,7 @@ from meshwright.run._balance import Balance
 from meshwright.run._batch import Held, Part, Share, cut, is_empty, loaded, whole
 from meshwright.run._circle import circle_of
 from meshwright.run._clock import BACKWARD, BEGIN, COMMUNICATION, FORWARD, OPTIMIZER, OVERHEAD, Stamps, clock_for
-from meshwright.run._guard import Guard, guard_of
+from meshwright.run._guard import Check, Guard, guard_of
 from meshwright.run._job import Job
 from meshwright.run._placement import SplitPlaced, place
 from meshwright.run._randomness import RankStream
@@ -76,6 +76,10 @@ class Engine:
         """Whether a step must not exchange anything with workers that may be slower."""
         updates = self.strategy.exchange.updates if self.strategy is not None else None
         return updates is not None and updates.kind != "local"
+
+    def new_checks(self) -> list[Check]:
+        """Comparisons of compressed steps with exact ones since this was asked last."""
+        return self._guard.new_checks() if self._guard is not None else []
 
     @property
     def times(self) -> TimeBreakdown:

@@ -70,10 +70,16 @@ class Guard:
         self._tolerance = tolerance
         self._can_refine = True
         self.checks: list[Check] = []
+        self._num_told = 0
 
     def is_due(self, step: int) -> bool:
         """Whether this step, from 1, is compared: the first ones, in which everything changes, never are."""
         return step % self._every == 0
+
+    def new_checks(self) -> list[Check]:
+        """Comparisons since this was asked last."""
+        fresh, self._num_told = self.checks[self._num_told :], len(self.checks)
+        return fresh
 
     def step(
         self,

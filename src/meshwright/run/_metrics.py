@@ -6,6 +6,7 @@ A step only appends its stamps; about ten times a second they are turned into li
 import json
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
@@ -126,6 +127,17 @@ class Recorder:
             self._file.write("".join(self._lines))
             self._file.flush()
         self._lines.clear()
+
+    def note(self, name: str, record: Mapping[str, Any]) -> None:
+        """Adds a line to a file of the run's folder, on rank 0.
+
+        Args:
+            name: of the file.
+            record: what the line says.
+        """
+        if self._folder is not None and self._rank == 0:
+            with (self._folder / name).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
 
     def close(self, status: str, *, reason: str = "", memory_by_rank: tuple[Bytes, ...] = ()) -> None:
         """Writes the rest, this worker's record, and on rank 0 the sum.

@@ -3,6 +3,7 @@
 import gc
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -204,6 +205,8 @@ class Step:
         recorder.add(loss, engine.stamps, examples=examples, grad_norm=engine.grad_norm)
         if self._tracer is not None:
             self._tracer.look_at(engine)
+        for check in engine.new_checks():
+            recorder.note("exchange.jsonl", {**asdict(check), "shortfall": check.shortfall})
         while recorder.told or engine.told:
             sentence = (recorder.told or engine.told).pop()
             if self.is_main:
