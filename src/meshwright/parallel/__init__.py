@@ -1,8 +1,11 @@
-"""How is the model split? One worker, data parallel, and the optimizer, gradients or parameters in shards.
+"""How is the model split? One worker, data parallel, shards, and a captured program over tensor, context and stages.
 
-In: the user's model and optimizer, a `Strategy`. Out: a `Parallelized`, which the step engine of `run` drives.
-Reading order: `_parallelized` (what the engine relies on), `_apply`, `_single`, `_data_parallel`, `_fully_sharded`;
-beside them `_batch_norm`, `_recompute`, `_agreement`, `_ownership`, `_named`.
+In: the user's model, optimizer and loss, a `Strategy`. Out: a `Parallelized`, which the step engine of `run` drives; a
+`SplitModel` where a worker computes a part of the model only.
+Reading order: `_parallelized` (what the engine relies on), `_apply`, `_single`, `_data_parallel`, `_fully_sharded` with
+`_shards`; beside them `_batch_norm`, `_recompute`, `_agreement`, `_ownership`, `_named`; `_pieces` (whole tensors from
+what workers hold) and `_optimizer_pieces`. A split model: `program` (what is computed), `tensor`, `context` and
+`pipeline` (how it is split), `hybrid` (all axes together); `stale` (workers that train apart for a while).
 """
 
 from meshwright.parallel._apply import apply as apply

@@ -4,8 +4,8 @@ In: the user's model, optimizer and loss, a `Plan`, and the role that the enviro
 parameters, metrics and a `Measurement`; from a planning process a `Plan`; from a proof a `Verification`.
 Reading order: `_role` (what this process is asked to do), `_parallel` (what the user calls), `_step`, `_opening`
 (what the first batch decides), `_engine` (one step), `_batch` and `_loader` (who computes which examples),
-`_metrics`, `_trace`, `_planning` and `_trial` with `_race` and `_heat`, `_proof`, `worker` (the process around the
-script).
+`_metrics`, `_trace`, `_planning` and `_trial` with `_race` and `_heat`, `_split_plan` (where pins split the model),
+`_proof`, `_checkpoint`, `_hand_written` (a loop of the user's own), `worker` (the process around the script).
 
 Names are loaded when they are used: `worker` has settings to make before torch is loaded.
 """
