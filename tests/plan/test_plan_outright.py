@@ -2,11 +2,12 @@
 
 import random
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import search_builders as build
 
+import search_builders as build
 from meshwright.cost import Pricer
 from meshwright.cost.hybrid import layout_of
 from meshwright.errors import DoesNotFitError, PlanError
@@ -65,7 +66,7 @@ def test_a_run_to_its_end(plan: Plan) -> None:
 def test_the_front_gives_up_time_for_something(plan: Plan) -> None:
     front = plan.front
     assert front[0].step == pytest.approx(plan.prediction.time.step)
-    for before, after in zip(front, front[1:], strict=False):
+    for before, after in pairwise(front):
         assert after.step >= before.step
         assert after.money < before.money or after.memory < before.memory
 
@@ -95,7 +96,7 @@ def test_a_deadline_that_nothing_keeps() -> None:
 
 
 def test_nothing_fits() -> None:
-    with pytest.raises(DoesNotFitError, match="needs at least .* per device") as caught:
+    with pytest.raises(DoesNotFitError, match=r"needs at least .* per device") as caught:
         plan_outright(*_case(), Goal(memory_limit=10**6))
     assert "activations" in str(caught.value)
 

@@ -18,6 +18,7 @@ from meshwright.units import Seconds
 
 # Rounds of as many micro-batches as workers that are simulated; from then on every round is like the last one.
 _ROUNDS = 3
+_MOST_ACTIONS = 2048  # of all workers in these rounds; larger pipelines are simulated for one round
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +94,9 @@ def least_span(form: Form, forward: Sequence[Seconds], backward: Sequence[Second
 def simulated_micro_batches(form: Form) -> int:
     """How many micro-batches are simulated: all, or a few rounds with the same remainder."""
     rounds, rest = divmod(form.micro_batches, form.num_workers)
-    return form.micro_batches if rounds <= _ROUNDS + 1 else _ROUNDS * form.num_workers + rest
+    large = 2 * form.num_stages * form.num_workers * _ROUNDS > _MOST_ACTIONS
+    shown = 1 if large else _ROUNDS
+    return form.micro_batches if rounds <= shown + 1 else shown * form.num_workers + rest
 
 
 @lru_cache(maxsize=4096)

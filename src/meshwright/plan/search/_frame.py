@@ -15,6 +15,7 @@ from meshwright.plan._space import accumulations, kernel_choices, precisions
 from meshwright.units import MIB, Bytes
 
 _BUCKET_SIZE: Bytes = 25 * MIB  # torch's own; others are looked at where they are pinned
+_MOST_SHARDS = 6  # degrees of sharded parameters that are looked at; a pin asks for any other
 _CHUNKS = (2, 4, 8)  # stages of one worker, interleaved; published runs use up to 6
 _MOST_SUBSETS = 5  # kinds of devices whose combinations are all looked at
 
@@ -239,10 +240,17 @@ def _shardings(shape: Layout, goal: Goal) -> Iterator[tuple[Sharding, Mesh]]:
     single = shape.micro_batches == 1 or pins.sharding == "gradients"
     levels: tuple[Sharding, ...] = ("none", "optimizer", *(("gradients",) if single else ()), "parameters")
     for level in _pinned(pins.sharding, levels):
-        sharded = divisors(shares) if level == "parameters" else (shares,)
+        sharded = _thinned(divisors(shares)) if level == "parameters" and pins.shard is None else divisors(shares)
+        sharded = sharded if level == "parameters" else (shares,)
         for shard in (1,) if level == "none" else tuple(degree for degree in sharded if degree > 1):
             if pins.data in (None, shares // shard) and pins.shard in (None, shard):
                 yield level, replace(mesh, dp_replicate=shares // shard, dp_shard=shard)
+
+
+def _thinned(degrees: tuple[int, ...]) -> tuple[int, ...]:
+    """At most `_MOST_SHARDS` degrees, evenly over the list, the largest among them."""
+    step = -(-len(degrees) // _MOST_SHARDS)
+    return degrees[::-1][::step][::-1]
 
 
 def _schedules(workers: int, cuts: int, micro_batches: int, pinned: Schedule | None) -> Iterator[tuple[Schedule, int]]:

@@ -16,6 +16,11 @@ from meshwright.plan.search._stages import ROUNDING, Effort, StageSearch, bubble
 from meshwright.units import Bytes
 
 
+# What is looked at, in partial choices of a pipeline of up to so many stages: making a frame, bounding one.
+_FRAME, _BOUND, _STAGES = 0.1, 2.0, 8
+_PATIENCE = 8  # times the effort that is spent where nothing that fits was found yet
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
     """A layout and its price."""
@@ -50,7 +55,7 @@ class _State:
     open: float = float("inf")
     considered: int = 0
     priced: int = 0
-    visited: int = 0
+    work: float = 0.0
     seen: list[Found] = field(default_factory=list)
 
 
@@ -66,6 +71,11 @@ class _Heap:
         self._state.considered += 1
         if bound < self._state.value * (1 - ROUNDING):
             heappush(self._items, (estimate, next(self._order), bound, item))
+
+    @property
+    def least(self) -> float:
+        """The lowest bound of what is left."""
+        return min((bound for _, _, bound, _ in self._items), default=float("inf"))
 
     def __iter__(self) -> Iterator[tuple[float, Layout | Frame | StageSearch]]:
         while self._items:
@@ -120,18 +130,23 @@ class Search:
         for bound, shape in self._bounded(devices, splitting=splitting):
             heap.push(bound, bound * (1 + (shape.mesh.pp - 1) / (8 * shape.micro_batches)), shape)
         for bound, item in heap:
+            if state.work > self._effort.total * (1 if state.best is not None else _PATIENCE):
+                state.open = min(state.open, bound, heap.least)
+                break
             if isinstance(item, Layout):
                 for low, frame in self._framed(item):
                     heap.push(low, low * (1 + bubble(frame)), frame)
+                    state.work += _FRAME
             elif isinstance(item, Frame):
                 search = self._stages(item)
+                state.work += _BOUND
                 heap.push(max(bound, search.bound), search.estimate, search)
             elif self._solve(item, state, Effort(priced=1, visited=4 + 2 * item.num_stages), probing=True):
                 left.append((bound, item))
         for bound, search in sorted(left, key=lambda pair: pair[0]):
             if bound >= state.value * (1 - ROUNDING):
                 break
-            if state.visited < self._effort.total:
+            if state.work <= self._effort.total:
                 self._solve(search, state, self._effort, probing=False)
             else:
                 state.open = min(state.open, bound)
@@ -144,7 +159,7 @@ class Search:
         if solved.layout is not None and solved.price is not None:
             state.best = Found(layout=solved.layout, price=solved.price)
             state.value = self._aim.value(solved.price)
-        state.visited += 0 if probing else solved.visited
+        state.work += (1 + solved.visited) * max(1.0, search.num_stages / _STAGES)
         if not probing:
             state.open = min(state.open, solved.open)
         return solved.open < state.value * (1 - ROUNDING)

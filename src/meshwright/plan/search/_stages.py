@@ -27,12 +27,12 @@ class Effort:
     Args:
         priced: layouts priced in full.
         visited: partial choices.
-        total: partial choices over all frames, before frames are left with their bounds.
+        total: partial choices over all frames, and what making frames is worth in them, before the rest is bounded.
     """
 
     priced: int = 40
     visited: int = 400
-    total: int = 12_000
+    total: int = 4_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
