@@ -77,7 +77,7 @@ def _split(model: nn.Module, loss: Loss, batch: Any) -> float:
     program = capture_program(model, loss, batch)
     split = {placement.parameter for placement in choose_placements(program, degree=2).placements}
     sizes = {name: parameter.numel() for name, parameter in program.parameters.items()}
-    return sum(size for name, size in sizes.items() if name in split) / sum(sizes.values())
+    return round(sum(size for name, size in sizes.items() if name in split) / sum(sizes.values()), 4)
 
 
 def _short(error: MeshwrightError) -> str:

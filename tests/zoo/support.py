@@ -11,7 +11,7 @@ from workers import Pools, WorkerFailedError
 from zoo import ZOO
 from zoo._cell import Cell, run_cell
 from zoo._methods import METHODS, Method
-from zoo._table import Table, read, write
+from zoo._table import read, write
 
 
 def main() -> None:
@@ -33,7 +33,8 @@ def main() -> None:
                 continue
             started = time.perf_counter()
             cell = measured(pools, model.name, method)
-            _set(table, model.name, method.name, cell)
+            table = read()  # another run may have written other cells meanwhile
+            table.setdefault(model.name, {})[method.name] = cell
             seconds = time.perf_counter() - started
             print(
                 f"{method.name:34}{model.name:16}{cell.verdict:10}{cell.distance:8.0e}  {seconds:5.1f} s  {cell.reason}"
@@ -48,10 +49,6 @@ def measured(pools: Pools, model_name: str, method: Method) -> Cell:
     except WorkerFailedError as error:
         return Cell(verdict="failed", reason=str(error).strip().splitlines()[-1])
     return cells[0] if len({cell.verdict for cell in cells}) == 1 else Cell(verdict="failed", reason="workers disagree")
-
-
-def _set(table: Table, model_name: str, method_name: str, cell: Cell) -> None:
-    table.setdefault(model_name, {})[method_name] = cell
 
 
 if __name__ == "__main__":
