@@ -8,6 +8,7 @@ from math import isfinite
 from typing import Literal
 
 from meshwright.plan import Candidate, Plan
+from meshwright.report._exchange_checks import checks_sentence
 from meshwright.report._outcome import Outcome, describe_error
 from meshwright.report._run_data import Run
 
@@ -155,6 +156,9 @@ def _sentences(run: Run) -> Iterator[str]:
         )
     if run.records:
         yield equality(run)[2]
+    checks = checks_sentence(run.folder)
+    if checks:
+        yield checks
 
 
 def _tiles(run: Run) -> Iterator[Tile]:
