@@ -10,11 +10,10 @@ from zoo._table import PAGE, page, read
 from zoo.support import measured
 
 _ALWAYS = {
-    "tensor": ("gpt2", "t5"),
+    "tensor": ("t5",),
     "pipeline": ("unet", "early-exit"),
     "expert": ("mixtral",),
     "context": ("llama",),
-    "pipeline × sharded data × tensor": ("nanogpt",),
 }
 
 
