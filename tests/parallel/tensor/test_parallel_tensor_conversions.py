@@ -56,7 +56,7 @@ def test_views_of_parts_are_parts_of_views(case, data):
 
 
 def test_fused_heads_are_found_in_a_view():
-    """Three ranges of 4 heads of 2, split by two workers: dim 0 of 24 in three groups is the heads' dim of (3, 4, 2)."""
+    """Three ranges of 4 heads of 2, each split by two workers: the heads' dim of (3, 4, 2)."""
     assert mapped_split((24,), (3, 4, 2), Split(0, 3), 2) == Split(1)
     assert mapped_split((5, 6), (30,), Split(1), 2) == Split(0, 5)
     assert mapped_split((12,), (3, 4), Split(0), 2) is None

@@ -110,11 +110,11 @@ def dropout_step() -> tuple[float, list, bool]:
     for step in (1e-6, -1e-6):
         with torch.no_grad():
             for name, parameter in program.parameters.items():
-                parameter += step * directions[name]
+                parameter.add_(directions[name], alpha=step)
             torch.manual_seed(1)
             moved.append(local(batch).item())
             for name, parameter in program.parameters.items():
-                parameter -= step * directions[name]
+                parameter.sub_(directions[name], alpha=step)
     measured = (moved[0] - moved[1]) / 2e-6
     return abs(float(slope) - measured) / abs(measured), float(value), bool(again == value)
 

@@ -18,7 +18,7 @@ def test_zoo_on_two_workers(workers, name):
 @pytest.mark.parametrize("name", ["gpt2", "llama", "resnet"])
 def test_zoo_on_four_workers(workers, name):
     """A quarter of the parameters on each worker, but for what four do not divide."""
-    for found in workers(4).run(zoo_parity, name, "whole"):
+    for found in workers(4).run(zoo_parity, name, "whole", timeout=200):
         assert found.share < 0.32
         assert max(found.loss, found.gradients, found.buffers) < TOLERANCE
 

@@ -70,7 +70,8 @@ def _split(choice):
 )
 def test_exact(join, bandwidth, latency, compute):
     """Against every combination of choices, at rates drawn over orders of magnitude."""
-    rates = Rates(bandwidth=10**bandwidth, latency=10**latency, compute=10**compute, memory=10**compute)
+    speed = 10**compute
+    rates = Rates(bandwidth=10**bandwidth, latency=10**latency, compute=speed, memory=speed, holding=12 / speed)
     problem = problem_for(Wired(join, 2), torch.ones(2, 4))
     found = solve(problem, rates)
     assert found.time == pytest.approx(cheapest(problem, rates), rel=1e-6)
@@ -78,7 +79,7 @@ def test_exact(join, bandwidth, latency, compute):
 
 
 # One NVIDIA H100 server: data sheet's NVLink and HBM rates, a third of the matrix peak, a small collective's time.
-SERVER = Rates(bandwidth=3e11, latency=1e-5, compute=3e14, memory=3e12)
+SERVER = Rates(bandwidth=3e11, latency=1e-5, compute=3e14, memory=3e12, holding=4e-12)
 
 
 def test_llama_as_transformers_lays_it_out():

@@ -13,9 +13,6 @@ from meshwright.parallel.tensor._rates import work_time
 from meshwright.plan import Piece, StageWorker, balanced_cuts
 from meshwright.units import Seconds
 
-# A model so small that every exchange costs more than the work it divides is split nevertheless, if it is asked for.
-_WANTED = Rates(latency=0.0, bandwidth=1e14)
-
 
 def completed(strategy: Strategy, program: Program) -> Strategy:
     """The strategy with a placement for every parameter that `tp` splits, and cuts for every stage.
@@ -43,11 +40,8 @@ def _placements(strategy: Strategy, program: Program) -> tuple[Placement, ...]:
     if strategy.mesh.tp == 1 or (given and _is_possible(given, strategy, program)):
         return strategy.placements
     others = tuple(placement for placement in strategy.placements if placement.axis != "tp")
-    for rates in (Rates(), _WANTED):
-        scheme = choose_placements(program, degree=strategy.mesh.tp, sequence=strategy.sequence, rates=rates)
-        if scheme.placements:
-            break
-    else:
+    scheme = choose_placements(program, degree=strategy.mesh.tp, sequence=strategy.sequence)
+    if not scheme.placements:
         raise PlanError(
             f"tensor = {strategy.mesh.tp}: no parameter can be split over {strategy.mesh.tp} workers",
             cause="; ".join(scheme.notes) or "no dim of a parameter can be divided so",

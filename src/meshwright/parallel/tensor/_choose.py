@@ -5,7 +5,7 @@ from dataclasses import replace
 from math import prod
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Node
 
 from meshwright.cost import Placement
@@ -16,11 +16,14 @@ from meshwright.parallel.tensor._operation import Choice
 from meshwright.parallel.tensor._problem import Problem, Value, problem_of, tensor_of
 from meshwright.parallel.tensor._rates import Rates, collectives_between
 from meshwright.parallel.tensor._scheme import Exchange, Scheme
-from meshwright.parallel.tensor._solver import solve
+from meshwright.parallel.tensor._solver import Solution, solution_time, solve
 from meshwright.parallel.tensor.rules import rule_of
 
 # With the sequence split, a byte kept costs as much as so many bytes sent: memory is what the split is for.
-_KEEPING = 4
+_KEEPING = 50
+# An axis that is wanted whatever it costs: a byte of a parameter held costs more and more, until nearly all are split.
+_WANTING = (1, 8, 64, 512)
+_NEARLY = 0.05
 Sequencing = Literal["whole", "split"]
 
 
@@ -40,7 +43,8 @@ def choose_placements(
         program: on whole tensors.
         degree: workers of the axis.
         sequence: `split` has activations split along the sequence, their second dim, wherever it saves memory.
-        rates: of the workers and the links between them; None: those of `Rates`.
+        rates: of the workers and the links between them; None: the axis is wanted even if work and exchanges take
+            longer with it than without, because workers hold less.
         placements: given ones, of a plan; parameters and buffers that they leave out stay whole. None: all are free.
         inputs: layouts of placeholders that the workers hold parts of.
         gradients: `partial` leaves the gradients of unsplit parameters as parts of a sum, which is taken elsewhere.
@@ -52,8 +56,7 @@ def choose_placements(
     seeds = dict(_seeds(program, degree, sequence, pinned))
     problem = problem_of(program.graph_module, degree, pinned=pinned, seeds=seeds)
     _check(problem, pinned)
-    rates = rates or Rates()
-    solution = solve(problem, rates if sequence == "whole" else replace(rates, keeping=_KEEPING / rates.bandwidth))
+    solution = _solution(problem, sequence, rates)
     choices = {node.name: choice for node, choice in solution.choices.items()}
     return Scheme(
         degree=degree,
@@ -62,8 +65,36 @@ def choose_placements(
         choices=choices,
         exchanges=tuple(_exchanges(problem, solution.choices)),
         notes=tuple(_notes(problem, solution.choices)),
-        time=solution.time,
+        time=solution_time(problem, solution.choices, rates or Rates()),
     )
+
+
+def _solution(problem: Problem, sequence: Sequencing, rates: Rates | None) -> Solution:
+    known = rates or Rates()
+    if sequence == "split":
+        known = replace(known, keeping=_KEEPING / known.bandwidth)
+    free = any(len(problem.choices[node]) > 1 for node in problem.held)
+    if rates is not None or not free:
+        return solve(problem, known)
+    found = []
+    for factor in _WANTING:
+        solution = solve(problem, replace(known, holding=factor * known.holding))
+        found.append((_held(problem, solution), solution))
+        if found[-1][0] <= 1 / problem.degree + _NEARLY:
+            break
+    least = min(share for share, _ in found)
+    return next(solution for share, solution in found if share <= least + _NEARLY)
+
+
+def _held(problem: Problem, solution: Solution) -> float:
+    """The share of the parameters that one worker holds."""
+    sizes = [
+        (tensor.numel(), isinstance(solution.choices[node].results[0], Split))
+        for node, tensor in problem.held.items()
+        if isinstance(tensor, nn.Parameter)
+    ]
+    held = sum(size / problem.degree if split else size for size, split in sizes)
+    return held / max(1, sum(size for size, _ in sizes))
 
 
 def _given(

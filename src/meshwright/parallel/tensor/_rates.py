@@ -16,7 +16,7 @@ _PRODUCTS = {"linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "_gr
 class Rates:
     """What the workers of an axis can do.
 
-    The defaults weigh bytes against work without latency: the layout for an axis that is wanted whatever its size.
+    The defaults are those of processes on one host that exchange through its memory.
 
     Args:
         bandwidth: between workers (B/s).
@@ -24,13 +24,15 @@ class Rates:
         compute: of one worker (FLOP/s).
         memory: of one worker's memory (B/s).
         keeping: what a byte of a result costs that a worker keeps for its backward (s/B).
+        holding: what a byte of a parameter costs that a worker holds: passes over it by gradients and optimizer (s/B).
     """
 
-    bandwidth: float = 1e10
-    latency: Seconds = 1e-6
+    bandwidth: float = 5e9
+    latency: Seconds = 2e-5
     compute: float = 1e11
-    memory: float = 5e10
+    memory: float = 2e10
     keeping: float = 0.0
+    holding: float = 6e-10
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,6 @@ from meshwright.parallel.tensor._rates import Rates, conversion_time, work_time
 from meshwright.parallel.tensor._repeats import repeated_nodes
 from meshwright.units import Seconds
 
-# Of what a parameter held whole costs against one held in parts: optimizer, gradients and memory, in passes over it.
-_PASSES = 12
-
 
 @dataclass(frozen=True, slots=True)
 class Solution:
@@ -105,7 +102,7 @@ def choice_time(problem: Problem, node: Node, choice: Choice, rates: Rates) -> S
     if node in problem.held:
         tensor = problem.held[node]
         share = problem.degree if isinstance(choice.results[0], Split) else 1
-        return _PASSES * tensor.numel() * tensor.element_size() / share / rates.memory
+        return tensor.numel() * tensor.element_size() / share * rates.holding
     if node not in problem.operations:
         return 0.0
     share = problem.degree if choice.divided else 1
