@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from meshwright.cli._options import AimOptions, Flag, GoalOptions
 from meshwright.cli._output import print_json, print_view
-from meshwright.cli._session import beside, find_cluster, find_plan, scratch_folder
+from meshwright.cli._session import find_cluster, find_plan, scratch_folder
 from meshwright.cli._settings import Settings, resolve
 from meshwright.documents import to_mapping, write_text
 from meshwright.graph import read_graph
@@ -46,14 +46,14 @@ def plan(
     check_script(script)
     settings = resolve(goal or GoalOptions(), aim or AimOptions())
     progress = Progress()
-    made = _plan_of_graph(script, settings, progress) if script.suffix == GRAPH_SUFFIX else None
+    made = _plan_of_graph(script, settings, progress, save) if script.suffix == GRAPH_SUFFIX else None
     if made is None:
         cluster = find_cluster(settings, progress=progress)
         with scratch_folder() as folder:
             made = find_plan(
                 script, arguments, settings=settings, cluster=cluster, folder=Path(folder), progress=progress
             )
-            _keep(Path(folder), cluster, save)
+            _keep(Path(folder) / "graph.json", cluster, save)
     progress.close()
     write_plan(made, save)
     if json:
@@ -64,16 +64,17 @@ def plan(
         print_view(f"written to {save}; why: meshwright explain {save}")
 
 
-def _keep(folder: Path, cluster: Cluster, plan: Path) -> None:
+def _keep(found: Path, cluster: Cluster, plan: Path) -> None:
     """Puts the graph and the cluster beside the plan, so that `explain --set` can price changes of it."""
-    graph, description = beside(plan)
-    if (folder / "graph.json").is_file():
-        write_text(graph, (folder / "graph.json").read_text(encoding="utf-8"))
+    if found.is_file():
+        graph, description = plan.with_suffix(".graph.json"), plan.with_suffix(".cluster.toml")
+        write_text(graph, found.read_text(encoding="utf-8"))
         write_cluster(cluster, description)
 
 
-def _plan_of_graph(path: Path, settings: Settings, progress: Progress) -> Plan:
+def _plan_of_graph(path: Path, settings: Settings, progress: Progress, save: Path) -> Plan:
     graph, cluster = read_graph(path), find_cluster(settings, progress=progress)
+    _keep(path, cluster, save)
     if is_elsewhere(cluster):
         return plan_outright(graph, cluster, settings.goal)
     return choose(graph, cluster, settings.goal, shortlist(graph, cluster, settings.goal))

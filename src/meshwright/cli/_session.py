@@ -47,9 +47,9 @@ def beside(plan: Path) -> tuple[Path, Path]:
     """Where the graph and the cluster lie that a plan was made of: in its run's folder, or beside its file."""
     if plan.is_dir():
         return plan / "graph.json", plan / "cluster.toml"
-    if plan.name == "plan.toml" and (plan.parent / "graph.json").is_file():
-        return plan.parent / "graph.json", plan.parent / "cluster.toml"
-    return plan.with_suffix(".graph.json"), plan.with_suffix(".cluster.toml")
+    own = plan.with_suffix(".graph.json"), plan.with_suffix(".cluster.toml")
+    in_folder = plan.parent / "graph.json", plan.parent / "cluster.toml"
+    return in_folder if not own[0].is_file() and all(path.is_file() for path in in_folder) else own
 
 
 def find_plan(

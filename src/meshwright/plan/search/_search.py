@@ -15,7 +15,6 @@ from meshwright.plan.search._frame import Choices, Devices, Frame, choices_of, d
 from meshwright.plan.search._stages import ROUNDING, Effort, StageSearch, bubble
 from meshwright.units import Bytes
 
-
 # What is looked at, in partial choices of a pipeline of up to so many stages: making a frame, bounding one.
 _FRAME, _BOUND, _STAGES = 0.1, 2.0, 8
 _PATIENCE = 8  # times the effort that is spent where nothing that fits was found yet

@@ -32,7 +32,7 @@ class Effort:
 
     priced: int = 40
     visited: int = 400
-    total: int = 4_000
+    total: int = 8_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
