@@ -170,11 +170,22 @@ def _check_statistics(model: nn.Module, strategy: Strategy) -> None:
 
 def _check_axes(strategy: Strategy) -> None:
     mesh = strategy.mesh
-    if mesh.ep > 1:
+    if mesh.ep == 1:
+        return
+    if mesh.num_shares % mesh.ep:
         raise PlanError(
-            f"a grid with ep {mesh.ep}",
-            cause="programs are not split by experts between workers",
-            alternatives=["--set expert=1", "experts split over the tensor axis: --set tensor=2"],
+            f"expert = {mesh.ep} does not divide the {mesh.num_shares} data ranks",
+            cause="experts are spread over neighbouring data ranks",
+            alternatives=["--set expert=1", f"--set data={mesh.ep}"],
+            command="meshwright plan SCRIPT",
+        )
+    hindrance = f"sharding = {strategy.sharding}" if strategy.sharding != "none" else f"context = {mesh.cp}"
+    if strategy.sharding != "none" or mesh.cp > 1:
+        raise PlanError(
+            f"expert = {mesh.ep} with {hindrance}",
+            cause="an expert's parameters and tokens are on some of the data ranks only",
+            alternatives=["--set sharding=none --set context=1", "--set expert=1"],
+            command="meshwright plan SCRIPT",
         )
 
 

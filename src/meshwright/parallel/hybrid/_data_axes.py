@@ -14,6 +14,7 @@ from meshwright.parallel._data_parallel import DataParallel
 from meshwright.parallel._parallelized import Parallelized
 from meshwright.parallel._recompute import Recomputation
 from meshwright.parallel._single import SingleWorker
+from meshwright.parallel.hybrid._expert_data import ExpertData
 from meshwright.parallel.hybrid._grid import Grid
 from meshwright.parallel.hybrid._portion import Portion
 
@@ -30,6 +31,8 @@ def over_data_axes(
         grid: this worker's place.
         portion: what it computes.
     """
+    if portion.experts:
+        return _with_experts(model, optimizer, strategy, grid=grid, portion=portion)
     parameters = portion.parameters
     recomputation = Recomputation(model, ())
     if grid.data is None:
@@ -67,6 +70,38 @@ def over_data_axes(
             strategy, transport, grid.data, device, dtypes={tensor.dtype for _, tensor in parameters}
         ),
     )
+
+
+def _with_experts(
+    model: nn.Module, optimizer: Optimizer | None, strategy: Strategy, *, grid: Grid, portion: Portion
+) -> Parallelized:
+    """Replicas of what all data ranks have, and of the experts that some of them have."""
+    parts = {True: [], False: []}
+    for name, tensor in portion.parameters:
+        parts[name in portion.experts].append((name, tensor))
+    made = []
+    for parameters, group, stepped in ((parts[False], grid.data, optimizer), (parts[True], grid.expert_data, None)):
+        recomputation = Recomputation(model, ())
+        if group is None:
+            made.append(SingleWorker(model, stepped, recomputation, parameters=parameters))
+            continue
+        device = next((tensor.device for _, tensor in parameters), torch.device(strategy.workers[0].device))
+        transport = make_transport(strategy.exchange.transport, group, device)
+        made.append(
+            DataParallel(
+                model,
+                stepped,
+                strategy,
+                transport=transport,
+                batch_norm=None,
+                recomputation=recomputation,
+                parameters=parameters,
+                reduction=make_reduction(
+                    strategy, transport, group, device, dtypes={tensor.dtype for _, tensor in parameters}
+                ),
+            )
+        )
+    return ExpertData(*made)
 
 
 def _shard_mesh(grid: Grid, device_type: str) -> Any:

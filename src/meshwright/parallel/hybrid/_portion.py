@@ -17,6 +17,7 @@ from meshwright.parallel._named import all_parameters
 from meshwright.parallel._parallelized import Begin, Parallelized
 from meshwright.parallel._pieces import Span
 from meshwright.parallel.context import ContextAxis
+from meshwright.parallel.expert import ExpertAxis
 from meshwright.parallel.hybrid._blocks import Blocks
 from meshwright.parallel.hybrid._checks import check
 from meshwright.parallel.hybrid._completion import completed, is_complete
@@ -67,6 +68,7 @@ class Portion:
         self._context = context
         self._named = all_parameters(model, optimizer)
         self._positions = ContextAxis(strategy, group=grid.context)
+        self._experts = ExpertAxis(model, optimizer, strategy, group=grid.expert)
         self._tensor: TensorAxis | None = None
         named = [*self._named, *model.named_buffers()]
         self._store = ProgramStore(model, loss, transformation=self._localized, named=named)
@@ -90,7 +92,7 @@ class Portion:
     @property
     def forwards_together(self) -> bool:
         """Whether other data ranks wait for this one in the forward."""
-        return self._statistics is not None
+        return self._statistics is not None or self._grid.expert is not None
 
     @property
     def parameters(self) -> list[tuple[str, Tensor]]:
@@ -101,13 +103,19 @@ class Portion:
         return [(name, tensor) for name, tensor in self._named if name in held]
 
     @property
+    def experts(self) -> frozenset[str]:
+        """Names of the parameters that other data ranks have other experts of."""
+        return frozenset(self._experts.spans)
+
+    @property
     def roots(self) -> list[tuple[GraphModule, tuple[str, ...]]]:
         """The modules that run, each with the names of its blocks."""
         return [(module, self._blocks.inside(module)) for module in self._homes.modules]
 
     def spans(self, name: str) -> tuple[Span, ...]:
         """Where this worker's part of a parameter or buffer lies, by its first name."""
-        return () if self._tensor is None else self._tensor.spans.get(name, ())
+        split = () if self._tensor is None else self._tensor.spans.get(name, ())
+        return (*self._experts.spans.get(name, ()), *split)
 
     def prepare(self, batches: Sequence[Any]) -> None:
         """Makes what runs micro-batches of new shapes."""
@@ -190,7 +198,7 @@ class Portion:
 
     def _localized(self, program: Program) -> Program:
         """This worker's part of a program; with the first one it is settled what that is."""
-        program = self._positions.localized(program)
+        program = self._experts.localized(self._positions.localized(program))
         if self._tensor is None:
             if not is_complete(self._strategy):
                 self._strategy = self._agreed(program)
