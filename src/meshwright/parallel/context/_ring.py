@@ -136,14 +136,15 @@ class _Ring(torch.autograd.Function):
         ctx: Any, ring: RingAttention, causal: bool, scale: float, query: Tensor, key: Tensor, value: Tensor, mask: Any
     ) -> Tensor:
         length = key.shape[-2] * ring.communicator.size
-        output = log_sum = None
+        output = torch.zeros_like(query[..., :1]).expand(*query.shape[:-1], value.shape[-1])
+        log_sum = query.new_full(query.shape[:-1], float("-inf"))
         packet = _packed(key, value)
         for turn, owner in enumerate(ring.owners()):
             rotation = ring.communicator.rotate(packet) if turn + 1 < ring.communicator.size else None
             theirs, values = _unpacked(packet, key, value)
             bias = ring.bias(owner, length, mask, causal=causal, like=query)
             block = attended(query, theirs, values, bias, scale)
-            output, log_sum = block if output is None else merged(output, log_sum, *block)
+            output, log_sum = merged(output, log_sum, *block)
             packet = rotation.wait() if rotation is not None else packet
         ctx.ring, ctx.causal, ctx.scale = ring, causal, scale
         ctx.save_for_backward(query, key, value, mask, output, log_sum)

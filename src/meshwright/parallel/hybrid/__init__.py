@@ -4,7 +4,8 @@ In: the user's model, optimizer and loss, a `Strategy` whose mesh splits the mod
 engine of `run` drives.
 Reading order: `_grid` (who is whose neighbour), `_completion` (what a strategy leaves open), `_checks` (what is
 declined, with `_elementwise`), `_portion` (what one worker computes) with `_tensor_axis`, `_blocks`, `_homes`,
-`_originals` and `_global_statistics`, `_data_axes` (whose gradients are summed), `_norm`, `_hybrid` (all together).
+`_originals` and `_global_statistics`, `_data_axes` (whose gradients are summed) with `_expert_data`, `_norm`, `_hybrid`
+(all together).
 """
 
 from meshwright.parallel.hybrid._completion import completed as completed

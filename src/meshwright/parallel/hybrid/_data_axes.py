@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from meshwright.cost import Strategy
@@ -76,10 +76,10 @@ def _with_experts(
     model: nn.Module, optimizer: Optimizer | None, strategy: Strategy, *, grid: Grid, portion: Portion
 ) -> Parallelized:
     """Replicas of what all data ranks have, and of the experts that some of them have."""
-    parts = {True: [], False: []}
+    parts: dict[bool, list[tuple[str, Tensor]]] = {True: [], False: []}
     for name, tensor in portion.parameters:
         parts[name in portion.experts].append((name, tensor))
-    made = []
+    made: list[Parallelized] = []
     for parameters, group, stepped in ((parts[False], grid.data, optimizer), (parts[True], grid.expert_data, None)):
         recomputation = Recomputation(model, ())
         if group is None:
