@@ -2,7 +2,7 @@
 
 import pytest
 
-from meshwright.cli._tokens import own_tokens, shadowed, with_script_separated
+from meshwright.cli._tokens import own_tokens, shadowed, with_script_separated, with_target_first
 
 TAKES_VALUE = {"--set": True, "--memory": True, "--json": False}
 
@@ -32,3 +32,17 @@ def test_own_options_end_at_the_script() -> None:
 def test_options_of_ours_among_the_script_s_are_noticed() -> None:
     tokens = ["--json", "--", "train.py", "--memory=1", "--lr", "--memory"]
     assert shadowed(tokens, options=TAKES_VALUE) == ["--memory"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "parsed"),
+    [
+        ("train.py --cluster h100:8x64", "--cluster h100:8x64 train.py"),
+        ("--json train.py --lr 3 --cluster=a.toml", "--cluster=a.toml --json train.py --lr 3"),
+        ("train.py -- --cluster mine", "train.py -- --cluster mine"),
+        ("train.py --cluster", "--cluster train.py"),
+        ("train.py --lr 3", "train.py --lr 3"),
+    ],
+)
+def test_what_is_planned_for_may_stand_after_the_script(typed: str, parsed: str) -> None:
+    assert with_target_first(typed.split(), options=["--cluster"]) == parsed.split()

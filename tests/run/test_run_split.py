@@ -131,3 +131,31 @@ def test_each_worker_loads_the_share_of_its_data_rank(workers):
     wanted = [engine.step(tuple(rows)).item() for rows in DataLoader(_Rows(), batch_size=4, shuffle=True)]
     for losses in workers(4).run(_loaded):
         assert losses == pytest.approx(wanted, abs=1e-12)
+
+
+def _whole_beside_one_device(case: Case) -> tuple[float, bool, str]:
+    engine, reference = Engine(job(case, 0), strategy(case), rank=dist.get_rank()), Engine(job(case, 0))
+    _losses(engine, case, range(2))
+    _losses(reference, case, range(2))
+    inputs = batch(case, 1)[0]
+    whole = engine.placed.whole_model()
+    with torch.no_grad():
+        found, expected = whole(inputs), reference.job.model(inputs)
+    refusal = ""
+    try:
+        engine.job.model(inputs)
+    except mw.MeshwrightError as error:
+        refusal = str(error)
+    _losses(engine, case, range(1, 2))
+    tied = whole.head.weight is whole.embedding.weight
+    engine.close()
+    return float((found - expected).abs().max()), tied, refusal
+
+
+@pytest.mark.parametrize("case", [SPLIT, SHARDED, OWNED], ids=["tensor", "sharded-stages", "owned-stages"])
+def test_the_whole_model_can_be_asked_for_and_its_parts_cannot_be_called(workers, case):
+    for distance, tied, refusal in workers(4).run(_whole_beside_one_device, case):
+        assert distance < 1e-10
+        assert tied
+        assert "was called, and this worker holds a part of it only" in refusal
+        assert "step.model" in refusal

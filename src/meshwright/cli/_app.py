@@ -9,7 +9,7 @@ from cyclopts.exceptions import CycloptsError, UnknownCommandError, UnknownOptio
 
 from meshwright import __version__
 from meshwright.cli._output import print_error
-from meshwright.cli._tokens import own_tokens, shadowed, with_script_separated
+from meshwright.cli._tokens import own_tokens, shadowed, with_script_separated, with_target_first
 from meshwright.errors import MeshwrightError, UsageError, suggestion
 
 INTERRUPTED = 130
@@ -45,6 +45,8 @@ VERBS = {
     ),
 }
 SCRIPT_VERBS = ("plan", "run", "verify")
+# What a plan is for; taken wherever they stand, because no plan here is meant where they are typed.
+TARGET_OPTIONS = ("--cluster", "--minimize", "--deadline", "--budget", "--tokens")
 
 
 def make_app() -> App:
@@ -84,7 +86,8 @@ def run_command(tokens: Sequence[str]) -> int:
         if verb in SCRIPT_VERBS:
             collection = app[verb].assemble_argument_collection(parse_docstring=False)
             takes_value = {name: argument.token_count()[0] > 0 for argument in collection for name in argument.names}
-            separated = [verb, *with_script_separated(tokens[1:], takes_value=takes_value)]
+            typed = with_target_first(tokens[1:], options=TARGET_OPTIONS) if verb == "plan" else tokens[1:]
+            separated = [verb, *with_script_separated(typed, takes_value=takes_value)]
             for name in shadowed(separated, options=takes_value):
                 print(
                     f"note: {name} stands after the script and goes to it; Meshwright's own stand before",

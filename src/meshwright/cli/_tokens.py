@@ -26,6 +26,29 @@ def with_script_separated(tokens: Sequence[str], *, takes_value: Mapping[str, bo
     return list(tokens)
 
 
+def with_target_first(tokens: Sequence[str], *, options: Collection[str]) -> list[str]:
+    """The tokens with options that say what is planned for put before the script, wherever they were typed.
+
+    `plan train.py --cluster h100:8x64` is how people write it. What stands after `--` is left to the script.
+
+    Args:
+        tokens: what stands after the verb.
+        options: that are taken from the script's arguments, each with a value.
+    """
+    end = tokens.index(SEPARATOR) if SEPARATOR in tokens else len(tokens)
+    taken: list[str] = []
+    rest: list[str] = []
+    index = 0
+    while index < end:
+        length = 0
+        if tokens[index].partition("=")[0] in options:
+            length = 1 if "=" in tokens[index] else 2
+        taken += tokens[index : min(end, index + length)]
+        rest += tokens[index : index + 1] if not length else []
+        index += length or 1
+    return [*taken, *rest, *tokens[end:]]
+
+
 def own_tokens(tokens: Sequence[str]) -> Sequence[str]:
     """Those before the script."""
     return tokens[: tokens.index(SEPARATOR)] if SEPARATOR in tokens else tokens

@@ -146,6 +146,10 @@ class SplitModel(Parallelized):
         """What this worker did in the last step for its stages, with stamps as the step's own at begin and end."""
 
     @abstractmethod
+    def whole_model(self) -> nn.Module:
+        """A copy of the model on whole tensors; every worker calls it and gets one."""
+
+    @abstractmethod
     def prepare(self, batches: Sequence[Any]) -> None:
         """Makes the program for each micro-batch, where it has another shape than those before.
 

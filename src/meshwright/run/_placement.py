@@ -97,6 +97,10 @@ class SplitPlaced(Placed, Protocol):
         """What this worker did in the last step for its stages, with stamps at begin and end."""
         ...
 
+    def whole_model(self) -> nn.Module:
+        """A copy of the model on whole tensors; every worker calls it."""
+        ...
+
     def prepare(self, batches: Sequence[Any]) -> None:
         """Makes the program for micro-batches of new shapes."""
         ...

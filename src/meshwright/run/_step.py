@@ -21,6 +21,7 @@ from meshwright.run._job import Job
 from meshwright.run._loader import can_share, first_batch, shared
 from meshwright.run._metrics import Recorder
 from meshwright.run._opening import Request, opened
+from meshwright.run._placement import SplitPlaced
 from meshwright.run._proof import Proof
 from meshwright.run._session import Session
 from meshwright.run._trace import Tracer
@@ -48,6 +49,7 @@ class Step:
         self._plan: Plan | None = None
         self._expected: tuple[Any, int, int] | None = None
         self._loaders: dict[int, tuple[Any, Iterable[Any]]] = {}
+        self._whole: tuple[int, nn.Module] | None = None
         self.recorder: Recorder | None = None
         self._tracer: Tracer | None = None
 
@@ -104,8 +106,16 @@ class Step:
 
     @property
     def model(self) -> nn.Module:
-        """The user's model."""
-        return self._job.model
+        """The user's model; where the plan splits it, a whole copy, which every worker has to ask for alike.
+
+        The copy is as new as the last step; asked for again before the next one, it is the same.
+        """
+        placed = None if self._engine is None else self._engine.placed
+        if not isinstance(placed, SplitPlaced):
+            return self._job.model
+        if self._whole is None or self._whole[0] != self.steps:
+            self._whole = (self.steps, placed.whole_model())
+        return self._whole[1]
 
     @property
     def plan(self) -> Plan | None:

@@ -18,6 +18,7 @@ from meshwright.parallel._parallelized import Begin, Held, Parallelized, SplitMo
 from meshwright.parallel._pieces import Piece, everywhere, local
 from meshwright.parallel.hybrid._data_axes import over_data_axes
 from meshwright.parallel.hybrid._grid import Grid
+from meshwright.parallel.hybrid._guard import Guard
 from meshwright.parallel.hybrid._norm import WholeNorm
 from meshwright.parallel.hybrid._portion import Loss, Portion
 from meshwright.units import Seconds
@@ -57,6 +58,7 @@ class Hybrid(SplitModel):
         self._named = all_parameters(model, optimizer)
         self._portion = Portion(model, optimizer, loss, strategy, grid=grid, blocks=blocks, context=context)
         self._data: Parallelized | None = None
+        self._guard: Guard | None = None
         self._waited: Seconds = 0.0
 
     @property
@@ -96,6 +98,7 @@ class Hybrid(SplitModel):
             )
             self._portion.follow({held.name: held.parameter for held in self._data.held()})
             self._norm = WholeNorm(self.held(), transport=self._transport, whole=self._grid.whole)
+            self._guard = self._portion.guard()
 
     def compute(
         self, batches: Sequence[Any], *, examples: Sequence[int], begin: Begin, ended: Callable[[], object]
@@ -194,12 +197,18 @@ class Hybrid(SplitModel):
         whole = everywhere(self.held_state(), self._grid.whole)
         return {key: whole.get(key, value) for key, value in self._model.state_dict().items()}
 
+    def whole_model(self) -> nn.Module:
+        """A copy of the model on whole tensors; every worker calls it and gets one."""
+        return self._model if self._guard is None else self._guard.whole(self.full_state_dict())
+
     def close(self) -> None:
         """Closes the connections; the parameters stay split, and the model cannot run any further."""
         self.zero_gradients()
         if self._data is not None:
             self._data.close()
         self._portion.close()
+        if self._guard is not None:
+            self._guard.close()
         self._transport.close()
         dist.barrier(group=self._grid.whole)
         self._grid.close()

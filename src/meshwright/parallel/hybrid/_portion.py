@@ -1,7 +1,7 @@
 """What one worker computes of a step: its part of the captured program, for every shape of micro-batch that comes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from meshwright.parallel.hybrid._checks import check
 from meshwright.parallel.hybrid._completion import completed, is_complete
 from meshwright.parallel.hybrid._global_statistics import GlobalStatistics
 from meshwright.parallel.hybrid._grid import Grid
+from meshwright.parallel.hybrid._guard import Guard
 from meshwright.parallel.hybrid._homes import Homes
 from meshwright.parallel.hybrid._originals import Originals
 from meshwright.parallel.hybrid._tensor_axis import TensorAxis
@@ -70,6 +71,7 @@ class Portion:
         self._positions = ContextAxis(strategy, group=grid.context)
         self._experts = ExpertAxis(model, optimizer, strategy, group=grid.expert)
         self._tensor: TensorAxis | None = None
+        self._guard: Guard | None = None
         named = [*self._named, *model.named_buffers()]
         self._store = ProgramStore(model, loss, transformation=self._localized, named=named)
         self._originals = Originals(model)
@@ -147,6 +149,11 @@ class Portion:
                 begin(outputs[0] if len(outputs) == 1 else outputs, number).backward()
                 ended()
 
+    def guard(self) -> Guard:
+        """Refuses calls of the user's model from now on, but for the captures made here."""
+        self._guard = Guard(self._model)
+        return self._guard
+
     def sum_tied(self) -> None:
         """Sums the gradients of parameters that several stages use."""
         if self._pipelined is not None:
@@ -193,7 +200,8 @@ class Portion:
                     self._optimizer.state.pop(tensor, None)
 
     def _program(self, batch: Any) -> Program:
-        with self._originals.in_place():
+        lifted = nullcontext() if self._guard is None else self._guard.lifted()
+        with self._originals.in_place(), lifted:
             return self._store.program(batch)
 
     def _localized(self, program: Program) -> Program:
