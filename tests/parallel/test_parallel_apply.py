@@ -49,14 +49,16 @@ def _scheduled(sharding: str) -> list[float]:
     return values
 
 
-def split_a_sequence():
+def spread_experts_of_sharded_parameters():
     chosen = strategy(Case())
-    with pytest.raises(PlanError, match="a grid with cp 2 and ep 1"):
-        apply(_linear(), None, replace(chosen, mesh=Mesh(cp=2), batch=replace(chosen.batch, shares=(1,))))
+    with pytest.raises(PlanError, match="expert = 2 with sharding = parameters"):
+        apply(_linear(), None, replace(chosen, mesh=Mesh(dp_shard=2, ep=2), sharding="parameters"))
+    with pytest.raises(PlanError, match="expert = 2 does not divide the 1 data ranks"):
+        apply(_linear(), None, replace(chosen, mesh=Mesh(tp=2, ep=2), batch=replace(chosen.batch, shares=(1,))))
 
 
-def test_axes_that_nothing_splits_are_declined(workers):
-    workers(2).run(split_a_sequence)
+def test_axes_that_exclude_each_other_are_declined(workers):
+    workers(2).run(spread_experts_of_sharded_parameters)
 
 
 def accumulate_with_statistics():

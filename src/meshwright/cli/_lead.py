@@ -30,9 +30,6 @@ from meshwright.launch import (
 from meshwright.plan import Plan
 from meshwright.units import format_seconds
 
-# As many as fit into the little time that a run waits for them.
-REFERENCE_STEPS = 20
-
 
 def lead(
     script: Path,
@@ -100,7 +97,7 @@ def _prepare(
             cluster=cluster,
             folder=folder.planning.path,
             progress=progress,
-            reference_steps=REFERENCE_STEPS,
+            reference_steps=settings.reference,
         )
     except MeshwrightError as error:
         progress.close()

@@ -69,6 +69,10 @@ class RunOptions:
     output: Path | None = None
     """The folder in which runs lie."""
 
+    reference: int | None = None
+    """Before the run, at most so many steps of the script as it is written, for about a second; the report draws their
+    losses. The script goes on in the planning process meanwhile."""
+
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)

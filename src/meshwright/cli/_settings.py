@@ -29,6 +29,7 @@ class Configuration:
         cluster: hardware to plan for: a file, or a short form.
         plan: file of the plan to follow.
         output: folder in which runs lie.
+        reference: steps of the script as it is written, before the run.
         planning_limit: longest time for planning (s).
         nodes: hosts that run together.
         rendezvous: where they meet, HOST:PORT.
@@ -47,6 +48,7 @@ class Configuration:
     cluster: str | None = None
     plan: Path | None = None
     output: Path | None = None
+    reference: int | None = None
     planning_limit: float | None = None
     nodes: int | None = None
     rendezvous: str | None = None
@@ -63,6 +65,7 @@ class Settings:
         cluster: the hardware, a file or a short form; None: this machine.
         plan: file of the plan to follow; None: make one.
         output: folder in which runs lie.
+        reference: steps of the script as it is written, before the run.
         planning_limit: longest time for planning (s).
         hosts: hosts that run together.
         fresh: whether this machine is measured again.
@@ -73,6 +76,7 @@ class Settings:
     cluster: str | None
     plan: Path | None
     output: Path
+    reference: int
     planning_limit: Seconds
     hosts: Hosts
     fresh: bool
@@ -90,6 +94,7 @@ DEFAULTS: Mapping[str, Any] = {
     "cluster": None,
     "plan": None,
     "output": Path("outputs"),
+    "reference": 0,
     "planning_limit": PLANNING_LIMIT,
     "nodes": 1,
     "rendezvous": "",
@@ -132,6 +137,7 @@ def resolve(*options: Any, **more: Any) -> Settings:
         cluster=raw["cluster"],
         plan=raw["plan"],
         output=raw["output"],
+        reference=raw["reference"],
         planning_limit=raw["planning_limit"],
         hosts=check_hosts(raw["nodes"], rendezvous=raw["rendezvous"], rank=raw["node_rank"]),
         fresh=raw["fresh"],

@@ -12,8 +12,8 @@ from meshwright.run._job import Job
 from meshwright.units import Seconds
 
 FILE = "reference.jsonl"
-# The run waits for it: enough to see that the curves are one, not to draw all of it. The first step is not counted: it
-# fetches memory anew while the other planning processes end.
+# The run waits for them: enough to see that the curves are one, not to draw all of it. The first step is not counted,
+# because it fetches memory anew while the other planning processes end.
 LONGEST: Seconds = 0.7
 
 
