@@ -192,7 +192,7 @@ def plan_of(options: argparse.Namespace) -> list[tuple[str, Description, tuple[s
     """Which hosts, links and ways: name of the hosts, hosts, links, ways."""
     ways = tuple(options.ways or (QUICK_WAYS if options.quick else (*RIVALS, *CHOICES) if options.all else USUAL_WAYS))
     few = tuple(options.ways or FEW_WAYS)
-    wanted = [("2 equal", description(2, half=False), tuple(options.links or LINKS), ways)]
+    wanted = [("2 equal", description(2, half=False), _with_learning(options.links or LINKS), ways)]
     if not options.quick and 4 in options.hosts:
         wanted.append(("4 equal", description(4, half=False), ("unshaped", "100Mbit/s"), few))
         halved = tuple(options.ways or HALF_WAYS)
@@ -221,6 +221,11 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     options.rates = {way: float(rate) for way, _, rate in (item.partition("=") for item in options.rates)}
     return options
+
+
+def _with_learning(links: Sequence[str]) -> tuple[str, ...]:
+    """The links in order, the unshaped one first: the loss falls in its phase."""
+    return ("unshaped", *(link for link in links if link != "unshaped"))
 
 
 def main() -> None:
