@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from meshwright.cli._options import GoalOptions, HostOptions, RunOptions
-from meshwright.cli._settings import resolve
+from meshwright.cli._settings import parse_pins, resolve
 from meshwright.errors import UsageError
 from meshwright.launch import Hosts, Value
 from meshwright.plan import Pins
@@ -108,3 +108,7 @@ def test_an_allowance_that_there_is_not_is_refused() -> None:
 def test_hosts_that_do_not_fit_together_are_refused(options: HostOptions, fact: str) -> None:
     with pytest.raises(UsageError, match=fact):
         resolve(options)
+
+
+def test_axes_may_be_called_as_torch_calls_them() -> None:
+    assert parse_pins(["tp=4", "pp=2", "dp_shard=2"]) == Pins(tensor=4, pipeline=2, shard=2)

@@ -172,8 +172,19 @@ def check_plan_is_alone(plan: Path | None, *, goal: Goal) -> None:
         )
 
 
+# The names that torch and its papers have for the axes.
+AXES = {
+    "dp_replicate": "data",
+    "dp_shard": "shard",
+    "tp": "tensor",
+    "cp": "context",
+    "ep": "expert",
+    "pp": "pipeline",
+}
+
+
 def parse_pins(texts: Sequence[str]) -> Pins:
-    """The choices pinned by `--set KEY=VALUE`.
+    """The choices pinned by `--set KEY=VALUE`; a mesh axis may be called as torch calls it.
 
     Raises:
         UsageError: no such key, with the nearest; or a value that it cannot have.
@@ -186,7 +197,7 @@ def parse_pins(texts: Sequence[str]) -> Pins:
                 alternatives=[f"keys: {', '.join(field.name for field in fields(Pins))}"],
                 command="meshwright run --set workers=2 SCRIPT",
             )
-    mapping: dict[str, Any] = {key: value for key, _, value in pairs}
+    mapping: dict[str, Any] = {AXES.get(key, key): value for key, _, value in pairs}
     if "bucket_size" in mapping:
         mapping["bucket_size"] = _bytes("--set bucket_size", mapping["bucket_size"])
     return from_mapping(Pins, mapping, where="--set")
