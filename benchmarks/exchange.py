@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
+import outcome
 from exchange_ways import CHOICES, RIVALS
 from testbed import PORT, Testbed, obstacle
 from testbed_description import Description, HostDescription, parse_rate
@@ -38,6 +39,9 @@ HALF_WAYS = ("ddp", "exact")
 INTERVAL = 16  # steps between two meetings of the local ways
 START = 10.0  # s, to load torch on every host
 SHORT = 20  # steps of learning on 4 hosts
+# Speed over DDP, and how much sooner DDP's loss is reached.
+SPEEDS = {("exact", "100Mbit/s"): 1.15, ("bfloat16", "100Mbit/s"): 1.9}
+TIMES = {"100Mbit/s": 6.0, "1Gbit/s": 1.8}
 SLOW = 15.0  # s, for the phases on slow links
 STEP = 0.45  # s, of a step that waits for no link
 START_LIMIT = 300.0
@@ -228,12 +232,38 @@ def _with_learning(links: Sequence[str]) -> tuple[str, ...]:
     return ("unshaped", *(link for link in links if link != "unshaped"))
 
 
-def main() -> None:
-    """Runs all cells and prints them."""
+def _with_curves(cells: Sequence[Cell], learnt: Sequence[Learnt]) -> list[tuple[Cell, Learnt]]:
+    curves = {(item.hosts, item.way): item for item in learnt}
+    return [(cell, curves[cell.hosts, cell.way]) for cell in cells]
+
+
+def checks_of(cells: Sequence[Cell], learnt: Sequence[Learnt], *, learning: int) -> list[outcome.Check]:
+    """The targets of the cells that were run, each against plain DDP of the same hosts and link."""
+    base = {(cell.hosts, cell.link): (cell, curve) for cell, curve in _with_curves(cells, learnt) if cell.way == "ddp"}
+    checks = []
+    for cell, curve in _with_curves(cells, learnt):
+        ddp = base.get((cell.hosts, cell.link))
+        if ddp is None:
+            continue
+        name = f"{cell.hosts}, {cell.link}, {cell.way}"
+        bound = SPEEDS.get((cell.way, cell.link))
+        if bound is not None:
+            checks.append(outcome.at_least(f"{name}: speed over DDP", ddp[0].seconds / cell.seconds, bound))
+        if cell.way.startswith("local") and cell.link in TIMES:
+            loss = ddp[1].at(learning)
+            faster = ddp[1].steps_to(loss) * ddp[0].seconds / (curve.steps_to(loss) * cell.seconds)
+            checks.append(outcome.at_least(f"{name}: time to DDP's loss, times faster", faster, TIMES[cell.link]))
+            checks.append(outcome.at_most(f"{name}: loss over DDP's", curve.at(learning) / loss, 1.02))
+    return checks
+
+
+def main() -> int:
+    """Runs all cells and prints them; 1 where a target is missed."""
     options = parse()
     reason = obstacle()
     if reason:
         sys.exit(f"no testbed here: {reason}")
+    there = outcome.machine()
     wanted = plan_of(options)
     runs = sum(len(ways) for *_, ways in wanted)
     left = options.budget - runs * (START + SLOW) - sum(SHORT * STEP * len(ways) for kind, *_, ways in wanted[1:])
@@ -251,11 +281,12 @@ def main() -> None:
                 continue
             cells += found
             learnt.append(curve)
-    if options.json:
-        print(json.dumps({"cells": [asdict(cell) for cell in cells], "learnt": [asdict(item) for item in learnt]}))
-    else:
+    rows = [asdict(cell) | {"losses": curve.losses} for cell, curve in _with_curves(cells, learnt)]
+    if not options.json:
         print(table(cells, learnt, learning=learning))
+        rows = []
+    return outcome.publish(rows, checks_of(cells, learnt, learning=learning), there=there, as_json=options.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

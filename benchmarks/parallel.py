@@ -1,7 +1,7 @@
 """Each way of splitting a model against the same plan written by hand with torch's own pieces, on two processes.
 
     python benchmarks/parallel.py              # every method on a GPT of 25M parameters and an MLP; about ten minutes
-    python benchmarks/parallel.py --quick      # few rounds, the GPT only
+    python benchmarks/parallel.py --quick      # few rounds of data, tensor and pipeline on the GPT
     python benchmarks/parallel.py --json
 
 Both sides of a pair run in turns on the same machine; what counts is their ratio and their peak memory. The pipeline's
@@ -9,13 +9,13 @@ bubble against its formula is in `pipeline.py`.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
+import outcome
 from meshwright.units import format_bytes, format_seconds
 from referee import HERE, Contest
 
@@ -23,6 +23,11 @@ PAIRS = (
     ("data", "gpt"), ("sharded", "gpt"), ("tensor", "gpt"), ("sequence", "gpt"), ("pipeline", "gpt"),
     ("data", "mlp"), ("sharded", "mlp"), ("tensor", "mlp"), ("pipeline", "mlp"),
 )  # fmt: skip
+
+
+QUICK = ("data", "tensor", "pipeline")
+# Time and peak memory of a method over the same plan by hand.
+TARGET = 1.03
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,26 +85,40 @@ def _line(pair: Pair) -> str:
     return f"{pair.method:9} {pair.model:4} {times}   {memory}"
 
 
-def main() -> None:
-    """Measures all pairs and prints a line for each."""
+def checks_of(pair: Pair) -> list[outcome.Check]:
+    """Time and memory against the plan by hand."""
+    name = f"{pair.method}, {pair.model}"
+    return [
+        outcome.at_most(f"{name}: time over the plan by hand", pair.ratio, TARGET),
+        outcome.at_most(f"{name}: memory over the plan by hand", pair.memory / pair.torch_memory, TARGET),
+    ]
+
+
+def main() -> int:
+    """Measures all pairs, prints a line for each, and the checks; 1 where one does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few rounds, the GPT only")
+    parser.add_argument("--quick", action="store_true", help="few rounds of three methods on the GPT")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of lines")
     parser.add_argument("--only", help="one method")
+    parser.add_argument("--model", choices=("gpt", "mlp"), help="one model")
+    parser.add_argument("--rounds", type=int, default=11, help="how often the sides take turns")
+    parser.add_argument("--block", type=float, default=3.0, help="seconds of a turn")
     chosen = parser.parse_args()
-    pairs = [pair for pair in PAIRS if chosen.only in (None, pair[0]) and not (chosen.quick and pair[1] == "mlp")]
+    there = outcome.machine()
+    wanted = [pair for pair in PAIRS if pair[0] in QUICK and pair[1] == "gpt"] if chosen.quick else PAIRS
+    pairs = [pair for pair in wanted if chosen.only in (None, pair[0]) and chosen.model in (None, pair[1])]
+    rounds, block = (2, 1.0) if chosen.quick else (chosen.rounds, chosen.block)
     found = []
     for method, model in pairs:
         with tempfile.TemporaryDirectory(prefix="parallel-") as folder:
-            pair = measured(
-                method, model, rounds=3 if chosen.quick else 11, block=1.0 if chosen.quick else 3.0, logs=Path(folder)
-            )
+            pair = measured(method, model, rounds=rounds, block=block, logs=Path(folder))
         found.append(pair)
         if not chosen.json:
             print(_line(pair), flush=True)
-    if chosen.json:
-        print(json.dumps([asdict(pair) for pair in found], indent=1))
+    checks = [check for pair in found for check in checks_of(pair)]
+    rows = [asdict(pair) for pair in found] if chosen.json else []
+    return outcome.publish(rows, checks, there=there, as_json=chosen.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
