@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import Graph, GraphModule, Node
 from torch.optim import Optimizer
 
@@ -75,14 +75,9 @@ class ExpertAxis:
         communicator = GroupCommunicator(group)
         placements = [Placement(parameter=name, axis="ep", dim=0) for name in names]
         shards = Shards(self._tensors, placements, communicator)
-        for name in names:
-            tensor = self._tensors[name]
-            state = self._optimizer.state.get(tensor, {}) if self._optimizer is not None else {}
-            for key, value in state.items():
-                if isinstance(value, Tensor) and value.shape == tensor.shape:
-                    state[key] = shards.part(name, value)
+        shards.split_state(self._optimizer)
         shards.split()
-        self.spans = {name: (Span(dim=0, groups=1, index=communicator.coordinate),) for name in names}
+        self.spans = shards.spans
 
 
 class _Travelling:

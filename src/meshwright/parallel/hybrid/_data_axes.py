@@ -1,5 +1,6 @@
 """The data axes around a split model: this worker's parameters are some other workers' too."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -34,40 +35,25 @@ def over_data_axes(
     if portion.experts:
         return _with_experts(model, optimizer, strategy, grid=grid, portion=portion)
     parameters = portion.parameters
-    recomputation = Recomputation(model, ())
-    if grid.data is None:
-        return SingleWorker(model, optimizer, recomputation, parameters=parameters)
-    device = next((tensor.device for _, tensor in parameters), torch.device(strategy.workers[0].device))
-    transport = make_transport(strategy.exchange.transport, grid.data, device)
-    if strategy.sharding == "parameters":
-        from meshwright.parallel._fully_sharded import FullySharded
-        from meshwright.parallel._shards import ShardLayout
+    if strategy.sharding != "parameters" or grid.data is None:
+        if strategy.sharding == "gradients" and grid.pipeline is not None:
+            # what several stages have is summed between them before the data axes share it out
+            strategy = replace(strategy, exchange=replace(strategy.exchange, overlap=False))
+        return _replicas(model, optimizer, strategy, parameters=parameters, group=grid.data)
+    from meshwright.parallel._fully_sharded import FullySharded
+    from meshwright.parallel._shards import ShardLayout
 
-        return FullySharded(
-            model,
-            optimizer,
-            strategy,
-            group=grid.data,
-            transport=transport,
-            batch_norm=None,
-            recomputation=recomputation,
-            layout=ShardLayout(
-                mesh=_shard_mesh(grid, device.type), roots=tuple(portion.roots), parameters=tuple(parameters)
-            ),
-        )
-    if strategy.sharding == "gradients" and grid.pipeline is not None:
-        # what several stages have is summed between them before the data axes share it out
-        strategy = replace(strategy, exchange=replace(strategy.exchange, overlap=False))
-    return DataParallel(
+    device = _device(parameters, strategy)
+    return FullySharded(
         model,
         optimizer,
         strategy,
-        transport=transport,
+        group=grid.data,
+        transport=make_transport(strategy.exchange.transport, grid.data, device),
         batch_norm=None,
-        recomputation=recomputation,
-        parameters=parameters,
-        reduction=make_reduction(
-            strategy, transport, grid.data, device, dtypes={tensor.dtype for _, tensor in parameters}
+        recomputation=Recomputation(model, ()),
+        layout=ShardLayout(
+            mesh=_shard_mesh(grid, device.type), roots=tuple(portion.roots), parameters=tuple(parameters)
         ),
     )
 
@@ -76,32 +62,42 @@ def _with_experts(
     model: nn.Module, optimizer: Optimizer | None, strategy: Strategy, *, grid: Grid, portion: Portion
 ) -> Parallelized:
     """Replicas of what all data ranks have, and of the experts that some of them have."""
-    parts: dict[bool, list[tuple[str, Tensor]]] = {True: [], False: []}
-    for name, tensor in portion.parameters:
-        parts[name in portion.experts].append((name, tensor))
-    made: list[Parallelized] = []
-    for parameters, group, stepped in ((parts[False], grid.data, optimizer), (parts[True], grid.expert_data, None)):
-        recomputation = Recomputation(model, ())
-        if group is None:
-            made.append(SingleWorker(model, stepped, recomputation, parameters=parameters))
-            continue
-        device = next((tensor.device for _, tensor in parameters), torch.device(strategy.workers[0].device))
-        transport = make_transport(strategy.exchange.transport, group, device)
-        made.append(
-            DataParallel(
-                model,
-                stepped,
-                strategy,
-                transport=transport,
-                batch_norm=None,
-                recomputation=recomputation,
-                parameters=parameters,
-                reduction=make_reduction(
-                    strategy, transport, group, device, dtypes={tensor.dtype for _, tensor in parameters}
-                ),
-            )
-        )
-    return ExpertData(*made)
+    common = [(name, tensor) for name, tensor in portion.parameters if name not in portion.experts]
+    experts = [(name, tensor) for name, tensor in portion.parameters if name in portion.experts]
+    return ExpertData(
+        _replicas(model, optimizer, strategy, parameters=common, group=grid.data),
+        _replicas(model, None, strategy, parameters=experts, group=grid.expert_data),
+    )
+
+
+def _replicas(
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    strategy: Strategy,
+    *,
+    parameters: Sequence[tuple[str, Tensor]],
+    group: dist.ProcessGroup | None,
+) -> Parallelized:
+    """Parameters that the workers of a group have alike; None: this worker alone has them."""
+    recomputation = Recomputation(model, ())
+    if group is None:
+        return SingleWorker(model, optimizer, recomputation, parameters=parameters)
+    device = _device(parameters, strategy)
+    transport = make_transport(strategy.exchange.transport, group, device)
+    return DataParallel(
+        model,
+        optimizer,
+        strategy,
+        transport=transport,
+        batch_norm=None,
+        recomputation=recomputation,
+        parameters=parameters,
+        reduction=make_reduction(strategy, transport, group, device, dtypes={tensor.dtype for _, tensor in parameters}),
+    )
+
+
+def _device(parameters: Sequence[tuple[str, Tensor]], strategy: Strategy) -> torch.device:
+    return next((tensor.device for _, tensor in parameters), torch.device(strategy.workers[0].device))
 
 
 def _shard_mesh(grid: Grid, device_type: str) -> Any:

@@ -1,6 +1,6 @@
 """The tensor axis of a worker: which parts of parameters, buffers and optimizer state it keeps, and local programs."""
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from meshwright.cost import Strategy
@@ -45,14 +45,6 @@ class TensorAxis:
 
     def _split(self, communicator: GroupCommunicator) -> None:
         shards = Shards(self._tensors, self._placements, communicator)
-        for name in shards.names:
-            tensor = self._tensors[name]
-            state = self._optimizer.state.get(tensor, {}) if self._optimizer is not None else {}
-            for key, value in state.items():
-                if isinstance(value, Tensor) and value.shape == tensor.shape:
-                    state[key] = shards.part(name, value)
+        shards.split_state(self._optimizer)
         shards.split()
-        self.spans = {
-            placement.parameter: (Span(dim=placement.dim, groups=placement.groups, index=communicator.coordinate),)
-            for placement in self._placements
-        }
+        self.spans = shards.spans

@@ -5,8 +5,10 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from meshwright.cost import Placement
+from meshwright.parallel._pieces import Span
 from meshwright.parallel.tensor._communicator import Communicator
 from meshwright.parallel.tensor._conversions import moved
 from meshwright.parallel.tensor._layout import REPLICATED, Split
@@ -44,6 +46,23 @@ class Shards:
             tensor.data = self.part(name, tensor.data)
             if tensor.grad is not None:
                 tensor.grad = None
+
+    def split_state(self, optimizer: Optimizer | None) -> None:
+        """Leaves of the optimizer's state what belongs to the worker's parts; called before `split`."""
+        for name in self._splits:
+            tensor = self._tensors[name]
+            state = optimizer.state.get(tensor, {}) if optimizer is not None else {}
+            for key, value in state.items():
+                if isinstance(value, Tensor) and value.shape == tensor.shape:
+                    state[key] = self.part(name, value)
+
+    @property
+    def spans(self) -> dict[str, tuple[Span, ...]]:
+        """Where the worker's part of each split tensor lies in the whole."""
+        return {
+            name: (Span(dim=split.dim, groups=split.groups, index=self._communicator.coordinate),)
+            for name, split in self._splits.items()
+        }
 
     def join(self) -> None:
         """Makes every split tensor whole again, on every worker."""
