@@ -1,7 +1,7 @@
 """How do workers train on without waiting for each other? Local, asynchronous and unlocked updates.
 
 In: what the workers of an island do together (a `Parallelized`), `Updates`. Out: a `Parallelized` around it.
-Reading order: `_islands` (who agrees in every step), `_fragment` (the outer optimizer on a part of the model),
+Reading order: `_islands` (who agrees in every step), `_flat`, `_fragment` (the outer optimizer on a part of the model),
 `_meetings` (when), `_local_updates`; `_server`, `_asynchronous`; `_shared_parameters`; `_choice` (which, by name).
 """
 

@@ -16,6 +16,7 @@ from meshwright.exchange import CommunicationThread, Transfer
 from meshwright.parallel._parallelized import Held, Parallelized
 from meshwright.parallel._pieces import Piece
 from meshwright.parallel._subgroup import subgroup
+from meshwright.parallel.stale._flat import FlatParameters
 from meshwright.parallel.stale._islands import Island
 from meshwright.parallel.stale._server import HAND_OVER, LEAVE, LOOK, Counter, Server
 from meshwright.units import Seconds
@@ -58,8 +59,8 @@ class AsynchronousUpdates(Parallelized):
         self.island = island
         self._updates = updates
         self._everyone: Any = dist.group.WORLD if group is None else group
-        self._parameters = [held.parameter for held in inner.held() if held.parameter.requires_grad]
-        self._given = self._flat()
+        self._parameters = FlatParameters([held.parameter for held in inner.held() if held.parameter.requires_grad])
+        self._given = self._parameters.values()
         self._sent = self._given
         self._server: Server | None = None
         self._counters: list[Counter] = []
@@ -173,7 +174,7 @@ class AsynchronousUpdates(Parallelized):
 
     @torch.no_grad()
     def _hand_over(self) -> None:
-        self._sent = self._flat()
+        self._sent = self._parameters.values()
         way = (self._given - self._sent).cpu()
         self._transfer = self._thread.start(lambda: self._ask(HAND_OVER, way))
 
@@ -197,12 +198,7 @@ class AsynchronousUpdates(Parallelized):
         self._transfer.wait()
         self._transfer = None
         self._given = self._answer.to(self._sent.device)
-        offset = 0
-        for parameter in self._parameters:
-            part = slice(offset, offset + parameter.numel())
-            offset = part.stop
-            since = parameter.detach().to(self._sent.dtype).reshape(-1) - self._sent[part]
-            parameter.copy_((self._given[part] + since).view_as(parameter))
+        self._parameters.go_on(self._given, sent=self._sent)
 
     def _meet(self) -> None:
         """Everybody hands over what is left, and goes on from the same parameters."""
@@ -214,12 +210,8 @@ class AsynchronousUpdates(Parallelized):
         self._hand_over()
         self._take()
         dist.barrier(group=self._everyone)
-        self._sent = self._flat()
+        self._sent = self._parameters.values()
         way = torch.empty_like(self._sent, device="cpu")
         look: Callable[[], object] = lambda: self._ask(LOOK, way)  # noqa: E731
         self._transfer = self._thread.start(look)
         self._take()
-
-    def _flat(self) -> Tensor:
-        dtype = torch.promote_types(self._parameters[0].dtype, torch.float32)
-        return torch.cat([parameter.detach().to(dtype).reshape(-1) for parameter in self._parameters])

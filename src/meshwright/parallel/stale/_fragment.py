@@ -9,13 +9,13 @@ Source: Douillard et al., DiLoCo (2023), algorithm 1; Streaming DiLoCo (2025) fo
 """
 
 from collections.abc import Callable, Sequence
-from functools import reduce
 
 import torch
 from torch import Tensor
 
 from meshwright.cost import Updates
 from meshwright.exchange import CommunicationThread, Transfer
+from meshwright.parallel.stale._flat import FlatParameters
 
 # Makes a tensor its sum over the islands, in place; may leave out what it carries over.
 Sum = Callable[[Tensor], object]
@@ -43,23 +43,21 @@ class Fragment:
         thread: CommunicationThread,
         message_dtype: torch.dtype | None = None,
     ) -> None:
-        self._parameters = list(parameters)
+        self._parameters = FlatParameters(parameters)
         self._updates = updates
         self._weight = weight
         self._add_up = add_up
         self._thread = thread
-        # never coarser than float32, whatever the parameters are kept in
-        self._dtype = reduce(torch.promote_types, (tensor.dtype for tensor in parameters), torch.float32)
-        self.agreed = self._flat()
+        self.agreed = self._parameters.values()
         self.momentum = torch.zeros_like(self.agreed)
-        self._message = torch.empty_like(self.agreed, dtype=message_dtype or self._dtype)
+        self._message = torch.empty_like(self.agreed, dtype=message_dtype or self._parameters.dtype)
         self._sent = self.agreed
         self._transfer: Transfer | None = None
 
     @torch.no_grad()
     def start(self) -> None:
         """Sends this island's way since the last meeting."""
-        self._sent = self._flat()
+        self._sent = self._parameters.values()
         self._message.copy_((self.agreed - self._sent).mul_(self._weight))
         message, add_up = self._message, self._add_up
         self._transfer = self._thread.start(lambda: add_up(message))
@@ -74,16 +72,4 @@ class Fragment:
         self.momentum.mul_(self._updates.momentum).add_(self._message)
         self.agreed.sub_(self._message, alpha=self._updates.rate)
         self.agreed.sub_(self.momentum, alpha=self._updates.rate * self._updates.momentum)
-        self._go_on()
-
-    def _go_on(self) -> None:
-        """Moves the parameters; those that have not moved since the message are exactly what was agreed on."""
-        offset = 0
-        for parameter in self._parameters:
-            part = slice(offset, offset + parameter.numel())
-            offset = part.stop
-            since = parameter.detach().to(self._dtype).reshape(-1) - self._sent[part]
-            parameter.copy_((self.agreed[part] + since).view_as(parameter))
-
-    def _flat(self) -> Tensor:
-        return torch.cat([parameter.detach().to(self._dtype).reshape(-1) for parameter in self._parameters])
+        self._parameters.go_on(self.agreed, sent=self._sent)
