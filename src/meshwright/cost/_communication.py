@@ -11,6 +11,7 @@ and where nothing was measured from the link's own latency per hop and bandwidth
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import log2
 
@@ -88,7 +89,7 @@ def _priced(link: Link, transport: str, collective: CollectiveName, group: int) 
     rows = [row for row in link.collectives if row.transport == transport]
     same = [row for row in rows if row.collective == collective]
     if not rows:
-        return _of_link(link, collective, group)
+        return link_cost(link, collective, group)
     row = min(same or rows, key=lambda row: (abs(log2(row.group / group)), row.group))
     return _derived(row, collective, group)
 
@@ -125,7 +126,8 @@ def _derived(row: CollectiveRate, collective: CollectiveName, group: int) -> Col
     )
 
 
-def _of_link(link: Link, collective: CollectiveName, group: int) -> CollectiveCost:
+def link_cost(link: Link, collective: CollectiveName, group: int) -> CollectiveCost:
+    """A collective of workers that are all joined by one link, from the link's own figures."""
     return CollectiveCost(
         latency=link.latency * hops(collective, group), bandwidth=link.bandwidth / moved_share(collective, group)
     )
@@ -135,13 +137,27 @@ def _shared_link(cluster: Cluster, strategy: Strategy) -> Link:
     hosts = {worker.host for worker in strategy.workers}
     on_cpu = strategy.workers[0].device == "cpu"
     wanted: tuple[Tier, ...] = ("network", "rack") if len(hosts) > 1 else _PROCESSOR_TIERS if on_cpu else ("host",)
-    for tier in wanted:
+    return first_link(cluster, wanted, missing=f"between {strategy.num_workers} workers on {len(hosts)} hosts")
+
+
+def first_link(cluster: Cluster, tiers: Sequence[Tier], *, missing: str) -> Link:
+    """The cluster's link of the first of some tiers that it has.
+
+    Args:
+        cluster: with links.
+        tiers: in order of preference.
+        missing: what the cluster has no link for, where it has none of them.
+
+    Raises:
+        HardwareError: names the links that there are.
+    """
+    for tier in tiers:
         for link in cluster.links:
             if link.tier == tier:
                 return link
     raise HardwareError(
-        f"cluster {cluster.name!r} has no link between {strategy.num_workers} workers on {len(hosts)} hosts",
+        f"cluster {cluster.name!r} has no link {missing}",
         cause=f"its links are: {', '.join(link.tier for link in cluster.links) or 'none'}",
-        alternatives=[f"add a link of tier {wanted[0]!r} to the cluster file"],
+        alternatives=[f"add a link of tier {tiers[0]!r} to the cluster file"],
         command="meshwright hardware --fresh --save cluster.toml",
     )

@@ -8,9 +8,8 @@ $\min(B, N g / D)$; the latency is the shorter one of a ring's and of a tree bet
 from dataclasses import dataclass
 from math import ceil, log2
 
-from meshwright.cost._communication import CollectiveCost, hops, moved_share
-from meshwright.errors import HardwareError
-from meshwright.hardware import Cluster, CollectiveName, Host, Link
+from meshwright.cost._communication import CollectiveCost, first_link, hops, link_cost, moved_share
+from meshwright.hardware import Cluster, CollectiveName, Host, Link, Tier
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,10 +34,10 @@ def group_cost(cluster: Cluster, host: Host, group: Group, name: CollectiveName)
     near = min(group.degree, max(1, host.devices // group.stride))
     extent = group.degree * group.stride
     if extent <= host.devices or near >= group.degree:
-        return _flat(_link(cluster, "host"), name, group.degree)
+        return link_cost(_link(cluster, "host"), name, group.degree)
     rack = next((link for link in cluster.links if link.tier == "rack"), None)
     if rack is not None and extent <= (rack.reach or host.devices):
-        return _flat(rack, name, group.degree)
+        return link_cost(rack, name, group.degree)
     network = _link(cluster, "network", "rack")
     inside = next((link for link in cluster.links if link.tier == "host"), network)
     share = network.bandwidth * near / host.devices
@@ -60,20 +59,5 @@ def crossed_tier(cluster: Cluster, host: Host, group: Group) -> str:
     return "rack" if rack is not None and extent <= (rack.reach or host.devices) else "network"
 
 
-def _flat(link: Link, name: CollectiveName, degree: int) -> CollectiveCost:
-    return CollectiveCost(
-        latency=hops(name, degree) * link.latency, bandwidth=link.bandwidth / moved_share(name, degree)
-    )
-
-
-def _link(cluster: Cluster, *tiers: str) -> Link:
-    for tier in tiers:
-        for link in cluster.links:
-            if link.tier == tier:
-                return link
-    raise HardwareError(
-        f"cluster {cluster.name!r} has no link of tier {tiers[0]!r}",
-        cause=f"its links are: {', '.join(link.tier for link in cluster.links) or 'none'}",
-        alternatives=[f"add a link of tier {tiers[0]!r} to the cluster file"],
-        command="meshwright hardware --fresh --save cluster.toml",
-    )
+def _link(cluster: Cluster, *tiers: Tier) -> Link:
+    return first_link(cluster, tiers, missing=f"of tier {tiers[0]!r}")
