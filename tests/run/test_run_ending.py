@@ -49,3 +49,30 @@ def test_a_worker_that_does_not_end_by_itself_is_ended(number):
 def test_a_signal_to_a_forked_process_is_not_one_to_the_worker():
     found = run(FORKING)
     assert (found.stdout, found.stderr, found.returncode) == ("child ended by signal 15\n", "", 0)
+
+
+ENDING = """
+import atexit, os, sys
+from meshwright.run._ending import Ending
+ending = Ending()
+atexit.register(print, "exit function of the script")
+class TakenApart:
+    def __del__(self):
+        os.write(1, b"Python took itself apart\\n")
+kept = TakenApart()
+child = os.fork()
+if child == 0:
+    atexit.unregister(print)
+    sys.exit(5)
+print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+ending.code = int(sys.argv[1])
+sys.exit(9)
+"""
+
+
+def test_a_process_ends_with_its_code_after_exit_functions_and_before_python_takes_itself_apart():
+    command = [sys.executable, "-W", "ignore", "-c", ENDING, "7"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    taken_apart_by_the_child = "Python took itself apart\n"
+    assert found.stdout == taken_apart_by_the_child + "child 5\nexit function of the script\n"
+    assert (found.stderr, found.returncode) == ("", 7)

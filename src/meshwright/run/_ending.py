@@ -1,5 +1,6 @@
 """How a worker ends when it is told to: by its parent's death, by a signal, or by force a little later."""
 
+import atexit
 import ctypes
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 from meshwright.units import Seconds
@@ -15,6 +17,30 @@ from meshwright.units import Seconds
 GRACE: Seconds = 4.0
 INTERRUPTED = 130
 PR_SET_PDEATHSIG = 1
+
+
+class Ending:
+    """Ends this process when everything that runs at exit has run, before Python takes itself apart.
+
+    A thread of gloo that gives its last tensor back meanwhile asks for an interpreter that is going away, and the
+    process aborts. Make it before anything else registers with `atexit`: what is registered first runs last.
+
+    Attributes:
+        code: to exit with.
+    """
+
+    def __init__(self) -> None:
+        self.code = 1
+        self._process = os.getpid()
+        atexit.register(self._leave)
+
+    def _leave(self) -> None:
+        if os.getpid() != self._process:
+            return
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(self.code)
 
 
 def end_with_parent() -> None:

@@ -143,6 +143,7 @@ class Step:
         """The run is over: undoes the strategy and closes its connections, while the process still can."""
         if self._engine is not None:
             self._engine.close()
+        gc.unfreeze()
 
     def save(self, folder: Any) -> None:
         """Stores model, optimizer and random numbers, whole or not at all; every worker calls it.

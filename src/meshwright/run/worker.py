@@ -13,7 +13,7 @@ from pathlib import Path
 from meshwright.documents import read_toml, write_text
 from meshwright.errors import MeshwrightError, UsageError, WorkerError, to_json
 from meshwright.plan import Plan
-from meshwright.run._ending import INTERRUPTED, end_on_signals, end_with_parent
+from meshwright.run._ending import INTERRUPTED, Ending, end_on_signals, end_with_parent
 from meshwright.run._processor import prepare
 from meshwright.run._role import Role, role_of
 from meshwright.run._session import CURRENT, Session
@@ -140,4 +140,6 @@ def _left(session: Session, end: SystemExit) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    ending = Ending()
+    ending.code = main(sys.argv[1:])
+    sys.exit(ending.code)
