@@ -15,7 +15,8 @@ from typing import IO, Self
 HERE = Path(__file__).resolve().parent
 START_LIMIT = 300.0
 AS_WRITTEN = (
-    "workers=1", "matrix_library=default", "optimizer=as_written", "allocator=default", "memory_format=as_written"
+    "workers=1", "matrix_library=default", "optimizer=as_written", "allocator=default", "memory_format=as_written",
+    "recompute=none", "accumulation=1", "random=default",
 )  # fmt: skip
 
 
