@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from meshwright.hardware import _identity, identity, load_now, memory_available, usable_cores
+from meshwright.hardware import MemoryGroup, _identity, identity, load_now, memory_available, usable_cores
 from meshwright.hardware._identity import identity_digest, memory_limit
 from meshwright.units import GIB
 
@@ -36,8 +36,7 @@ def test_one_hardware_thread_of_each_core_is_used(monkeypatch: pytest.MonkeyPatc
 
 def test_a_container_gets_the_cores_and_memory_of_its_quota(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "cpu.max").write_text("250000 100000\n")
-    (tmp_path / "memory.max").write_text(f"{GIB}\n")
-    (tmp_path / "memory.current").write_text(f"{GIB // 4}\n")
+    monkeypatch.setattr(_identity, "memory_groups", lambda: (MemoryGroup(limit=GIB, used=GIB // 4),))
     monkeypatch.setattr(_identity, "_TOPOLOGY", tmp_path)
     monkeypatch.setattr(_identity, "_CGROUP", tmp_path)
     monkeypatch.setattr(_identity.os, "sched_getaffinity", lambda _: set(range(8)))
@@ -48,7 +47,7 @@ def test_a_container_gets_the_cores_and_memory_of_its_quota(monkeypatch: pytest.
 
 def test_a_container_without_quota_gets_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "cpu.max").write_text("max 100000\n")
-    (tmp_path / "memory.max").write_text("max\n")
+    monkeypatch.setattr(_identity, "memory_groups", lambda: ())
     monkeypatch.setattr(_identity, "_CGROUP", tmp_path)
     assert memory_limit() == psutil.virtual_memory().total
     assert len(usable_cores()) >= 1

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -32,6 +31,7 @@ from meshwright.graph.capture_optimizer import optimizer_state
 from meshwright.graph.capture_recording import Recording, Scaling
 from meshwright.graph.capture_step import LossFunction, record_step
 from meshwright.graph.capture_traits import parameter_paths, step_traits
+from meshwright.hardware import memory_available
 from meshwright.units import format_bytes
 
 __all__ = ["batch_size", "capture"]
@@ -175,7 +175,7 @@ def _check_memory(model: nn.Module, construct: Construct) -> None:
 def _free_memory(device: torch.device) -> int:
     """What may be allocated on a device now (B)."""
     if device.type == "cpu":
-        return psutil.virtual_memory().available
+        return memory_available()
     return torch.accelerator.get_memory_info(device)[0]
 
 

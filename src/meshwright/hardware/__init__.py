@@ -1,9 +1,9 @@
 """What is there? Devices, hosts and links, measured here, read from a file, or named from the catalogue.
 
 In: this machine, a cluster file, or a short form such as `h100:8x64`. Out: a `Cluster`.
-Reading order: `_device`, `_cluster`, `_identity`, `_cache`, `_here`, `_correction`, `_outcome`, `_catalog` (reads
-`catalog.toml`), `_short_form`; then `probe`, which measures in a process of its own (it and `probe_*` are the only
-files that load torch).
+Reading order: `_device`, `_cluster`, `_control_groups`, `_identity`, `_cache`, `_here`, `_correction`, `_outcome`,
+`_catalog` (reads `catalog.toml`), `_short_form`; then `probe`, which measures in a process of its own (it and `probe_*`
+are the only files that load torch).
 """
 
 from meshwright.hardware._cache import cache_folder as cache_folder
@@ -18,6 +18,8 @@ from meshwright.hardware._cluster import Host as Host
 from meshwright.hardware._cluster import Link as Link
 from meshwright.hardware._cluster import Tier as Tier
 from meshwright.hardware._cluster import Topology as Topology
+from meshwright.hardware._control_groups import MemoryGroup as MemoryGroup
+from meshwright.hardware._control_groups import memory_groups as memory_groups
 from meshwright.hardware._correction import Correction as Correction
 from meshwright.hardware._device import Device as Device
 from meshwright.hardware._device import MatrixLibrary as MatrixLibrary

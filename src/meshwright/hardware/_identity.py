@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from meshwright.hardware._control_groups import memory_groups
 from meshwright.units import GIB, Bytes, format_bytes
 
 # A calibration measured by an older probe lacks rows that newer code reads; raising this number measures again.
@@ -61,16 +62,13 @@ def usable_cores() -> tuple[int, ...]:
 
 def memory_limit() -> Bytes:
     """Memory of this machine or of the container that this process is in, the smaller one (B)."""
-    total = psutil.virtual_memory().total
-    text = _read(_CGROUP / "memory.max")
-    return min(total, int(text)) if text.isdigit() else total
+    return min([psutil.virtual_memory().total, *(group.limit for group in memory_groups())])
 
 
 def memory_available() -> Bytes:
     """Memory that may be allocated now without swapping (B)."""
-    available = psutil.virtual_memory().available
-    used = _read(_CGROUP / "memory.current")
-    return min(available, max(0, memory_limit() - int(used))) if used.isdigit() else available
+    left = (max(0, group.limit - group.used) for group in memory_groups())
+    return min([psutil.virtual_memory().available, *left])
 
 
 def load_now(*, interval: float = 0.3) -> float:
