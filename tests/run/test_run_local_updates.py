@@ -8,9 +8,8 @@ import torch.distributed as dist
 from run_jobs import cross_entropy, labelled, mlp, strategy
 from torch import nn
 
-from meshwright.cost import Compression, Mesh, Updates, suited_momentum
+from meshwright.cost import Compression, Mesh, Updates, island_ranks, suited_momentum
 from meshwright.errors import PlanError
-from meshwright.parallel.stale import island_ranks
 from meshwright.parallel.stale._meetings import is_due
 from meshwright.run import Engine, Job
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from meshwright.cost._lossy import carried_size
+from meshwright.cost._meetings import kept_size, slowest_island
 from meshwright.cost._prediction import MemoryBreakdown
 from meshwright.cost._strategy import Strategy
 from meshwright.cost._timeline import spans
@@ -170,8 +171,11 @@ def _communication_size(workload: Workload, strategy: Strategy) -> float:
     Two slots in which messages travel, for gradients that only their owner keeps and for parameters that their owner
     hands out; through shared memory, the parts of the other workers' gradients that this one adds up; with
     compression what was left out; and for parameters in shards, what is gathered for the block at work and for the
-    next one.
+    next one. Islands that train apart also keep what they agreed on last.
     """
+    if strategy.exchange.updates is not None:
+        kept = kept_size(workload, strategy) + carried_size(strategy, workload)
+        return kept + _communication_size(workload, slowest_island(strategy))
     workers = strategy.num_workers
     if workers == 1:
         return 0.0

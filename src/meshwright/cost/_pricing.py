@@ -9,6 +9,7 @@ import numpy as np
 
 from meshwright.cost._compute import ComputeTime, compute_time, optimizer_time
 from meshwright.cost._exchange_cost import step_exchange
+from meshwright.cost._meetings import exchange_apart, kept_size, meetings, slowest_island
 from meshwright.cost._memory import peak_memory
 from meshwright.cost._prediction import Collective, MemoryBreakdown, Prediction, TimeBreakdown
 from meshwright.cost._rates import Rates
@@ -133,8 +134,34 @@ class Pricer:
 
     def _hybrid(self, strategy: Strategy) -> Prediction:
         find_host(self.cluster, strategy.workers[0])
+        if strategy.exchange.updates is not None:
+            return self._hybrid_apart(strategy)
         layout = layout_of(strategy, self.hybrid.units, self.hybrid.hosts)
         return replace(self.hybrid.predict(layout), start=self.start(strategy.kernels))
+
+    def _hybrid_apart(self, strategy: Strategy) -> Prediction:
+        """The slowest island's step, and its part of the next meeting."""
+        worker = strategy.workers[0]
+        within = self._hybrid(slowest_island(strategy))
+        rates = self._rates_of(find_host(self.cluster, worker).device, threads=worker.threads, processes=1)
+        copying = float(rates.bandwidth("copy", np.array([float(self.workload.gradient_size or 1)]))[0])
+        outer = meetings(self.workload, self.cluster, strategy, step=within.time.step, busy=0.0, copying=copying)
+        added = self.correction.time * (outer.exposed + outer.passes)
+        time = replace(within.time, communication=within.time.communication + added)
+        factor = exp(_FIVE_PERCENT * self.correction.spread)
+        kept = kept_size(self.workload, strategy)
+        islands = strategy.num_workers / slowest_island(strategy).num_workers
+        return replace(
+            within,
+            time=time,
+            low=time.step / factor,
+            high=time.step * factor,
+            memory=replace(within.memory, communication=within.memory.communication + kept),
+            collectives=(*within.collectives, *outer.collectives),
+            flops=within.flops * islands,
+            energy=within.energy * islands * time.step / within.time.step,
+            money=within.money * islands * time.step / within.time.step,
+        )
 
     def _distinct_ranks(self, strategy: Strategy) -> list[tuple[Worker, int, int]]:
         """One worker of each sort, with the number of workers on its host and its examples."""
@@ -160,7 +187,8 @@ class Pricer:
         busy = _BUSY_SHARE[transport] if full or transport == "shared_memory" else 0.0
         piece = np.array([float(min(self.workload.gradient_size or 1, strategy.exchange.bucket_size))])
         copying = float(rates.bandwidth("copy", piece)[0])
-        exchange = step_exchange(self.workload, self.cluster, strategy, computed, busy=busy, copying=copying)
+        price = step_exchange if strategy.exchange.updates is None else exchange_apart
+        exchange = price(self.workload, self.cluster, strategy, computed, busy=busy, copying=copying)
         micro_batches, factor = strategy.batch.accumulation, self.correction.time
         shards = strategy.mesh.dp_shard if strategy.sharding != "none" else 1
         batch = np.array([max(1.0, self.workload.graph.batch_bytes.at(examples))])
@@ -184,7 +212,7 @@ class Pricer:
 
     def _packing(self, strategy: Strategy, rates: Rates) -> Seconds:
         """Copying gradients to where they are sent from, bucket by bucket."""
-        if strategy.num_workers == 1:
+        if strategy.num_workers == 1 or _are_alone(strategy):
             return 0.0
         size = float(self.workload.gradient_size)
         piece = np.array([max(1.0, min(size, float(strategy.exchange.bucket_size)))])
@@ -235,6 +263,12 @@ class Pricer:
             computed = self._compute(even, rates, max(1, size // len(workers)))
             speeds.append(1 / (computed.forward + computed.backward))
         return _apportioned(size, speeds)
+
+
+def _are_alone(strategy: Strategy) -> bool:
+    """Whether every island is one worker, which sends no gradients."""
+    updates = strategy.exchange.updates
+    return updates is not None and updates.islands == strategy.num_workers
 
 
 def _apportioned(size: int, weights: list[float]) -> tuple[int, ...]:

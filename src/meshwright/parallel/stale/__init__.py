@@ -8,7 +8,6 @@ Reading order: `_islands` (who agrees in every step), `_flat`, `_fragment` (the 
 from meshwright.parallel.stale._asynchronous import AsynchronousUpdates as AsynchronousUpdates
 from meshwright.parallel.stale._choice import set_apart as set_apart
 from meshwright.parallel.stale._islands import Island as Island
-from meshwright.parallel.stale._islands import island_ranks as island_ranks
 from meshwright.parallel.stale._islands import make_island as make_island
 from meshwright.parallel.stale._local_updates import LocalUpdates as LocalUpdates
 from meshwright.parallel.stale._server import Server as Server

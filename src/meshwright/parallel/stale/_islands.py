@@ -1,13 +1,12 @@
 """Workers that agree in every step, among workers that do not."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 import torch.distributed as dist
 
-from meshwright.cost import Mesh, Strategy, Updates
-from meshwright.errors import PlanError
+from meshwright.cost import Strategy, Updates, counterparts, island_ranks, strategy_within
 from meshwright.parallel._subgroup import subgroup
 
 
@@ -32,42 +31,6 @@ class Island:
     bridge: dist.ProcessGroup
 
 
-def island_ranks(mesh: Mesh, updates: Updates, rank: int) -> tuple[int, ...]:
-    """The workers of a rank's island: neighbours along `dp_replicate`, with all their neighbours along other axes.
-
-    Raises:
-        PlanError: the islands do not come out even.
-    """
-    if updates.islands < 2 or mesh.dp_replicate % updates.islands:
-        raise PlanError(
-            f"{updates.islands} islands cannot be made of {mesh.dp_replicate} replicas",
-            cause="each island holds the same number of whole copies of the model",
-            alternatives=[
-                f"islands={count}" for count in range(2, mesh.dp_replicate + 1) if not mesh.dp_replicate % count
-            ],
-        )
-    width = mesh.dp_replicate // updates.islands
-    own = mesh.coordinate(rank, "dp_replicate") // width
-    return tuple(other for other in range(mesh.num_workers) if mesh.coordinate(other, "dp_replicate") // width == own)
-
-
-def _divisors(number: int) -> list[int]:
-    return [count for count in range(2, number + 1) if not number % count]
-
-
-def strategy_within(strategy: Strategy, ranks: tuple[int, ...], updates: Updates) -> Strategy:
-    """What the workers of one island do among themselves: the same, with exact steps."""
-    mesh = replace(strategy.mesh, dp_replicate=strategy.mesh.dp_replicate // updates.islands)
-    shares = sorted({strategy.mesh.share(rank) for rank in ranks})
-    return replace(
-        strategy,
-        workers=tuple(replace(strategy.workers[rank], rank=place) for place, rank in enumerate(ranks)),
-        mesh=mesh,
-        batch=replace(strategy.batch, shares=tuple(strategy.batch.shares[share] for share in shares)),
-        exchange=replace(strategy.exchange, updates=None, compression=None),
-    )
-
-
 def make_island(strategy: Strategy, updates: Updates, group: dist.ProcessGroup | None) -> Island:
     """Joins this worker to its island and its bridge; all workers of the strategy call it at the same time.
 
@@ -81,9 +44,8 @@ def make_island(strategy: Strategy, updates: Updates, group: dist.ProcessGroup |
     message = [uuid4().hex]
     dist.broadcast_object_list(message, src=members[0], group=everyone)
     ranks = island_ranks(strategy.mesh, updates, rank)
-    place = ranks.index(rank)
-    counterparts = sorted({island_ranks(strategy.mesh, updates, other)[place] for other in range(strategy.num_workers)})
-    bridge = subgroup([members[other] for other in counterparts], f"meshwright/{message[0]}/bridge", everyone)
+    across = counterparts(strategy.mesh, updates, rank)
+    bridge = subgroup([members[other] for other in across], f"meshwright/{message[0]}/bridge", everyone)
     assert bridge is not None, "there are two islands at least"
     shares = tuple(sorted({strategy.mesh.share(other) for other in ranks}))
     weights = strategy.batch.shares
