@@ -6,7 +6,6 @@ elements of the output the device computes at once; $t_m$ is the time to read an
 """
 
 from dataclasses import dataclass
-from math import hypot
 
 from meshwright.cost.accelerator._calibration import Calibration
 from meshwright.cost.accelerator._machine import Machine
@@ -84,7 +83,8 @@ class Kernels:
         lost = shares.inner / inner + shares.fill * self.rate * _AT_ONCE / outputs
         computing = 2 * outputs * inner / rate * (1 + lost)
         size = self.item_size * batch * (rows * inner + inner * columns + rows * columns)
-        return hypot(computing, size / self.bandwidth) + shares.launch
+        moving = size / self.bandwidth
+        return (computing * computing + moving * moving) ** 0.5 + shares.launch
 
 
 def kernels(machine: Machine, matrix_type: MatrixType, calibration: Calibration) -> Kernels:

@@ -4,10 +4,13 @@ from dataclasses import dataclass
 
 from meshwright.cost.accelerator._calibration import Calibration, Habits
 from meshwright.cost.accelerator._collectives import Collectives
+from meshwright.cost.accelerator._exposure import host_time, tensor_exposed
 from meshwright.cost.accelerator._kernels import Kernels
 from meshwright.cost.accelerator._setup import Setup
 from meshwright.units import Seconds
 
+# The host launches a forward again.
+_HOST_AGAIN = 1.25
 # Of the traffic between matrix products, the forward's part.
 _FORWARD_TRAFFIC = 0.4
 # Gatherings and scatterings of a layer with the sequence split: 4 forward, 4 backward, and one input gathered again.
@@ -57,12 +60,13 @@ def layer_time(
     exposed = _exposed(setup, collectives, habits)
     again = {"none": 0.0, "selective": calibration.traffic.selective, "full": 1.0}[setup.recomputation]
     full = setup.recomputation == "full"
+    host = host_time(habits, tp=setup.tp, pp=setup.pp, num_hosts=collectives.machine.num_hosts)
     return LayerTime(
         forward=forward,
         backward=backward,
         exposed=exposed,
         recompute=again * forward + (exposed / 2 if full else 0.0),
-        host=_host(setup, collectives, habits) * (1.25 if full else 1.0),
+        host=host * (_HOST_AGAIN if full else 1.0),
     )
 
 
@@ -120,7 +124,7 @@ def _exposed(setup: Setup, collectives: Collectives, habits: Habits) -> Seconds:
         else:
             whole = _WHOLE_EXCHANGES * collectives.all_reduce(setup.tp, 1, size)
             latency = _WHOLE_EXCHANGES * collectives.all_reduce(setup.tp, 1, 0.0)
-        exposed += (whole - latency) * habits.tensor_exposed + latency * habits.tensor_latency
+        exposed += tensor_exposed(whole, latency, habits)
     if setup.cp > 1:
         keys_values = setup.tokens * 2 * model.kv_heads * model.head_width * setup.item_size / setup.tp * setup.cp
         once = collectives.gather(setup.cp, setup.tp, keys_values)
@@ -129,10 +133,3 @@ def _exposed(setup: Setup, collectives: Collectives, habits: Habits) -> Seconds:
         sent = _ffn_tokens(setup) * model.hidden * setup.item_size / setup.tp
         exposed += _EXPERT_EXCHANGES * collectives.all_to_all(setup.ep, setup.tp, sent)
     return exposed
-
-
-def _host(setup: Setup, collectives: Collectives, habits: Habits) -> Seconds:
-    """Launching a layer; more where messages between stages on several hosts share its queue with collectives."""
-    if setup.pp == 1 or collectives.machine.num_hosts == 1:
-        return habits.host
-    return habits.host + habits.pipeline_host * setup.tp + habits.pipeline_host_square * setup.tp**2

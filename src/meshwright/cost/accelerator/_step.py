@@ -5,15 +5,14 @@ from math import exp
 
 from meshwright.cost.accelerator._calibration import Calibration, Habits, calibration
 from meshwright.cost.accelerator._collectives import Collectives
-from meshwright.cost.accelerator._kernels import Kernels, kernels
+from meshwright.cost.accelerator._exposure import after_backward, beside, stall_time, stalls, together, update_size
+from meshwright.cost.accelerator._kernels import kernels
 from meshwright.cost.accelerator._layers import LayerTime, ends_time, layer_time
 from meshwright.cost.accelerator._machine import Machine
 from meshwright.cost.accelerator._setup import Setup
 from meshwright.cost.accelerator._stages import layers_per_worker
 from meshwright.units import Seconds
 
-# The larger of the host's and the device's time, rounded where they are near: (a^p + b^p)^(1/p).
-_SHARPNESS = 16.0
 _PARAMETER_BYTES = 2
 # A run in which more than one in twenty stalls has the stall inside its 90 % interval.
 _RARE = 0.05
@@ -65,15 +64,20 @@ def step_time(setup: Setup, machine: Machine, *, fitted: Calibration | None = No
     habits = known.frameworks.get(setup.framework) or known.frameworks["other"]
     parts = _parts(setup, machine, habits, known)
     smooth = sum(parts.values())
-    stall = _stall(setup, machine, habits)
-    stalls = _stalls(setup, machine, habits)
+    stall = stall_time(
+        habits, tp=setup.tp, pp=setup.pp, micro_batches=setup.micro_batches, domain=machine.domain
+    )  # fmt: skip
+    stalled = stalls(
+        habits, ranks=setup.dp, inner=setup.tp * setup.cp, pp=setup.pp, sharded=setup.sharding != "none",
+        domain=machine.domain, num_hosts=machine.num_hosts,
+    )  # fmt: skip
     chance = 1 - exp(-habits.stall_share_per_host * machine.num_hosts)
     spread = 1.0 if machine.device in known.devices else known.kernels.other_spread
     return StepTime(
         **parts,
-        stall=stall if stalls else 0.0,
+        stall=stall if stalled else 0.0,
         low=smooth * habits.low / spread,
-        high=(smooth + (stall if stalls or chance > _RARE else 0.0)) * habits.high * spread,
+        high=(smooth + (stall if stalled or chance > _RARE else 0.0)) * habits.high * spread,
     )
 
 
@@ -83,7 +87,7 @@ def _parts(setup: Setup, machine: Machine, habits: Habits, known: Calibration) -
     collectives = Collectives(machine, known.network)
     layer = layer_time(setup, kernel_times, collectives, habits, known)
     exchanging = layer.device + _parameter_exchange(setup, collectives, habits, layer)
-    per_layer = _together(exchanging, layer.host)
+    per_layer = together(exchanging, layer.host)
     counts, last = layers_per_worker(setup.model, setup.pp, setup.framework)
     embedding, output = ends_time(setup, kernel_times, known)
     stages = [count * per_layer for count in counts]
@@ -91,14 +95,15 @@ def _parts(setup: Setup, machine: Machine, habits: Habits, known: Calibration) -
     stages[last] += output
     send = _send(setup, collectives, habits)
     parameters = setup.layer_parameters * max(counts) + setup.model.hidden * setup.model.vocab / setup.tp
-    accumulating = kernel_times.moving(parameters * habits.accumulation_traffic) * setup.micro_batches
+    shards = 1 if setup.sharding == "none" else setup.dp
+    moved = update_size(parameters, shards, setup.micro_batches, known.traffic, habits)
     last_backward = layer.backward / (layer.forward + layer.backward + layer.recompute) * max(counts) * per_layer
     return {
         "computing": setup.micro_batches * max(stages),
-        "waiting": _filling(setup, habits, stages, per_layer - _together(exchanging, habits.host)),
+        "waiting": _filling(setup, habits, stages, per_layer - together(exchanging, habits.host)),
         "sending": send * (setup.micro_batches + (setup.pp - 1) / setup.stages_per_worker * habits.bubble),
         "reduction": _reduction(setup, collectives, habits, parameters, last_backward),
-        "optimizer": accumulating + _update(setup, kernel_times, habits, known, parameters),
+        "optimizer": kernel_times.moving(moved),
         "overhead": habits.step,
     }
 
@@ -115,10 +120,6 @@ def _filling(setup: Setup, habits: Habits, stages: list[Seconds], steady: Second
     return max(0.0, between) / setup.stages_per_worker * habits.bubble
 
 
-def _together(device: Seconds, host: Seconds) -> Seconds:
-    return (device**_SHARPNESS + host**_SHARPNESS) ** (1 / _SHARPNESS)
-
-
 def _parameter_exchange(setup: Setup, collectives: Collectives, habits: Habits, layer: LayerTime) -> Seconds:
     """Of a layer whose parameters are sharded: gathered for forward and backward, gradients scattered.
 
@@ -129,9 +130,7 @@ def _parameter_exchange(setup: Setup, collectives: Collectives, habits: Habits, 
     stride = setup.tp * setup.cp
     gathered = collectives.gather(setup.dp, stride, setup.layer_parameters * _PARAMETER_BYTES)
     scattered = collectives.gather(setup.dp, stride, setup.layer_parameters * habits.gradient_bytes)
-    exchange = 2 * gathered + scattered
-    device = layer.device
-    return max(0.0, exchange - device) + habits.reduction_exposed * min(exchange, device)
+    return float(beside(2 * gathered + scattered, layer.device, habits))
 
 
 def _send(setup: Setup, collectives: Collectives, habits: Habits) -> Seconds:
@@ -157,33 +156,4 @@ def _reduction(
     else:
         reduced = collectives.gather(setup.dp, stride, parameters * habits.gradient_bytes, calls=calls)
         gathered = collectives.gather(setup.dp, stride, parameters * _PARAMETER_BYTES, calls=calls)
-    beyond = reduced - habits.hidden_share * last_backward
-    return max(beyond, habits.reduction_exposed * reduced) + habits.gather_exposed * gathered
-
-
-def _update(setup: Setup, kernel_times: Kernels, habits: Habits, known: Calibration, parameters: float) -> Seconds:
-    updated = parameters / (1 if setup.sharding == "none" else setup.dp)
-    return kernel_times.moving(updated * known.traffic.optimizer + parameters * habits.parameter_traffic)
-
-
-def _stall(setup: Setup, machine: Machine, habits: Habits) -> Seconds:
-    """Messages that block the host: four per micro-batch on a stage between two others, two on one of a pair.
-
-    Without a pipeline four as well, and two for the gradients; collectives of tensor-parallel groups wider than two
-    hosts are longer than what the others of a micro-batch wait for.
-    """
-    if setup.pp == 1:
-        wide = setup.tp > 2 * machine.domain
-        return habits.stall * (2 + (0 if wide else 4 * setup.micro_batches))
-    messages = 2 if setup.pp == 2 else 4
-    return habits.stall * (messages * setup.micro_batches + 2 * max(0, setup.pp - 2))
-
-
-def _stalls(setup: Setup, machine: Machine, habits: Habits) -> bool:
-    if not habits.stall_hosts:
-        return False
-    if machine.num_hosts >= habits.stall_hosts:
-        return True
-    inside = max(1, machine.domain // (setup.tp * setup.cp))
-    wide = setup.dp >= habits.stall_group_hosts * inside
-    return bool(habits.stall_group_hosts) and setup.pp > 1 and setup.sharding != "none" and wide
+    return after_backward(reduced, gathered, last_backward, habits)

@@ -1,0 +1,109 @@
+r"""What of an exchange or of the host's work is waited for: the same rules for layers by their dimensions and captured.
+
+together       the larger of two that run beside each other, rounded where they are near: $(a^p + b^p)^{1/p}$
+beside         what is longer than the computing beside it, and by interference a share of the rest
+tensor         latency and transfer of collectives that computing waits for, each with its share
+after_backward gradients that the last backward does not hide, a share of them in any case; then parameters
+"""
+
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meshwright.cost.accelerator._calibration import Habits, TrafficCounts
+from meshwright.units import Bytes, Seconds
+
+Column = NDArray[np.float64]
+Times = TypeVar("Times", float, Column)
+
+_SHARPNESS = 16.0
+# Bytes moved per parameter by the update that `TrafficCounts.optimizer` was fitted to: parameter and gradient read, the
+# parameter written, two states of 4 bytes read and written.
+_USUAL_UPDATE = 28.0
+
+
+def together(device: Times, host: Times) -> Times:
+    """Time of what the device and its host do beside each other (s)."""
+    return (device**_SHARPNESS + host**_SHARPNESS) ** (1 / _SHARPNESS)  # type: ignore[return-value]
+
+
+def beside(exchange: Times, computing: Times, habits: Habits) -> Times:
+    """What an exchange adds to computing that it runs beside of (s)."""
+    hidden = np.minimum(exchange, computing)
+    return exchange - hidden + habits.reduction_exposed * hidden  # type: ignore[return-value]
+
+
+def tensor_exposed(whole: Times, latency: Times, habits: Habits) -> Times:
+    """What collectives inside a layer add (s).
+
+    Args:
+        whole: their time alone (s).
+        latency: of it, what does not grow with the size (s).
+    """
+    return (whole - latency) * habits.tensor_exposed + latency * habits.tensor_latency  # type: ignore[return-value]
+
+
+def after_backward(reduced: Seconds, gathered: Seconds, last_backward: Seconds, habits: Habits) -> Seconds:
+    """What exchanging gradients, and then parameters, adds after the last backward (s).
+
+    Args:
+        reduced: the gradients' exchange alone (s).
+        gathered: the updated parameters' (s).
+        last_backward: beside which gradients travel (s).
+    """
+    beyond = reduced - habits.hidden_share * last_backward
+    return max(beyond, habits.reduction_exposed * reduced) + habits.gather_exposed * gathered
+
+
+def host_time(habits: Habits, *, tp: int, pp: int, num_hosts: int) -> Seconds:
+    """The host's time to launch a layer; more where messages between hosts share its queue with collectives (s)."""
+    if pp == 1 or num_hosts == 1:
+        return habits.host
+    return habits.host + habits.pipeline_host * tp + habits.pipeline_host_square * tp**2
+
+
+def update_size(
+    parameters: float, shards: int, micro_batches: int, traffic: TrafficCounts, habits: Habits,
+    *, moved: float = _USUAL_UPDATE,
+) -> Bytes | float:  # fmt: skip
+    """Bytes moved by a step's update, by clearing, clipping and casting, and by accumulating gradients.
+
+    Args:
+        parameters: on this worker.
+        shards: among which the update is shared out.
+        moved: bytes that the update reads and writes per parameter.
+    """
+    updated = parameters / shards * traffic.optimizer * moved / _USUAL_UPDATE
+    return updated + parameters * (habits.parameter_traffic + habits.accumulation_traffic * micro_batches)
+
+
+def stall_time(
+    habits: Habits, *, tp: int, pp: int, micro_batches: int, domain: int
+) -> Seconds:  # fmt: skip
+    """Messages that block the host: four per micro-batch on a stage between two others, two on one of a pair (s).
+
+    Without a pipeline four as well, and two for the gradients; collectives of tensor-parallel groups wider than two
+    hosts are longer than what the others of a micro-batch wait for.
+    """
+    if pp == 1:
+        return habits.stall * (2 + (0 if tp > 2 * domain else 4 * micro_batches))
+    messages = 2 if pp == 2 else 4
+    return habits.stall * (messages * micro_batches + 2 * max(0, pp - 2))
+
+
+def stalls(habits: Habits, *, ranks: int, inner: int, pp: int, sharded: bool, domain: int, num_hosts: int) -> bool:
+    """Whether a run waits so.
+
+    Args:
+        ranks: data ranks.
+        inner: devices of one stage of one of them.
+        sharded: whether something is kept in shards over the data ranks.
+        domain: devices of a host.
+    """
+    if not habits.stall_hosts:
+        return False
+    if num_hosts >= habits.stall_hosts:
+        return True
+    wide = ranks >= habits.stall_group_hosts * max(1, domain // inner)
+    return bool(habits.stall_group_hosts) and pp > 1 and sharded and wide
