@@ -2,7 +2,8 @@
 
 import pytest
 
-from meshwright.run._race import Heat, race
+from meshwright.plan import TrialResult
+from meshwright.run._race import Heat, beside, race
 
 
 class Track:
@@ -90,3 +91,23 @@ def test_spread_covers_what_was_seen():
     result = Track(0.010, 0.0101, load=lambda number: 1.0 + 0.05 * (number % 2)).race(budget=6)[0]
     assert result.low <= result.step <= result.high
     assert result.high > result.low
+
+
+def test_a_late_runner_is_measured_beside_a_known_one_at_the_level_of_the_earlier_race():
+    """The machine is half as fast now; beside the one known at 10 ms, now 20, the late one takes 15: 7.5 then."""
+    known = TrialResult(step=0.010)
+    late = TrialResult(step=0.015, low=0.014, high=0.018, memory=7)
+    found = beside(known, {0: TrialResult(step=0.020), 1: late})
+    assert found == TrialResult(step=0.0075, low=0.007, high=0.009, memory=7)
+
+
+@pytest.mark.parametrize(
+    ("pair", "reason"),
+    [
+        ({0: TrialResult(step=1.0), 1: TrialResult(step=0.0, failure="no compiler")}, "no compiler"),
+        ({0: TrialResult(step=0.0, failure="gone"), 1: TrialResult(step=1.0)}, "gone"),
+        ({0: TrialResult(step=1.0)}, "it did not come to an end"),
+    ],
+)
+def test_a_late_runner_that_did_not_run_says_why(pair, reason):
+    assert beside(TrialResult(step=1.0), pair) == TrialResult(step=0.0, failure=reason)

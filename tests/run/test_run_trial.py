@@ -11,7 +11,7 @@ from torch import nn
 
 from meshwright.cost import Kernels
 from meshwright.run import Job
-from meshwright.run._trial import follow, trial
+from meshwright.run._trial import LateRival, follow, trial
 
 BUDGET = 1.0
 
@@ -58,6 +58,26 @@ def test_one_process_tries_what_it_can_and_changes_nothing():
         assert results[index].step > 0
         assert results[index].low <= results[index].step
         assert results[index].memory > 2**20
+
+
+def race_with_a_late_rival():
+    work, examples = job(), batch()
+    first = strategy(16, 2)
+
+    def late(results):
+        assert set(results) == {0}
+        return LateRival(replace(first, sharding="optimizer"), against=0)
+
+    if dist.get_rank() == 0:
+        return trial(work, examples, [first], budget=BUDGET, late=late)
+    return follow(work, examples)
+
+
+def test_a_late_rival_runs_on_all_workers_behind_the_others(workers):
+    results, _ = workers(2).run(race_with_a_late_rival)
+    assert set(results) == {0, 1}
+    assert results[1].step > 0
+    assert not results[1].failure
 
 
 def race_of_two(strategies):

@@ -2,8 +2,8 @@
 
 In: a `Graph`, a `Cluster`, a `Goal`. Out: a `Plan`.
 Reading order: `_goal`, `_plan` (the data); `_layouts`, `_space` (what is legal; `_legality` says why something is not),
-`_priced`, `_shortlist` (`_fit` says why nothing fits), `_choice` (with `_reasons` and `_flips`), `_explain`;
-`_balanced_cuts` (where a pipeline's stages begin).
+`_priced`, `_shortlist` (`_fit` says why nothing fits), `_choice` (with `_reasons` and `_flips`), `_compiled` (one more
+trial in long runs), `_explain`; `_balanced_cuts` (where a pipeline's stages begin).
 """
 
 from meshwright.plan._balanced_cuts import Balance as Balance
@@ -13,6 +13,8 @@ from meshwright.plan._balanced_cuts import balanced_cuts as balanced_cuts
 from meshwright.plan._change import Change as Change
 from meshwright.plan._change import price_change as price_change
 from meshwright.plan._choice import choose as choose
+from meshwright.plan._choice import winner as winner
+from meshwright.plan._compiled import compiled_rival as compiled_rival
 from meshwright.plan._explain import Decision as Decision
 from meshwright.plan._explain import Explanation as Explanation
 from meshwright.plan._explain import PlanDifference as PlanDifference

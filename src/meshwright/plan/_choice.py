@@ -35,8 +35,7 @@ def choose(
         trials: measured steps, by index into `shortlist.candidates`; none where nothing was run.
         correction: the one that the shortlist was priced with.
     """
-    results = {index: result for index, result in (trials or {}).items() if not result.failure}
-    failures = {index: result.failure for index, result in (trials or {}).items() if result.failure}
+    results, failures = _told_apart(trials or {})
     index = _chosen(shortlist.candidates, results, failures)
     chosen, trial = shortlist.candidates[index], results.get(index)
     factor = _typical_factor(shortlist.candidates, results)
@@ -59,6 +58,11 @@ def choose(
     )
 
 
+def winner(shortlist: Shortlist, trials: Mapping[int, TrialResult]) -> int:
+    """Index of the candidate that is chosen after these trials."""
+    return _chosen(shortlist.candidates, *_told_apart(trials))
+
+
 def anchored(prediction: Prediction, trial: TrialResult | None) -> Prediction:
     """A prediction whose items are scaled so that they add up to the step that the trial measured."""
     if trial is None:
@@ -74,6 +78,12 @@ def anchored(prediction: Prediction, trial: TrialResult | None) -> Prediction:
         energy=prediction.energy * scale,
         money=prediction.money * scale,
     )
+
+
+def _told_apart(trials: Mapping[int, TrialResult]) -> tuple[dict[int, TrialResult], dict[int, str]]:
+    """Those that ran, and why the others did not."""
+    results = {index: result for index, result in trials.items() if not result.failure}
+    return results, {index: result.failure for index, result in trials.items() if result.failure}
 
 
 def _chosen(candidates: Sequence[Priced], results: Mapping[int, TrialResult], failures: Mapping[int, str]) -> int:

@@ -42,10 +42,11 @@ def price_all(pricer: Pricer, goal: Goal) -> list[Priced]:
     """Every legal strategy with its price, in the order of the space."""
     graph, cluster = pricer.workload.graph, pricer.cluster
     space = strategies(graph, cluster, goal, shares=pricer.shares)
-    return [_priced(pricer, goal, strategy) for strategy in space]
+    return [price(pricer, goal, strategy) for strategy in space]
 
 
-def _priced(pricer: Pricer, goal: Goal, strategy: Strategy) -> Priced:
+def price(pricer: Pricer, goal: Goal, strategy: Strategy) -> Priced:
+    """One strategy with its price."""
     prediction = pricer.predict(strategy)
     return Priced(
         strategy=strategy,

@@ -1,7 +1,7 @@
 """The planning process: the script's first batch is captured, priced and tried, and the script ends there."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,21 @@ from meshwright.graph import Graph, write_graph
 from meshwright.graph.capture import capture
 from meshwright.graph.capture_batch import batch_bytes
 from meshwright.hardware import Cluster, Correction, read_cluster
-from meshwright.plan import Goal, Pins, Plan, choose, is_elsewhere, plan_outright, shortlist, write_plan
+from meshwright.plan import (
+    Goal,
+    Pins,
+    Plan,
+    Priced,
+    Shortlist,
+    TrialResult,
+    choose,
+    compiled_rival,
+    is_elsewhere,
+    plan_outright,
+    shortlist,
+    winner,
+    write_plan,
+)
 from meshwright.run._job import Job, block_paths
 from meshwright.run._role import Role
 from meshwright.run._split_plan import asks_for_a_split, split_plan
@@ -106,8 +120,6 @@ def _planned(
     laps: list[Seconds],
 ) -> tuple[Plan, bool]:
     """The plan, and whether a trial of one worker went well."""
-    from meshwright.run import _trial
-
     progress(f"pricing strategies for {graph.model}")
     if asks_for_a_split(goal.pins):
         plan = split_plan(job, batch, graph, cluster, goal)
@@ -117,14 +129,45 @@ def _planned(
     listed = shortlist(graph, cluster, goal, correction=correction)
     laps.append(time.perf_counter())
     progress(f"trying the best {len(listed.candidates)} of {listed.considered} strategies")
-    strategies = [candidate.strategy for candidate in listed.candidates]
-    trials = _trial.trial(job, batch, strategies, budget=trial_budget())
+
+    def rival(trials: Mapping[int, TrialResult]) -> Priced | None:
+        return compiled_rival(graph, cluster, goal, listed, trials, correction=correction)
+
+    listed, trials = _tried(job, batch, listed, rival=rival, progress=progress)
     laps.append(time.perf_counter())
     plan = choose(graph, cluster, goal, listed, trials, correction=correction)
-    alone = any(strategies[index].num_workers == 1 and result.step > 0 for index, result in trials.items())
+    alone = any(
+        listed.candidates[place].strategy.num_workers == 1 and result.step > 0 for place, result in trials.items()
+    )
     if plan.prediction.basis == "trial":
         plan = replace(plan, prediction=scaled(plan.prediction, _correction(cluster, graph, basis="trial").time))
     return plan, alone
+
+
+def _tried(
+    job: Job,
+    batch: Any,
+    listed: Shortlist,
+    *,
+    rival: Callable[[Mapping[int, TrialResult]], Priced | None],
+    progress: Callable[[str], None],
+) -> tuple[Shortlist, dict[int, TrialResult]]:
+    """The trial's results by candidate; behind the shortlist's the compiled one, where there is time for it."""
+    from meshwright.run import _trial
+
+    added: list[Priced] = []
+
+    def late(trials: dict[int, TrialResult]) -> _trial.LateRival | None:
+        compiled = rival(trials)
+        if compiled is None:
+            return None
+        progress("compiling the best one too: the run is long enough to find out what that brings")
+        added.append(compiled)
+        return _trial.LateRival(compiled.strategy, winner(listed, trials))
+
+    strategies = [candidate.strategy for candidate in listed.candidates]
+    trials = _trial.trial(job, batch, strategies, budget=trial_budget(), late=late)
+    return replace(listed, candidates=(*listed.candidates, *added)), trials
 
 
 def trial_budget() -> Seconds:

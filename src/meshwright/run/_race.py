@@ -6,7 +6,7 @@ only these ratios are carried over. Successive halving (Jamieson and Talwalkar, 
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from meshwright.plan import TrialResult
@@ -72,6 +72,21 @@ def race(
             break
     results = {runner: _result(runner, rounds) for runner in (rounds[0] if rounds else ())}
     return results | {runner: TrialResult(step=0.0, failure=reason) for runner, reason in failures.items()}
+
+
+def beside(known: TrialResult, pair: dict[int, TrialResult]) -> TrialResult:
+    """A late runner's result at the level of an earlier race.
+
+    Args:
+        known: the earlier result of the runner that it ran beside.
+        pair: how the two did now: 0, the one that is known; 1, the late one.
+    """
+    late, again = pair.get(1), pair.get(0)
+    if late is None or again is None or late.failure or again.failure:
+        reason = next((result.failure for result in (late, again) if result is not None and result.failure), "")
+        return TrialResult(step=0.0, failure=reason or "it did not come to an end")
+    level = known.step / again.step
+    return replace(late, step=late.step * level, low=late.low * level, high=late.high * level)
 
 
 def _survivors(heats: dict[int, Heat], margin: float) -> list[int]:

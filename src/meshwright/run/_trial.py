@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from meshwright.plan import TrialResult
 from meshwright.run._group import meet, part
 from meshwright.run._heat import load_all, old_objects_set_aside, run_heat, together
 from meshwright.run._job import Job
-from meshwright.run._race import Heat, race
+from meshwright.run._race import Heat, beside, race
 from meshwright.run._role import Role, role_of
 from meshwright.units import Seconds
 
@@ -33,6 +33,14 @@ _PATIENCE: Seconds = 30.0
 _HEAT_TIMEOUT = timedelta(seconds=30)
 
 _Groups = dict[int, dist.ProcessGroup | None]
+
+
+@dataclass(frozen=True, slots=True)
+class LateRival:
+    """A strategy that is tried last, and the index of the tried one that it is set against."""
+
+    strategy: Strategy
+    against: int
 
 
 def serve(run_script: Callable[[], None]) -> None:
@@ -55,7 +63,18 @@ def summon(role: Role) -> None:
         (role.folder / _CALL).touch()
 
 
-def trial(job: Job, batch: Any, strategies: Sequence[Strategy], *, budget: Seconds) -> dict[int, TrialResult]:
+# What a late rival races for beside its start, with the best of the others (s).
+_LATE_BUDGET: Seconds = 4.0
+
+
+def trial(
+    job: Job,
+    batch: Any,
+    strategies: Sequence[Strategy],
+    *,
+    budget: Seconds,
+    late: Callable[[dict[int, TrialResult]], LateRival | None] = lambda _: None,
+) -> dict[int, TrialResult]:
     """Races strategies on copies of the job, with the real step engine.
 
     Compiled strategies are not tried, because compiling alone takes longer than the budget; nor are those that need
@@ -66,9 +85,11 @@ def trial(job: Job, batch: Any, strategies: Sequence[Strategy], *, budget: Secon
         batch: a global batch.
         strategies: the most promising first.
         budget: for all heats together (s).
+        late: a strategy that takes long to start, to be set against one that was tried, whatever that takes.
 
     Returns:
-        Results by index into `strategies`; the untried are missing. A strategy that raised has its `failure`.
+        Results by index into `strategies`; the untried are missing. A strategy that raised has its `failure`. The late
+        rival's index is behind the last.
     """
     load_all()
     met = dist.is_initialized()
@@ -77,12 +98,17 @@ def trial(job: Job, batch: Any, strategies: Sequence[Strategy], *, budget: Secon
     crew = _Crew(job, batch, [strategies[index] for index in tried], world_size=world_size)
     try:
         with old_objects_set_aside():
-            results = race(len(tried), crew.heat, budget=budget)
+            raced = race(len(tried), lambda place, length: crew.heat(strategies[tried[place]], length), budget=budget)
+            results = {tried[place]: result for place, result in raced.items()}
+            if (rival := late(results)) is not None:
+                pair = (strategies[rival.against], rival.strategy)
+                late_race = race(2, lambda place, length: crew.heat(pair[place], length), budget=_LATE_BUDGET)
+                results[len(strategies)] = beside(results[rival.against], late_race)
     finally:
         crew.dismiss()
         if not met:
             part()
-    return {tried[place]: result for place, result in results.items()}
+    return results
 
 
 def follow(job: Job, batch: Any) -> None:
@@ -105,8 +131,8 @@ def follow(job: Job, batch: Any) -> None:
     # Where a rank is lost in a heat, the leader goes on alone, and there is nothing left to follow.
     with old_objects_set_aside(), suppress(RuntimeError):
         while (order := _said(None)) is not None:
-            place, duration = order
-            _run_part(job, batch, strategies[place], groups, duration)
+            strategy, duration = order
+            _run_part(job, batch, strategy, groups, duration)
     if not met:
         part()
 
@@ -125,14 +151,13 @@ class _Crew:
     Args:
         job: to be copied for each heat.
         batch: a global batch.
-        strategies: those that can be run.
+        strategies: those that can be run, for their numbers of workers.
         world_size: processes there are; 1: nobody follows.
     """
 
     def __init__(self, job: Job, batch: Any, strategies: Sequence[Strategy], *, world_size: int) -> None:
         self._job = job
         self._batch = batch
-        self._strategies = strategies
         self._follows = world_size > 1
         self._lost = ""
         self._groups: _Groups = {1: None}
@@ -141,15 +166,14 @@ class _Crew:
             _said((list(strategies), {"blocks": job.blocks, "allow": job.allow}))
             self._groups = _groups(strategies, world_size)
 
-    def heat(self, place: int, duration: Seconds) -> Heat:
+    def heat(self, strategy: Strategy, duration: Seconds) -> Heat:
         """Runs a strategy for about so long; every worker of it."""
-        strategy = self._strategies[place]
         group = self._groups[strategy.num_workers]
         if group is not None and self._lost:
             return Heat(failure=self._lost)
         try:
             if group is not None:
-                _said((place, duration))
+                _said((strategy, duration))
             own = run_heat(self._job, self._batch, strategy, rank=0, group=group, duration=duration)
             return together(own, group)
         except RuntimeError as error:
