@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from meshwright.parallel.context._block import attended, gradients, merged
+from meshwright.parallel.program import Target
 from meshwright.parallel.tensor import GroupCommunicator, Split
 from meshwright.parallel.tensor._parts import part_of
 
@@ -54,7 +55,7 @@ class Rotation:
         return self._received
 
 
-class RingAttention:
+class RingAttention(Target):
     """`scaled_dot_product_attention` on this worker's positions; a target of nodes of a graph.
 
     Each worker's positions are `split`; with several ranges the later ones of a causal sequence, which see more keys,
@@ -66,10 +67,9 @@ class RingAttention:
     """
 
     def __init__(self, communicator: RingCommunicator, split: Split) -> None:
+        super().__init__("ring_attention")
         self.communicator = communicator
         self.split = split
-        self.__name__ = self.__qualname__ = "ring_attention"
-        self.__module__ = __name__
 
     def __call__(
         self,

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from meshwright.parallel.program import Target
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Journey:
@@ -29,7 +31,7 @@ class Journey:
     offsets: Tensor
 
 
-class Route:
+class Route(Target):
     """Finds out how many rows go where; a target of nodes of a graph.
 
     Args:
@@ -37,8 +39,8 @@ class Route:
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
+        super().__init__("route_of_tokens")
         self.group = group
-        _name(self, "route_of_tokens")
 
     def __call__(self, offsets: Tensor) -> Journey:
         """The journey of rows whose experts' ranges end at `offsets`."""
@@ -56,7 +58,7 @@ class Route:
         )
 
 
-class Leave:
+class Leave(Target):
     """Takes rows to their experts; a target of nodes of a graph.
 
     Args:
@@ -64,15 +66,15 @@ class Leave:
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
+        super().__init__("tokens_leave")
         self.group = group
-        _name(self, "tokens_leave")
 
     def __call__(self, rows: Tensor, journey: Journey) -> Tensor:
         """The rows of the experts that are here, by expert."""
         return _There.apply(rows, journey, self.group)  # pyrefly: ignore
 
 
-class Return:
+class Return(Target):
     """Takes rows back to where they came from; a target of nodes of a graph.
 
     Args:
@@ -80,8 +82,8 @@ class Return:
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
+        super().__init__("tokens_return")
         self.group = group
-        _name(self, "tokens_return")
 
     def __call__(self, rows: Tensor, journey: Journey) -> Tensor:
         """This worker's rows in the order in which they left."""
@@ -127,9 +129,3 @@ def _come(rows: Tensor, journey: Journey, group: dist.ProcessGroup) -> Tensor:
     home = rows.new_empty((sum(journey.sent), *rows.shape[1:]))
     dist.all_to_all_single(home, leaving, list(journey.sent), list(journey.received), group=group)
     return home
-
-
-def _name(target: Any, name: str) -> None:
-    """A graph's code names its functions by these."""
-    target.__name__ = target.__qualname__ = name
-    target.__module__ = __name__

@@ -8,11 +8,12 @@ from torch.fx import GraphModule, Node
 
 from meshwright.exchange import Transport
 from meshwright.parallel._batch_norm import normalized
+from meshwright.parallel.program import Target
 
 _BATCH_NORM = torch.ops.aten.batch_norm.default
 
 
-class GlobalStatistics:
+class GlobalStatistics(Target):
     """Stands for `aten.batch_norm` in a graph.
 
     Args:
@@ -20,11 +21,9 @@ class GlobalStatistics:
     """
 
     def __init__(self, transport: Transport) -> None:
+        super().__init__("global_batch_norm")
         self._transport = transport
         self.is_counted = True
-        # a graph's code names what it calls
-        self.__name__ = self.__qualname__ = "global_batch_norm"
-        self.__module__ = __name__
 
     def __call__(self, *args: Any) -> Tensor:
         """The normalization, with the arguments of `aten.batch_norm`."""

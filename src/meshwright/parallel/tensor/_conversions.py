@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from meshwright.parallel.program import Target
 from meshwright.parallel.tensor._communicator import Communicator
 from meshwright.parallel.tensor._layout import COPIED, PARTIAL, REPLICATED, Layout, Split
 from meshwright.parallel.tensor._parts import part_of, placed, stacked_parts, whole_of
@@ -15,7 +16,7 @@ _GRADIENTS = {REPLICATED: REPLICATED, COPIED: PARTIAL, PARTIAL: REPLICATED}
 _VALUES = {REPLICATED: REPLICATED, COPIED: REPLICATED, PARTIAL: PARTIAL}
 
 
-class Conversion:
+class Conversion(Target):
     """Changes the layout of a tensor; a target of nodes of a graph.
 
     Args:
@@ -25,13 +26,10 @@ class Conversion:
     """
 
     def __init__(self, before: Layout, after: Layout, communicator: Communicator) -> None:
+        super().__init__(f"{_name(before)}_to_{_name(after)}")
         self.before = before
         self.after = after
         self.communicator = communicator
-        # a graph's code names its functions by these
-        self.__name__ = f"{_name(before)}_to_{_name(after)}"
-        self.__qualname__ = self.__name__
-        self.__module__ = __name__
 
     def __call__(self, tensor: Tensor) -> Tensor:
         """The tensor in the layout that is wanted."""
@@ -58,7 +56,7 @@ class _Converted(torch.autograd.Function):
         return ctx.conversion.backward(gradients[0]), None
 
 
-class CopyTogether:
+class CopyTogether(Target):
     """Hands out replicated tensors whose gradients come back in parts: one sum over the workers for all of them.
 
     Args:
@@ -66,9 +64,8 @@ class CopyTogether:
     """
 
     def __init__(self, communicator: Communicator) -> None:
+        super().__init__("copy_together")
         self.communicator = communicator
-        self.__name__ = self.__qualname__ = "copy_together"
-        self.__module__ = __name__
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The tensors."""

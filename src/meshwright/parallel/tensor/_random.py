@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from meshwright.parallel.program import Target
+
 # Keeps the seeds of neighbouring workers far apart.
 _STRIDE = 0x9E3779B97F4A7C15
 
 
-class PartRandom:
+class PartRandom(Target):
     """Runs a random operation on this worker's part of a tensor.
 
     The default generator stands alike on all workers of an axis, so that whole tensors get equal masks. A part's
@@ -24,10 +26,9 @@ class PartRandom:
     """
 
     def __init__(self, function: Callable[..., Tensor], coordinate: int) -> None:
+        super().__init__(f"part_{getattr(function, '__name__', 'random').replace('.', '_')}")
         self._function = function
         self._coordinate = coordinate
-        self.__name__ = self.__qualname__ = f"part_{getattr(function, '__name__', 'random').replace('.', '_')}"
-        self.__module__ = __name__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the operation gives."""

@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from meshwright.parallel.program import Target
 from meshwright.parallel.tensor._communicator import Communicator
 
 _NONE, _MEAN = 0, 1
 
 
-class VocabularyEmbedding:
+class VocabularyEmbedding(Target):
     """Looks up the rows that this worker has, and gives zeros for all others: partial sums.
 
     Args:
@@ -23,9 +24,8 @@ class VocabularyEmbedding:
     """
 
     def __init__(self, communicator: Communicator) -> None:
+        super().__init__("vocabulary_embedding")
         self._coordinate = communicator.coordinate
-        self.__name__ = self.__qualname__ = "vocabulary_embedding"
-        self.__module__ = __name__
 
     def __call__(self, weight: Tensor, indices: Tensor, padding_idx: int = -1) -> Tensor:
         """Rows of the whole table, where they are here.
@@ -43,7 +43,7 @@ class VocabularyEmbedding:
         return rows.masked_fill(elsewhere.unsqueeze(-1), 0)
 
 
-class RangeCrossEntropy:
+class RangeCrossEntropy(Target):
     """Cross-entropy of logits (n, classes) split by class; the logits of other workers are never seen.
 
     Each worker gives the maximum m, the sum of exponentials above it, the target's logit if it has it, and the sum of
@@ -54,9 +54,8 @@ class RangeCrossEntropy:
     """
 
     def __init__(self, communicator: Communicator) -> None:
+        super().__init__("range_cross_entropy")
         self.communicator = communicator
-        self.__name__ = self.__qualname__ = "range_cross_entropy"
-        self.__module__ = __name__
 
     def __call__(
         self,
@@ -115,7 +114,7 @@ class _RangeLosses(torch.autograd.Function):
         return slope.to(logits.dtype), None, None, None, None
 
 
-class RowMeanCrossEntropy:
+class RowMeanCrossEntropy(Target):
     """The mean over the rows of all workers, of which each has some: partial sums.
 
     Args:
@@ -124,10 +123,9 @@ class RowMeanCrossEntropy:
     """
 
     def __init__(self, function: Callable[..., Tensor], communicator: Communicator) -> None:
+        super().__init__("row_mean_cross_entropy")
         self._function = function
         self._communicator = communicator
-        self.__name__ = self.__qualname__ = "row_mean_cross_entropy"
-        self.__module__ = __name__
 
     def __call__(
         self,
