@@ -3,6 +3,9 @@
 A capture records operations, not Python: a number that the forward draws from Python, an attribute that it counts up, a
 backward that a hook or a custom autograd function rewrites are constants or missing. What can be recognized is declined
 at capture; this check is what is left, and always runs where the model fits twice.
+
+Gradients are what it takes memory for. Workers with equal micro-batches share them: each keeps the model's gradients of
+its share of the parameters, and lets go of the program's one by one as the backward makes them.
 """
 
 import math
@@ -15,7 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from meshwright.errors import ProgramError
+from meshwright.parallel.program._distances import Distances, squared_norm
 from meshwright.parallel.program._free_memory import free_memory
+from meshwright.parallel.program._peers import ALONE, Peers
 from meshwright.parallel.program._program import Program, tensors_of
 from meshwright.parallel.program._step_module import attributes_kept
 from meshwright.units import format_bytes
@@ -49,6 +54,21 @@ class SelfCheck:
         return max(self.loss, self.gradient) <= self.tolerance
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """What one worker has found.
+
+    Args:
+        loss: relative distance of the loss.
+        square: squared norm of the gradients of its parameters.
+        squares: squared distance of each of them.
+    """
+
+    loss: float
+    square: float
+    squares: dict[str, float]
+
+
 def fits_whole(program: Program, model: nn.Module) -> bool:
     """Whether a step of the whole model can be computed here beside its gradients, so that a check is cheap.
 
@@ -69,7 +89,9 @@ def _bytes(value: Any) -> int:
     return value.nbytes if isinstance(value, Tensor) else 0
 
 
-def agrees(program: Program, model: nn.Module, loss: Callable[[nn.Module, Any], Any], batch: Any) -> SelfCheck:
+def agrees(
+    program: Program, model: nn.Module, loss: Callable[[nn.Module, Any], Any], batch: Any, *, peers: Peers = ALONE
+) -> SelfCheck:
     """Computes loss and gradients by the program and by the model with equal random numbers, and compares.
 
     Where the model's forward has left something in an attribute, the loss of a second call is compared too: a cache
@@ -81,36 +103,50 @@ def agrees(program: Program, model: nn.Module, loss: Callable[[nn.Module, Any], 
         model: the user's.
         loss: the user's.
         batch: of the program's signature.
+        peers: the workers that compare each its share of the parameters; all of them get the same answer.
     """
-    parameters = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
+    trainable = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
+    parameters = {name: trainable[name] for name in peers.share(trainable)}
     with _untouched(model, batch) as changed:
         state = _random_states(model)
         expected, wanted = _step(lambda: loss(model, batch), parameters)
         remembers = changed()
         later = _loss(loss(model, batch)) if remembers else 0.0
-    with _untouched(model, batch):
+    square = sum(squared_norm(gradient) for gradient in wanted.values())
+    with _untouched(model, batch), Distances(parameters, wanted) as distances:
         _set_random_states(model, state)
         found, got = _run(program, batch, parameters)
+        distances.take_rest(got)
         later -= _loss(program(batch)) if remembers else 0.0
-    scale = float(torch.linalg.vector_norm(torch.stack([_norm(gradient) for gradient in wanted.values()])))
-    distances = {name: _distance(got[name], wanted[name], scale) for name in parameters}
-    worst = max(distances, key=lambda name: distances[name], default="")
     dtypes = {node.meta["val"].dtype for node in program.nodes if isinstance(node.meta.get("val"), Tensor)}
+    tolerance = max(_TOLERANCES.get(dtype, _COARSE) for dtype in dtypes if dtype.is_floating_point)
+    off = max(abs(found - expected), abs(later)) / max(1.0, abs(expected))
+    parts = peers.all(_Part(loss=off, square=square, squares=distances.squares))
+    own = _joined([parts[number] for number in peers.alike], tolerance)
+    return max(peers.all(own), key=lambda check: max(check.loss, check.gradient) / check.tolerance)
+
+
+def _joined(parts: list[_Part], tolerance: float) -> SelfCheck:
+    """What workers with equal micro-batches have found together."""
+    scale = math.sqrt(sum(part.square for part in parts)) or 1.0
+    squares = {name: square for part in parts for name, square in part.squares.items()}
+    distances = {name: math.sqrt(square) / scale for name, square in squares.items() if not math.isnan(square)}
+    distances |= {name: math.inf for name, square in squares.items() if math.isnan(square)}
+    worst = max(distances, key=lambda name: distances[name], default="")
     return SelfCheck(
-        loss=max(abs(found - expected), abs(later)) / max(1.0, abs(expected)),
-        gradient=distances.get(worst, 0.0),
-        worst=worst,
-        tolerance=max(_TOLERANCES.get(dtype, _COARSE) for dtype in dtypes if dtype.is_floating_point),
+        loss=max(part.loss for part in parts), gradient=distances.get(worst, 0.0), worst=worst, tolerance=tolerance
     )
 
 
-def check(program: Program, model: nn.Module, loss: Callable[[nn.Module, Any], Any], batch: Any) -> None:
+def check(
+    program: Program, model: nn.Module, loss: Callable[[nn.Module, Any], Any], batch: Any, *, peers: Peers = ALONE
+) -> None:
     """Runs `agrees`.
 
     Raises:
         ProgramError: the program computes something else than the model.
     """
-    found = agrees(program, model, loss, batch)
+    found = agrees(program, model, loss, batch, peers=peers)
     if found.equal:
         return
     custom = f"; custom autograd functions: {', '.join(program.custom_functions)}" if program.custom_functions else ""
@@ -160,21 +196,6 @@ def _step(call: Callable[[], Any], parameters: dict[str, nn.Parameter]) -> tuple
     total, weight = output if isinstance(output, tuple) else (output, 1.0)
     gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
     return _loss((total, weight)), dict(zip(parameters, gradients, strict=True))
-
-
-def _norm(gradient: Tensor | None) -> Tensor:
-    if gradient is None:
-        return torch.zeros(())
-    dense = gradient.detach().to_dense() if gradient.is_sparse else gradient.detach()
-    return torch.linalg.vector_norm(dense.double()).cpu().float()
-
-
-def _distance(found: Tensor | None, expected: Tensor | None, scale: float) -> float:
-    """Relative to all gradients; one that is missing counts as zero."""
-    if found is None or expected is None:
-        return float(_norm(expected if found is None else found)) / (scale or 1.0)
-    distance = float(_norm(found.detach().double() - expected.detach().double())) / (scale or 1.0)
-    return float("inf") if math.isnan(distance) else distance
 
 
 @contextmanager

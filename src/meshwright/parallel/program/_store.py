@@ -5,10 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from meshwright.errors import ProgramError
 from meshwright.parallel.program._capture import capture_program
+from meshwright.parallel.program._peers import peers_of
 from meshwright.parallel.program._program import Program
 from meshwright.parallel.program._self_check import check, fits_whole, unchecked
 from meshwright.parallel.program._signature import Signature, signature_of
@@ -28,6 +30,7 @@ class ProgramStore:
         transformation: what makes a worker's part of a program; it may split the parameters when it is first called.
         named: further tensors with the model's parameters' shapes at the time of capture, by name; those of the model
             are always known.
+        group: workers that make their first program at the same time and compare it together; None: this one alone.
     """
 
     def __init__(
@@ -37,10 +40,12 @@ class ProgramStore:
         *,
         transformation: Transformation | None = None,
         named: Sequence[tuple[str, Tensor]] = (),
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         self._model = model
         self._loss = loss
         self._transformation = transformation
+        self._group = group
         self._tensors = {id(tensor): tensor for tensor in (*model.parameters(), *(tensor for _, tensor in named))}
         self._shapes = {key: tensor.shape for key, tensor in self._tensors.items()}
         self._programs: dict[Signature, Program] = {}
@@ -66,11 +71,16 @@ class ProgramStore:
         with self._whole_shapes():
             program = capture_program(self._model, self._loss, batch)
         if not self._programs:
-            if fits_whole(program, self._model):
-                check(program, self._model, self._loss, batch)
-            elif program.custom_functions:
-                raise unchecked(program, self._model)
+            self._check(program, batch)
         return self._transformation(program) if self._transformation is not None else program
+
+    def _check(self, program: Program, batch: Any) -> None:
+        """Compares a program with the model where that fits on every worker."""
+        peers = peers_of(self._group, repr(signature_of(self._model, batch)))
+        if all(peers.all(fits_whole(program, self._model))):
+            check(program, self._model, self._loss, batch, peers=peers)
+        elif program.custom_functions:
+            raise unchecked(program, self._model)
 
     def _check_number(self, signature: Signature) -> None:
         if len(self._programs) < _LIMIT:
