@@ -73,7 +73,7 @@ class Portion:
         self._tensor: TensorAxis | None = None
         self._guard: Guard | None = None
         named = [*self._named, *model.named_buffers()]
-        self._store = ProgramStore(model, loss, transformation=self._localized, named=named)
+        self._store = ProgramStore(model, loss, transformation=self._localized, named=named, group=grid.whole)
         self._originals = Originals(model)
         self._blocks = Blocks(model, strategy, blocks)
         self._statistics = _statistics(model, strategy, grid)
