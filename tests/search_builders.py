@@ -114,7 +114,7 @@ def everything(pricer: HybridPricer, goal: Goal, *, subsets: bool) -> Iterator[t
     Args:
         subsets: whether any set of blocks may be computed again, or none.
     """
-    choices, most = choices_of(pricer, goal), limits(pricer, goal)
+    choices = choices_of(pricer, goal)
     size = len(pricer.units.kinds)
     blocks = [unit for unit in range(size) if 0 < pricer.units.kinds[unit] < pricer.units.num_kinds - 1]
     sets = [chosen for number in range(len(blocks) + 1) for chosen in combinations(blocks, number)]
@@ -124,7 +124,7 @@ def everything(pricer: HybridPricer, goal: Goal, *, subsets: bool) -> Iterator[t
                 for cuts in combinations(sorted(pricer.units.cuts), frame.num_stages - 1):
                     for again in sets if subsets else [()]:
                         layout = replace(frame.layout, bounds=(0, *cuts), recomputed=again)
-                        price = pricer.price(layout)
+                        price, most = pricer.price(layout), limits(pricer, goal, layout)
                         if _fits(layout, price, most):
                             yield layout, price
 

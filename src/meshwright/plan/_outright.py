@@ -64,7 +64,7 @@ def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -
         strategy=strategy,
         prediction=prediction,
         allow=goal.allow,
-        memory_limit=min(limits(hybrid, goal)),
+        memory_limit=min(limits(hybrid, goal, layout)),
         binding=binding(hybrid, layout, price, roomy),
         flips=tuple(flips(hybrid, goal, aim, chosen, rivals, roomy)),
         candidates=(_candidate(summary(layout, names), price), *(_of_neighbour(one) for one in beside)),
@@ -138,7 +138,7 @@ def _nothing(pricer: HybridPricer, graph: Graph, cluster: Cluster, goal: Goal, a
     memory = max(least.price.memory, key=lambda items: items.peak)
     return DoesNotFitError(
         f"{graph.model} needs at least {format_bytes(memory.peak)} per device; "
-        f"{format_bytes(min(limits(pricer, goal)))} may be used",
+        f"{format_bytes(min(limits(pricer, goal, least.layout)))} may be used",
         cause=f"{summary(least.layout)}: {itemised(memory)}",
         alternatives=_remedies(cluster, goal),
         command="meshwright plan SCRIPT, with one of these changes",

@@ -9,7 +9,7 @@ from meshwright.cost._communication import CollectiveCost, processes_cost
 from meshwright.cost._mesh import Axis
 from meshwright.cost._workload import Column, within
 from meshwright.cost.hybrid._layout import Layout
-from meshwright.cost.hybrid._topology import Group, group_cost
+from meshwright.cost.hybrid._topology import Group, group_cost, workers_on
 from meshwright.graph import Graph, SplitExchange
 from meshwright.hardware import Cluster, CollectiveName, Host
 from meshwright.units import Seconds
@@ -52,17 +52,23 @@ class Exchanges:
         self._cluster = cluster
         self._hosts = hosts
         self._kinds = {item.module: _kind(graph, item.module) for item in graph.operations}
-        self.cost = lru_cache(maxsize=None)(self._cost)
+        self._known = lru_cache(maxsize=None)(self._cost)
 
-    def _cost(self, name: CollectiveName, degree: int, stride: int, transport: str) -> CollectiveCost:
+    def cost(self, layout: Layout, name: CollectiveName, degree: int, stride: int) -> CollectiveCost:
         """Price of a collective over an axis of this degree whose neighbours stand `stride` workers apart."""
+        return self._known(name, degree, stride, layout.exchange.transport, layout.threads, layout.mesh.num_workers)
+
+    def _cost(
+        self, name: CollectiveName, degree: int, stride: int, transport: str, threads: int, workers: int
+    ) -> CollectiveCost:
         if degree == 1:
             return CollectiveCost(latency=0.0, bandwidth=float("inf"))
         host = min(self._hosts, key=lambda one: one.devices)
         if host.device.kind != "cpu":
             return group_cost(self._cluster, host, Group(degree=degree, stride=stride), name)
-        num_hosts = sum(one.count for one in self._hosts)
-        carrier = "gloo" if transport == "shared_memory" and name not in ("all_reduce", "broadcast") else transport
+        together = workers_on(host, threads=threads, workers=workers)
+        num_hosts = 1 if degree * stride <= together else sum(one.count for one in self._hosts)
+        carrier = "gloo" if transport == "shared_memory" and name == "send" else transport
         return processes_cost(self._cluster, collective=name, group=degree, transport=carrier, num_hosts=num_hosts)
 
     def of_units(self, layout: Layout, examples: float) -> tuple[UnitExchange, ...]:
@@ -92,11 +98,10 @@ class Exchanges:
     ) -> list[UnitExchange]:
         """One entry per collective's name, by kind of unit."""
         kinds = len(self._graph.blocks) + 2
-        mesh, transport = layout.mesh, layout.exchange.transport
-        degree = getattr(mesh, axis)
+        degree = getattr(layout.mesh, axis)
         found = []
         for name in dict.fromkeys(item.name for item in listed):
-            cost = self.cost(name, degree, layout.stride(axis), transport)
+            cost = self.cost(layout, name, degree, layout.stride(axis))
             columns = {part: np.zeros(kinds) for part in ("count", "size", "forward", "backward")}
             for item in listed:
                 if item.name != name:
@@ -117,7 +122,7 @@ class Exchanges:
         Args:
             size: what crosses the cut, on one worker (B).
         """
-        return self.cost("send", 2, layout.stride("pp"), layout.exchange.transport).time(size)
+        return self.cost(layout, "send", 2, layout.stride("pp")).time(size)
 
 
 def _kind(graph: Graph, module: str) -> int:

@@ -28,6 +28,7 @@ from meshwright.cost.hybrid._step import (
     synchronised,
     unit_times,
 )
+from meshwright.cost.hybrid._topology import workers_on
 from meshwright.cost.hybrid._units import Units, units_of
 from meshwright.graph import Graph
 from meshwright.hardware import Cluster, Correction, Host
@@ -149,7 +150,7 @@ class HybridPricer:
             for kind in replica.kinds:
                 device = self.hosts[kind].device
                 count = replica.count * per_place
-                share = min(1.0, 1 / layout.mesh.num_workers) if device.kind == "cpu" else 1.0
+                share = 1 / self.processes(layout, kind)[1]
                 power += device.power * count * share
                 price += device.price * count * share
         return power, price
@@ -208,8 +209,13 @@ class HybridPricer:
         """Pieces of a replica's micro-batch on one of the cluster's training hosts."""
         return self.pieces(
             kind, layout.division, replica.examples / layout.mesh.cp, layout.kernels, layout.precision,
-            (layout.threads, layout.mesh.num_workers),
+            self.processes(layout, kind),
         )  # fmt: skip
+
+    def processes(self, layout: Layout, kind: int) -> tuple[int, int]:
+        """Threads of a worker, and how many workers share its machine's processor and memory."""
+        host = self.hosts[kind]
+        return layout.threads, workers_on(host, threads=layout.threads, workers=layout.mesh.num_workers)
 
     def transfers(self, layout: Layout, replica: Replica) -> list[Seconds]:
         """Time over every cut (s)."""
@@ -232,7 +238,7 @@ class HybridPricer:
         """
         _, weights = self.local(layout.division)
         shards = layout.mesh.dp_shard if layout.sharding != "none" else 1
-        rates = self._rates(kind, (layout.threads, layout.mesh.num_workers))
+        rates = self._rates(kind, self.processes(layout, kind))
         whole = self.whole
         elements, tensors = float(units @ weights.elements), float(units @ weights.tensors)
         share = elements / max(1, whole.trainable_elements)

@@ -58,9 +58,9 @@ def unit_times(
 
 def sharded_times(layout: Layout, exchanges: Exchanges, weights: Weights) -> tuple[Column, Column]:
     """Gathering the parameters of one unit of each kind, and scattering its gradients (s)."""
-    mesh, transport = layout.mesh, layout.exchange.transport
-    gather = exchanges.cost("all_gather", mesh.dp_shard, layout.stride("dp_shard"), transport)
-    scatter = exchanges.cost("reduce_scatter", mesh.dp_shard, layout.stride("dp_shard"), transport)
+    degree, stride = layout.mesh.dp_shard, layout.stride("dp_shard")
+    gather = exchanges.cost(layout, "all_gather", degree, stride)
+    scatter = exchanges.cost(layout, "reduce_scatter", degree, stride)
     there = weights.parameters > 0
     return (
         there * (gather.latency + weights.parameters / gather.bandwidth),
@@ -91,14 +91,14 @@ def synchronised(
         expert: of them, those of experts, of which there are fewer replicas.
         window: that backward (s); 0 where nothing can be hidden behind it.
     """
-    mesh, transport = layout.mesh, layout.exchange.transport
+    mesh = layout.mesh
     replicate, shard, context = mesh.dp_replicate, mesh.dp_shard, mesh.cp
     found: list[Collective] = []
 
     def add(name: str, axis: str, degree: int, step: int, size: float) -> None:
         if degree == 1 or size <= 0:
             return
-        cost = exchanges.cost(name, degree, step, transport)
+        cost = exchanges.cost(layout, name, degree, step)
         calls = max(1, round(size / layout.exchange.bucket_size))
         duration = calls * cost.latency + size / cost.bandwidth
         found.append(Collective(name=name, axis=axis, count=calls, size=round(size), duration=duration))
@@ -119,7 +119,7 @@ def synchronised(
     if layout.sharding in ("optimizer", "gradients"):
         add("all_gather", "dp_shard", shard, layout.stride("dp_shard"), gradients)
         exposed += found[-1].duration if shard > 1 else 0.0
-    loss = exchanges.cost("all_reduce", mesh.num_workers, 1, transport).time(_LOSS_SIZE)
+    loss = exchanges.cost(layout, "all_reduce", mesh.num_workers, 1).time(_LOSS_SIZE)
     return Synchronised(exposed=exposed + loss, collectives=tuple(found))
 
 

@@ -12,6 +12,17 @@ from meshwright.cost._communication import CollectiveCost, first_link, hops, lin
 from meshwright.hardware import Cluster, CollectiveName, Host, Link, Tier
 
 
+def workers_on(host: Host, *, threads: int, workers: int) -> int:
+    """How many of a layout's workers share one machine's memory and caches: those on a processor; 1 for accelerators.
+
+    Args:
+        host: what they stand on; machines are filled one after another.
+        threads: of a worker.
+        workers: of the layout.
+    """
+    return min(workers, max(1, host.device.cores // threads)) if host.device.kind == "cpu" else 1
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
     """Workers that meet along an axis.

@@ -59,7 +59,7 @@ def neighbour(
     smallest = Search(boundless, goal, Aim(minimize="memory"), effort=_QUICK).run().best
     if smallest is None:
         return None
-    limit = min(limits(pricer, goal))
+    limit = min(limits(pricer, goal, smallest.layout))
     return Neighbour(
         change=change, layout=smallest.layout, price=smallest.price, reason=too_large(smallest.price, limit), fits=False
     )

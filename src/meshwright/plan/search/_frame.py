@@ -190,7 +190,7 @@ def _replicas(pricer: HybridPricer, devices: Devices, layout: Layout) -> tuple[R
         return None  # replicas of other orders are the same ones
     counts = [count // block for count in devices.counts]
     speeds = [1 / pricer.pieces(
-        kind, layout.division, even / mesh.cp, layout.kernels, layout.precision, (layout.threads, mesh.num_workers)
+        kind, layout.division, even / mesh.cp, layout.kernels, layout.precision, pricer.processes(layout, kind)
     ).total for kind in devices.kinds]  # fmt: skip
     return _by_speed(devices.kinds, counts, speeds, layout, size)
 

@@ -1,12 +1,13 @@
 """The best layout of all: shapes in the order of their bounds, until no bound is below the best price found."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
 
 import numpy as np
 
+from meshwright.cost import Mesh
 from meshwright.cost.hybrid import HybridPricer, Layout, Price
 from meshwright.cost.memory import usable_memory
 from meshwright.plan._goal import Goal
@@ -83,6 +84,10 @@ class _Heap:
                 yield bound, item
 
 
+def _any(_mesh: Mesh) -> bool:
+    return True
+
+
 class Search:
     """Searches one graph on one cluster.
 
@@ -96,17 +101,16 @@ class Search:
     def __init__(self, pricer: HybridPricer, goal: Goal, aim: Aim, *, effort: Effort = Effort()) -> None:  # noqa: B008
         self._pricer, self._goal, self._aim, self._effort = pricer, goal, aim, effort
         self._choices: Choices = choices_of(pricer, goal)
-        self._limits = limits(pricer, goal)
 
-    def run(self, *, splitting: bool = False) -> Result:
+    def run(self, *, accept: Callable[[Mesh], bool] = _any) -> Result:
         """The best layout of every set of devices, and the best of all.
 
         Args:
-            splitting: whether only layouts that split the model are looked at.
+            accept: which meshes are looked at, by their degrees before the data axis is split into shards.
         """
         state = _State()
         for devices in device_sets(self._pricer.hosts, self._goal):
-            self._of_devices(devices, state, splitting=splitting)
+            self._of_devices(devices, state, accept=accept)
         gap = max(0.0, 1 - state.open / state.value) if state.best is not None and state.open < state.value else 0.0
         return Result(
             best=state.best, gap=gap, considered=state.considered, priced=state.priced, front=_front(state.seen)
@@ -119,14 +123,14 @@ class Search:
             return None
         return Found(layout=solved.layout, price=solved.price)
 
-    def _of_devices(self, devices: Devices, state: _State, *, splitting: bool) -> None:
+    def _of_devices(self, devices: Devices, state: _State, *, accept: Callable[[Mesh], bool]) -> None:
         """Looks at all layouts on some devices: what looks best first, nothing whose bound is above the best found.
 
         Every frame is probed with its most even stages; those that this leaves open are searched afterwards.
         """
         heap = _Heap(state)
         left: list[tuple[float, StageSearch]] = []
-        for bound, shape in self._bounded(devices, splitting=splitting):
+        for bound, shape in self._bounded(devices, accept=accept):
             heap.push(bound, bound * (1 + (shape.mesh.pp - 1) / (8 * shape.micro_batches)), shape)
         for bound, item in heap:
             if state.work > self._effort.total * (1 if state.best is not None else _PATIENCE):
@@ -168,7 +172,8 @@ class Search:
         pricer = self._pricer
         units = np.bincount(pricer.units.kinds, minlength=pricer.units.num_kinds)
         known: dict[object, float] = {}
-        room = [max(self._limits[replica.kinds[rank]] for replica in shape.replicas) for rank in range(shape.mesh.pp)]
+        most = limits(pricer, self._goal, shape)
+        room = [max(most[replica.kinds[rank]] for replica in shape.replicas) for rank in range(shape.mesh.pp)]
         for frame in frames(shape, self._choices):
             layout = frame.layout
             key = layout.mesh.dp_shard if layout.sharding == "parameters" else 0
@@ -180,13 +185,13 @@ class Search:
                 least = layout.micro_batches * known[key] / layout.mesh.pp * pricer.correction.time
                 yield self._aim.least(least, *pricer.draw(layout)), frame
 
-    def _bounded(self, devices: Devices, *, splitting: bool) -> Iterator[tuple[float, Layout]]:
+    def _bounded(self, devices: Devices, *, accept: Callable[[Mesh], bool]) -> Iterator[tuple[float, Layout]]:
         """Shapes with a lower bound on their value: all work shared out evenly, without any exchange."""
         pricer = self._pricer
         units = np.bincount(pricer.units.kinds, minlength=pricer.units.num_kinds)
         work: dict[tuple, float] = {}
         for shape in shapes(pricer, self._choices, devices):
-            if splitting and not shape.mesh.splits_the_model:
+            if not accept(shape.mesh):
                 continue
             least = 0.0
             for replica in shape.replicas:
@@ -199,12 +204,19 @@ class Search:
 
     def _stages(self, frame: Frame) -> StageSearch:
         recompute = self._goal.pins.recompute
-        return StageSearch(self._pricer, frame, self._aim, limits=self._limits, recompute=recompute)
+        most = limits(self._pricer, self._goal, frame.layout)
+        return StageSearch(self._pricer, frame, self._aim, limits=most, recompute=recompute)
 
 
-def limits(pricer: HybridPricer, goal: Goal) -> tuple[Bytes, ...]:
-    """Bytes that a worker may use, by kind of training host; as many as predictions of peaks can be depended on."""
-    return tuple(min(goal.memory_limit or usable_memory(host.device), host.device.memory) for host in pricer.hosts)
+def limits(pricer: HybridPricer, goal: Goal, layout: Layout) -> tuple[Bytes, ...]:
+    """Bytes that a worker may use, by kind of training host; as many as predictions of peaks can be depended on.
+
+    The workers of a layout that stand on one processor share its machine's memory.
+    """
+    return tuple(
+        min(goal.memory_limit or usable_memory(host.device), host.device.memory) // pricer.processes(layout, kind)[1]
+        for kind, host in enumerate(pricer.hosts)
+    )
 
 
 def _front(seen: list[Found]) -> tuple[Found, ...]:
