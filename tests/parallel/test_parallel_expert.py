@@ -71,9 +71,13 @@ def test_all_tokens_for_one_expert(workers):
     [
         Case(mesh=Mesh(dp_replicate=4, ep=2), shares=(2, 2, 2, 2)),
         Case(mesh=Mesh(dp_replicate=2, ep=2, tp=2), shares=(4, 4)),
+        Case(mesh=Mesh(dp_shard=4, ep=2), shares=(2, 2, 2, 2), sharding="optimizer"),
+        Case(mesh=Mesh(dp_replicate=2, dp_shard=2, ep=2), shares=(3, 2, 2, 1), sharding="gradients"),
+        Case(mesh=Mesh(dp_shard=4, ep=2), shares=(3, 2, 2, 1), sharding="parameters"),
+        Case(mesh=Mesh(dp_replicate=2, dp_shard=2, ep=4), shares=(2, 2, 2, 2), sharding="parameters"),
         Case(mesh=Mesh(pp=2, dp_replicate=2, ep=2), shares=(4, 4), accumulation=2, choices=(("pipeline", Pipeline()),)),
     ],
-    ids=["replicas", "tensor", "pipeline"],
+    ids=["replicas", "tensor", "optimizer", "gradients", "parameters", "alone", "pipeline"],
 )
 def test_spread_experts_with_other_axes(workers, case):
     for loss, parameters, _ in workers(4).run(compare, "mixtral", case):

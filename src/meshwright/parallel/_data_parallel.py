@@ -58,7 +58,7 @@ class DataParallel(Parallelized):
         reduction: Reduction | None = None,
     ) -> None:
         self._model = model
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._strategy = strategy
         self._transport = transport
         self._reduction = ExactReduction(transport) if reduction is None else reduction
@@ -118,14 +118,14 @@ class DataParallel(Parallelized):
             torch._foreach_mul_(gradients, scale.to(gradients[0].device))
         return norm
 
-    def update(self) -> None:
-        """Steps the optimizer on what is owned, then exchanges what changed."""
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """The optimizer steps what is owned; then what changed is exchanged."""
         hand_out = None if self._is_exact else self._hand_out
         if hand_out is not None:
             hand_out.begin()
-        if self._optimizer is not None:
-            with self._only_owned():
-                self._optimizer.step()
+        with self._only_owned():
+            yield
         started = time.perf_counter()
         if hand_out is not None:
             hand_out.run()
@@ -229,11 +229,11 @@ class DataParallel(Parallelized):
 
     def _forget_state_of_others(self) -> None:
         """What the optimizer knew of parameters that other workers step from now on."""
-        if self._optimizer is None or self._strategy.sharding == "none":
+        if self.optimizer is None or self._strategy.sharding == "none":
             return
         for name, tensor in self._named:
             if self._owner_of[name] != self._transport.rank:
-                self._optimizer.state.pop(tensor, None)
+                self.optimizer.state.pop(tensor, None)
 
     def _prepare(self) -> None:
         self._requires_gradient = [tensor.requires_grad for _, tensor in self._named]

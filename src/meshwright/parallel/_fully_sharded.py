@@ -1,7 +1,8 @@
 """Parameters, gradients and optimizer state in shards; whole parameters are gathered block by block when needed."""
 
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -65,7 +66,7 @@ class FullySharded(Parallelized):
         recomputation: Recomputation,
     ) -> None:
         self._model = model
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._transport = transport
         self._batch_norm = batch_norm
         self._recomputation = recomputation
@@ -73,7 +74,7 @@ class FullySharded(Parallelized):
         self._roots = [root for root, _ in layout.roots]
         before = layout.parameters
         successors = sharded(layout)
-        self._shards = self._shared_exchange(strategy, group)
+        self._shards = None if layout.elsewhere else self._shared_exchange(strategy, group)
         self._named = [(name, successors.get(tensor, tensor)) for name, tensor in before]
         adopt(model, successors)
         if optimizer is not None:
@@ -81,7 +82,11 @@ class FullySharded(Parallelized):
         self._requires_gradient = [tensor.requires_grad for _, tensor in self._named]
         bucket_size = strategy.exchange.bucket_size
         self._whole = GradientExchange(
-            [(name, tensor) for name, tensor in self._named if not is_sharded(tensor) and tensor.requires_grad],
+            [
+                (name, tensor)
+                for name, tensor in self._named
+                if not is_sharded(tensor) and tensor.requires_grad and tensor not in layout.elsewhere
+            ],
             transport,
             bucket_size=bucket_size,
         )
@@ -151,10 +156,10 @@ class FullySharded(Parallelized):
             torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm
 
-    def update(self) -> None:
-        """Steps the optimizer on the shards."""
-        if self._optimizer is not None:
-            self._optimizer.step()
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """The optimizer steps the shards; buffers follow."""
+        yield
         started = time.perf_counter()
         self._buffers.follow()
         self._waited += time.perf_counter() - started

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from meshwright.cost import Action
 from meshwright.parallel._pieces import Piece, Span
@@ -45,7 +46,12 @@ class Parallelized(ABC):
 
     A worker without examples in a step leaves the loop out, unless `forwards_together`: then every worker has to run
     forward and backward equally often, if need be on an empty batch.
+
+    Attributes:
+        optimizer: the user's; None where nothing is updated, or where the user's own loop does.
     """
+
+    optimizer: Optimizer | None
 
     @property
     @abstractmethod
@@ -86,8 +92,14 @@ class Parallelized(ABC):
         """
 
     @abstractmethod
+    def stepping(self) -> AbstractContextManager[object]:
+        """Surrounds the optimizer's step: what this worker does not update is hidden, what others did comes after."""
+
     def update(self) -> None:
         """Steps the user's optimizer, and gives every worker the parameters that others have updated."""
+        with self.stepping():
+            if self.optimizer is not None:
+                self.optimizer.step()
 
     @abstractmethod
     def zero_gradients(self) -> None:

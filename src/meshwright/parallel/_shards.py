@@ -1,13 +1,14 @@
 """Parameters replaced by their shards, in the modules that run them, the user's model and the optimizer."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp._fully_shard._fsdp_common import FSDPMeshInfo, ShardPlacementResult
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.optim import Optimizer
 
@@ -25,11 +26,14 @@ class ShardLayout:
         mesh: what shards, and copies of them, are laid out on.
         roots: modules that run the parameters, each with the names of its blocks, which are gathered one by one.
         parameters: names and tensors of all that this worker has.
+        elsewhere: parameters whose shards lie on another mesh than the others', such as experts; None: this worker
+            alone has them.
     """
 
     mesh: DeviceMesh
     roots: tuple[tuple[nn.Module, tuple[str, ...]], ...]
     parameters: tuple[tuple[str, Tensor], ...]
+    elsewhere: Mapping[Tensor, DeviceMesh | None] = field(default_factory=dict)
 
 
 def whole_model(
@@ -68,9 +72,10 @@ def _shard_mesh(degrees: Mesh, device_type: str, group: dist.ProcessGroup | None
 def sharded(layout: ShardLayout) -> dict[Tensor, Tensor]:
     """Shards every root; gives the sharded parameter that took the place of each."""
     whole = {tensor for name, tensor in layout.parameters if tensor.dim() == 0 or name.startswith("optimizer.")}
+    whole |= {tensor for tensor, mesh in layout.elsewhere.items() if mesh is None}
     before = [dict(parameters_of(root)) for root, _ in layout.roots]
     for root, blocks in layout.roots:
-        _shard(root, blocks, layout.mesh, whole)
+        _shard(root, blocks, layout, whole)
     return {
         old[path]: new
         for (root, _), old in zip(layout.roots, before, strict=True)
@@ -92,14 +97,18 @@ def adopt(model: nn.Module, successors: dict[Tensor, Tensor]) -> None:
                 module._parameters[name] = cast(nn.Parameter, successors[tensor])
 
 
-def _shard(model: nn.Module, blocks: Sequence[str], mesh: DeviceMesh, whole: set[Tensor]) -> None:
+def _shard(model: nn.Module, blocks: Sequence[str], layout: ShardLayout, whole: set[Tensor]) -> None:
     """Shards each block that shares no parameter with the rest, then the model."""
     ignored = cast(set[nn.Parameter], whole)
+    # one place for all that share a mesh: torch gathers what has the same object together
+    meshes = {id(mesh): _place(mesh) for mesh in layout.elsewhere.values() if mesh is not None}
+    places = {tensor: meshes[id(mesh)] for tensor, mesh in layout.elsewhere.items() if mesh is not None}
+    chosen = places.get if places else None
     for path in blocks:
         block = model.get_submodule(path)
         if block is not model and not _shares_parameters(model, block):
-            fully_shard(block, mesh=mesh, ignored_params=ignored)
-    fully_shard(model, mesh=mesh, ignored_params=ignored)
+            fully_shard(block, mesh=layout.mesh, ignored_params=ignored, shard_placement_fn=chosen)
+    fully_shard(model, mesh=layout.mesh, ignored_params=ignored, shard_placement_fn=chosen)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             # the sum, not the mean; gloo has no operation that divides
@@ -107,6 +116,11 @@ def _shard(model: nn.Module, blocks: Sequence[str], mesh: DeviceMesh, whole: set
             module.set_gradient_divide_factor(1.0)
             # where one worker has a gradient and another has none, both have to scatter it
             module.set_reduce_scatter_unused_params(True)
+
+
+def _place(mesh: DeviceMesh) -> ShardPlacementResult:
+    """Shards along the first dim on a mesh of one axis."""
+    return ShardPlacementResult(placement=Shard(0), mesh_info=FSDPMeshInfo(mesh, shard_mesh_dim=0))
 
 
 def _shares_parameters(model: nn.Module, block: nn.Module) -> bool:

@@ -33,7 +33,7 @@ class SingleWorker(Parallelized):
         parameters: Sequence[tuple[str, Tensor]] | None = None,
     ) -> None:
         self._model = model
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._recomputation = recomputation
         self._named = all_parameters(model, optimizer) if parameters is None else list(parameters)
 
@@ -67,10 +67,9 @@ class SingleWorker(Parallelized):
         """Scales the gradients as `torch.nn.utils.clip_grad_norm_` does; their norm before."""
         return nn.utils.clip_grad_norm_([tensor for _, tensor in self._named], max_norm)
 
-    def update(self) -> None:
-        """Steps the optimizer."""
-        if self._optimizer is not None:
-            self._optimizer.step()
+    def stepping(self) -> AbstractContextManager[object]:
+        """Adds nothing."""
+        return nullcontext()
 
     def zero_gradients(self) -> None:
         """Forgets all gradients."""

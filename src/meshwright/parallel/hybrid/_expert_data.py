@@ -1,36 +1,26 @@
 """Data axes around a model with spread experts: what all have is summed over all, an expert over those who have it."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-
-from torch import Tensor, nn
+from contextlib import contextmanager
 
 from meshwright.parallel._parallelized import Held, Parallelized
-from meshwright.parallel._pieces import Piece
 from meshwright.units import Seconds
 
 
-class ExpertData(Parallelized):
-    """Two sets of parameters of one model, with a group of workers each.
+class ExpertData:
+    """Two sets of parameters of one model, with a group of workers each, stepped by one optimizer.
 
     Args:
-        common: what every data rank has; steps the optimizer for both.
+        common: what every data rank has.
         experts: what the ranks with the same experts have.
     """
+
+    # tokens of every rank meet in the forward
+    forwards_together = True
 
     def __init__(self, common: Parallelized, experts: Parallelized) -> None:
         self._common = common
         self._experts = experts
-
-    @property
-    def model(self) -> nn.Module:
-        """The user's model."""
-        return self._common.model
-
-    @property
-    def forwards_together(self) -> bool:
-        """Always: tokens of every rank meet in the forward."""
-        return True
 
     @property
     def communication_seconds(self) -> Seconds:
@@ -38,53 +28,30 @@ class ExpertData(Parallelized):
         return self._common.communication_seconds + self._experts.communication_seconds
 
     @contextmanager
-    def _both(self, last: bool) -> Iterator[None]:
-        with ExitStack() as stack:
-            stack.enter_context(self._common.micro_batch(last))
-            stack.enter_context(self._experts.micro_batch(last))
-            yield
-
-    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
+    def micro_batch(self, last: bool) -> Iterator[None]:
         """Sends both sets' gradients during the last backward of a step."""
-        return self._both(last)
+        with self._common.micro_batch(last), self._experts.micro_batch(last):
+            yield
 
     def reduce(self, divisor: float) -> None:
         """Makes every gradient the sum over the workers that have the parameter, divided."""
         self._common.reduce(divisor)
         self._experts.reduce(divisor)
 
-    def clip(self, max_norm: float) -> Tensor:
-        """Not by halves: the whole norm is the split model's to take."""
-        raise NotImplementedError("the split model clips by the norm over both")
-
-    def update(self) -> None:
-        """Steps the optimizer."""
-        self._common.update()
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """The optimizer steps what this worker owns of both sets."""
+        with self._common.stepping(), self._experts.stepping():
+            yield
 
     def zero_gradients(self) -> None:
         """Forgets all gradients."""
         self._common.zero_gradients()
         self._experts.zero_gradients()
 
-    def full_gradients(self) -> dict[str, Tensor | None]:
-        """Copies of what this worker has."""
-        return self._common.full_gradients() | self._experts.full_gradients()
-
-    def full_parameters(self) -> dict[str, Tensor]:
-        """Copies of what this worker has."""
-        return self._common.full_parameters() | self._experts.full_parameters()
-
-    def full_state_dict(self) -> dict[str, Tensor]:
-        """A copy of what this worker has."""
-        return self._common.full_state_dict()
-
     def held(self) -> list[Held]:
         """Both sets."""
         return [*self._common.held(), *self._experts.held()]
-
-    def held_state(self) -> list[Piece]:
-        """What this worker has."""
-        return self._common.held_state()
 
     def close(self) -> None:
         """Closes both exchanges."""

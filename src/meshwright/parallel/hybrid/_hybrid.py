@@ -14,9 +14,9 @@ from meshwright.cost import Action, Strategy
 from meshwright.errors import UsageError
 from meshwright.exchange import Transport
 from meshwright.parallel._named import all_parameters
-from meshwright.parallel._parallelized import Begin, Held, Parallelized, SplitModel
+from meshwright.parallel._parallelized import Begin, Held, SplitModel
 from meshwright.parallel._pieces import Piece, everywhere, local
-from meshwright.parallel.hybrid._data_axes import over_data_axes
+from meshwright.parallel.hybrid._data_axes import DataAxes, over_data_axes
 from meshwright.parallel.hybrid._grid import Grid
 from meshwright.parallel.hybrid._guard import Guard
 from meshwright.parallel.hybrid._norm import WholeNorm
@@ -51,13 +51,13 @@ class Hybrid(SplitModel):
         context: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         self._model = model
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._strategy = strategy
         self._grid = grid
         self._transport = transport
         self._named = all_parameters(model, optimizer)
         self._portion = Portion(model, optimizer, loss, strategy, grid=grid, blocks=blocks, context=context)
-        self._data: Parallelized | None = None
+        self._data: DataAxes | None = None
         self._guard: Guard | None = None
         self._waited: Seconds = 0.0
 
@@ -94,7 +94,7 @@ class Hybrid(SplitModel):
         self._portion.prepare(batches)
         if self._data is None:
             self._data = over_data_axes(
-                self._model, self._optimizer, self._strategy, grid=self._grid, portion=self._portion
+                self._model, self.optimizer, self._strategy, grid=self._grid, portion=self._portion
             )
             self._portion.follow({held.name: held.parameter for held in self._data.held()})
             self._norm = WholeNorm(self.held(), transport=self._transport, whole=self._grid.whole)
@@ -106,7 +106,7 @@ class Hybrid(SplitModel):
         """Forward and backward of all micro-batches."""
         assert self._data is not None, "prepare comes first"
         self._portion.count(any(examples))
-        self._portion.compute(batches, data=self._data, begin=begin, ended=ended)
+        self._portion.compute(batches, micro_batch=self._data.micro_batch, begin=begin, ended=ended)
 
     def micro_batch(self, last: bool) -> AbstractContextManager[object]:
         """Not for a split model.
@@ -141,10 +141,10 @@ class Hybrid(SplitModel):
         self._waited += time.perf_counter() - started
         return norm
 
-    def update(self) -> None:
-        """Steps the optimizer on what this worker holds."""
+    def stepping(self) -> AbstractContextManager[object]:
+        """The optimizer steps what this worker holds."""
         assert self._data is not None, "prepare comes first"
-        self._data.update()
+        return self._data.stepping()
 
     def zero_gradients(self) -> None:
         """Forgets all gradients."""

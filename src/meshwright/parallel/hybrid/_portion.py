@@ -14,7 +14,7 @@ from meshwright.cost import Strategy
 from meshwright.errors import PlanError, from_json, to_json
 from meshwright.exchange import make_transport
 from meshwright.parallel._named import all_parameters
-from meshwright.parallel._parallelized import Begin, Parallelized
+from meshwright.parallel._parallelized import Begin
 from meshwright.parallel._pieces import Span
 from meshwright.parallel.context import ContextAxis
 from meshwright.parallel.expert import ExpertAxis
@@ -135,15 +135,22 @@ class Portion:
         if self._statistics is not None:
             self._statistics.is_counted = is_counted
 
-    def compute(self, batches: Sequence[Any], *, data: Parallelized, begin: Begin, ended: Callable[[], object]) -> None:
+    def compute(
+        self,
+        batches: Sequence[Any],
+        *,
+        micro_batch: Callable[[bool], AbstractContextManager[object]],
+        begin: Begin,
+        ended: Callable[[], object],
+    ) -> None:
         """Forward and backward of all micro-batches."""
         if self._pipelined is not None:
-            around = Surroundings(forward=self._context, backward=data.micro_batch, ended=ended)
+            around = Surroundings(forward=self._context, backward=micro_batch, ended=ended)
             self._pipelined.compute(batches, begin, around)
             return
         last = len(batches) - 1
         for number, batch in enumerate(batches):
-            with data.micro_batch(last=number == last):
+            with micro_batch(number == last):
                 with self._context():
                     outputs = self._runner(batch)(*tensors_of(batch))
                 begin(outputs[0] if len(outputs) == 1 else outputs, number).backward()

@@ -1,19 +1,20 @@
 """Islands of one worker that hand their ways to a server whenever they are ready, and wait for nobody."""
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from meshwright.cost import Updates
 from meshwright.errors import PlanError
 from meshwright.exchange import CommunicationThread, Transfer
-from meshwright.parallel._parallelized import Held, Parallelized
+from meshwright.parallel._around import Around
+from meshwright.parallel._parallelized import Parallelized
 from meshwright.parallel._pieces import Piece
 from meshwright.parallel._subgroup import subgroup
 from meshwright.parallel.stale._flat import FlatParameters
@@ -22,7 +23,7 @@ from meshwright.parallel.stale._server import HAND_OVER, LEAVE, LOOK, Counter, S
 from meshwright.units import Seconds
 
 
-class AsynchronousUpdates(Parallelized):
+class AsynchronousUpdates(Around):
     """A worker's own steps; its way is handed over beside them.
 
     An island that is not answered before the next way is due goes on until it is: a slow host or a slow link makes
@@ -55,7 +56,7 @@ class AsynchronousUpdates(Parallelized):
                 alternatives=["--set updates=local", f"--set islands={len(weights) * len(island.ranks)}"],
                 command="meshwright run SCRIPT",
             )
-        self._inner = inner
+        super().__init__(inner)
         self.island = island
         self._updates = updates
         self._everyone: Any = dist.group.WORLD if group is None else group
@@ -74,11 +75,6 @@ class AsynchronousUpdates(Parallelized):
         self._waited: Seconds = 0.0
 
     @property
-    def model(self) -> nn.Module:
-        """The user's model, as this worker has it."""
-        return self._inner.model
-
-    @property
     def forwards_together(self) -> bool:
         """Never: nobody waits."""
         return False
@@ -88,21 +84,11 @@ class AsynchronousUpdates(Parallelized):
         """Time that the last step spent on handing over (s); the exchange itself goes on beside the steps."""
         return self._waited
 
-    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
-        """As the worker's steps."""
-        return self._inner.micro_batch(last)
-
-    def reduce(self, divisor: float) -> None:
-        """Divides this worker's gradients."""
-        self._inner.reduce(divisor)
-
-    def clip(self, max_norm: float) -> Tensor:
-        """Scales this worker's gradient; its norm before."""
-        return self._inner.clip(max_norm)
-
-    def update(self) -> None:
-        """Steps the user's optimizer; takes an answer that has come, and hands over what is due."""
-        self._inner.update()
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """After the step, an answer that has come is taken, and what is due handed over."""
+        with self._inner.stepping():
+            yield
         self._steps += 1
         begun = time.perf_counter()
         if self._transfer is not None and self._transfer.advance():
@@ -110,14 +96,6 @@ class AsynchronousUpdates(Parallelized):
         if self._transfer is None and self._steps % self._updates.interval == 0:
             self._hand_over()
         self._waited = time.perf_counter() - begun
-
-    def zero_gradients(self) -> None:
-        """Forgets all gradients."""
-        self._inner.zero_gradients()
-
-    def full_gradients(self) -> dict[str, Tensor | None]:
-        """Copies of this worker's gradients by name."""
-        return self._inner.full_gradients()
 
     def full_parameters(self) -> dict[str, Tensor]:
         """Copies of what the islands have come to together; every worker calls it and waits for the slowest."""
@@ -128,10 +106,6 @@ class AsynchronousUpdates(Parallelized):
         """The same as a `state_dict`."""
         self._meet()
         return self._inner.full_state_dict()
-
-    def held(self) -> list[Held]:
-        """As the worker's steps."""
-        return self._inner.held()
 
     def held_state(self) -> list[Piece]:
         """What this worker has of what the islands have come to together."""

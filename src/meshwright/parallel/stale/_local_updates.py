@@ -1,21 +1,23 @@
 """Islands of workers that train apart and meet from time to time."""
 
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from meshwright.cost import Compression, Updates
+from meshwright.parallel._around import Around
 from meshwright.parallel._named import batch_norm_buffers
-from meshwright.parallel._parallelized import Held, Parallelized
+from meshwright.parallel._parallelized import Parallelized
 from meshwright.parallel._pieces import Piece, local
 from meshwright.parallel.stale._islands import Island
 from meshwright.parallel.stale._meetings import Meetings, averaged
 from meshwright.units import Seconds
 
 
-class LocalUpdates(Parallelized):
+class LocalUpdates(Around):
     """An island's exact steps, with meetings of the islands around them.
 
     Between two meetings the parameters of the islands differ. What has to be whole (a checkpoint, the parameters for
@@ -31,7 +33,7 @@ class LocalUpdates(Parallelized):
     def __init__(
         self, inner: Parallelized, island: Island, updates: Updates, *, compression: Compression | None
     ) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self.island = island
         self._updates = updates
         self._steps = self._met = 0
@@ -52,16 +54,6 @@ class LocalUpdates(Parallelized):
         )
 
     @property
-    def model(self) -> nn.Module:
-        """The user's model, as this island has it."""
-        return self._inner.model
-
-    @property
-    def forwards_together(self) -> bool:
-        """As the island's steps."""
-        return self._inner.forwards_together
-
-    @property
     def communication_seconds(self) -> Seconds:
         """Time of the last step inside the island, and in a meeting (s)."""
         return self._inner.communication_seconds + self._waited
@@ -71,21 +63,11 @@ class LocalUpdates(Parallelized):
         """Bytes that this worker has sent to other islands (B)."""
         return self._meetings.sent
 
-    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
-        """As the island's steps."""
-        return self._inner.micro_batch(last)
-
-    def reduce(self, divisor: float) -> None:
-        """Makes every gradient the island's, divided."""
-        self._inner.reduce(divisor)
-
-    def clip(self, max_norm: float) -> Tensor:
-        """Scales the island's gradient; its norm before."""
-        return self._inner.clip(max_norm)
-
-    def update(self) -> None:
-        """Steps the user's optimizer, and does what is due of a meeting."""
-        self._inner.update()
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """After the step, what is due of a meeting."""
+        with self._inner.stepping():
+            yield
         self._steps += 1
         begun = time.perf_counter()
         self._meetings.after(self._steps)
@@ -94,14 +76,6 @@ class LocalUpdates(Parallelized):
             if self._updates.fragments == 1 and not self._updates.delay:
                 self._met = self._steps
         self._waited = time.perf_counter() - begun
-
-    def zero_gradients(self) -> None:
-        """Forgets all gradients."""
-        self._inner.zero_gradients()
-
-    def full_gradients(self) -> dict[str, Tensor | None]:
-        """Copies of the island's gradients by name."""
-        return self._inner.full_gradients()
 
     def full_parameters(self) -> dict[str, Tensor]:
         """Copies of the parameters that the islands agree on now, by name."""
@@ -112,10 +86,6 @@ class LocalUpdates(Parallelized):
         """A copy of the `state_dict` that the islands agree on now."""
         self._meet()
         return self._inner.full_state_dict()
-
-    def held(self) -> list[Held]:
-        """As the island's steps."""
-        return self._inner.held()
 
     def held_state(self) -> list[Piece]:
         """What this worker has of what the islands agree on now."""

@@ -4,17 +4,16 @@ Updates that touch few rows each, as of large embedding tables, rarely meet; whe
 Source: Niu et al., Hogwild: A Lock-Free Approach to Parallelizing Stochastic Gradient Descent (2011).
 """
 
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from meshwright.errors import PlanError
 from meshwright.exchange import Segment
-from meshwright.parallel._parallelized import Held, Parallelized
-from meshwright.parallel._pieces import Piece
+from meshwright.parallel._around import Around
+from meshwright.parallel._parallelized import Parallelized
 from meshwright.parallel.stale._islands import Island
 from meshwright.units import Seconds
 
@@ -22,7 +21,7 @@ from meshwright.units import Seconds
 _LINE = 64
 
 
-class SharedParameters(Parallelized):
+class SharedParameters(Around):
     """A worker's own steps on everybody's parameters.
 
     A worker's gradient counts by its part of the global batch, so that the updates of all workers together are, to
@@ -39,18 +38,13 @@ class SharedParameters(Parallelized):
     """
 
     def __init__(self, inner: Parallelized, island: Island, *, group: dist.ProcessGroup | None) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self.island = island
         self._everyone: Any = dist.group.WORLD if group is None else group
         self._parameters = [held.parameter for held in inner.held() if held.parameter.requires_grad]
         _check(island, self._parameters)
         self._own = [parameter.data for parameter in self._parameters]
         self._segment = self._shared()
-
-    @property
-    def model(self) -> nn.Module:
-        """The user's model, on the shared parameters."""
-        return self._inner.model
 
     @property
     def forwards_together(self) -> bool:
@@ -62,10 +56,6 @@ class SharedParameters(Parallelized):
         """None: memory is all that is exchanged."""
         return 0.0
 
-    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
-        """As the worker's steps."""
-        return self._inner.micro_batch(last)
-
     def reduce(self, divisor: float) -> None:
         """Divides this worker's gradients, and counts them by its part of the batch."""
         self._inner.reduce(divisor)
@@ -76,18 +66,6 @@ class SharedParameters(Parallelized):
     def clip(self, max_norm: float) -> Tensor:
         """Scales this worker's gradient down to its part of the norm; the norm before, of the whole."""
         return self._inner.clip(max_norm * self.island.weight) / self.island.weight
-
-    def update(self) -> None:
-        """Steps the user's optimizer on the shared parameters."""
-        self._inner.update()
-
-    def zero_gradients(self) -> None:
-        """Forgets all gradients."""
-        self._inner.zero_gradients()
-
-    def full_gradients(self) -> dict[str, Tensor | None]:
-        """Copies of this worker's gradients by name."""
-        return self._inner.full_gradients()
 
     def full_parameters(self) -> dict[str, Tensor]:
         """Copies of the parameters once all workers have come here."""
@@ -102,14 +80,6 @@ class SharedParameters(Parallelized):
         copies = self._inner.full_state_dict()
         dist.barrier(group=self._everyone)
         return copies
-
-    def held(self) -> list[Held]:
-        """As the worker's steps."""
-        return self._inner.held()
-
-    def held_state(self) -> list[Piece]:
-        """As the worker's steps."""
-        return self._inner.held_state()
 
     def close(self) -> None:
         """Gives each worker a copy of its own again."""
