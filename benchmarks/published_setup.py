@@ -6,6 +6,7 @@ from functools import cache
 from meshwright.cost.accelerator import Machine, MatrixType, Setup, machine
 from meshwright.hardware import Catalog, Device, catalog
 from meshwright.hardware._catalog import device_of
+from meshwright.units import BytesPerSecond, Seconds
 from published_rows import PublishedRow
 
 # What a framework calls itself, tried in order, and the class of habits that it has.
@@ -50,14 +51,20 @@ def setup_of(row: PublishedRow) -> Setup:
 
 def machine_of_row(row: PublishedRow) -> Machine:
     """What a row was trained on; the row's own links, or the catalogue's."""
+    link, network, latency, domain = links_of(row)
+    return machine(
+        device_of_row(row.device), link=link, network=network, domain=domain, num_devices=row.num_devices,
+        latency=latency,
+    )  # fmt: skip
+
+
+def links_of(row: PublishedRow) -> tuple[BytesPerSecond, BytesPerSecond, Seconds, int]:
+    """Inner link and network of a device, latency between hosts, and how many devices the inner link joins."""
     entry = _known().devices[row.device]
     network = row.network or (entry.network.value / 8 if entry.network else _USUAL_NETWORK)
     link = row.link or (entry.link.value if entry.link else _USUAL_LINK)
     domain = max(row.devices_per_host, entry.link_reach)
-    return machine(
-        _device(row.device), link=link, network=network, domain=min(domain, row.num_devices),
-        num_devices=row.num_devices, latency=_latency(row),
-    )  # fmt: skip
+    return link, network, _latency(row), min(domain, row.num_devices)
 
 
 def framework_class(name: str) -> str:
@@ -78,5 +85,6 @@ def _known() -> Catalog:
 
 
 @cache
-def _device(name: str) -> Device:
+def device_of_row(name: str) -> Device:
+    """The catalogue's device of this short name."""
     return device_of(_known(), _known().devices[name])

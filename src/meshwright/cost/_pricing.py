@@ -15,7 +15,6 @@ from meshwright.cost._prediction import Collective, MemoryBreakdown, Prediction,
 from meshwright.cost._rates import Rates
 from meshwright.cost._strategy import Batch, Kernels, Strategy, Worker
 from meshwright.cost._workload import Workload
-from meshwright.cost.accelerator import fitted_cluster
 from meshwright.cost.hybrid import HybridPricer, layout_of
 from meshwright.errors import PlanError
 from meshwright.graph import Graph
@@ -93,7 +92,7 @@ class Pricer:
 
     def __init__(self, graph: Graph, cluster: Cluster, *, correction: Correction = _UNCORRECTED) -> None:
         self.workload = Workload(graph)
-        self.cluster = fitted_cluster(cluster)
+        self.cluster = cluster
         self.correction = correction
         self._rates: dict[tuple[object, ...], Rates] = {}
         self._computed: dict[tuple[object, ...], ComputeTime] = {}

@@ -113,6 +113,24 @@ class Workload:
         return tuple(runs)
 
     @cached_property
+    def norms(self) -> tuple[Index, ...]:
+        """Operations of each phase of every module that has parameters of its own and runs nothing but memory traffic.
+
+        What torch computes at once on accelerators, and a capture sees in parts.
+        """
+        owners = {path.rpartition(".")[0] for item in self.graph.parameters for path in item.paths}
+        found: dict[tuple[str, str], list[int]] = {}
+        busy: set[str] = set()
+        for index, item in enumerate(self.graph.operations):
+            if item.module in owners:
+                found.setdefault((item.module, item.phase), []).append(index)
+                if item.kind not in _FUSIBLE:
+                    busy.add(item.module)
+        return tuple(
+            np.array(rows, dtype=np.intp) for (module, _), rows in found.items() if module not in busy and len(rows) > 1
+        )
+
+    @cached_property
     def gradient_slots(self) -> tuple[GradientSlot, ...]:
         """Where in the backward each parameter's gradient is complete.
 

@@ -4,8 +4,8 @@ In: a `Setup` (the model by its dimensions, its split), a `Machine` (rates and l
 `StepTime`. The parts serve any other graph as well: `kernels(machine, …)` times products, attention and memory traffic
 by shape, `Collectives` times exchanges by group size and stride.
 Reading order: `_calibration` (what was fitted; `calibration.toml`), `_machine`, `_setup`; `_kernels`, `_collectives`;
-`_layers`, `_stages`; `_step`, which puts them together; `_fitted_cluster`, which puts the shares into the figures that
-any captured graph is priced with.
+`_exposure` (what of exchanges and launches is waited for); `_layers`, `_stages` and `_step` for transformers by their
+dimensions; `_operations` for captured graphs.
 """
 
 from meshwright.cost.accelerator._calibration import Calibration as Calibration
@@ -15,7 +15,14 @@ from meshwright.cost.accelerator._calibration import NetworkShares as NetworkSha
 from meshwright.cost.accelerator._calibration import TrafficCounts as TrafficCounts
 from meshwright.cost.accelerator._calibration import calibration as calibration
 from meshwright.cost.accelerator._collectives import Collectives as Collectives
-from meshwright.cost.accelerator._fitted_cluster import fitted_cluster as fitted_cluster
+from meshwright.cost.accelerator._exposure import after_backward as after_backward
+from meshwright.cost.accelerator._exposure import beside as beside
+from meshwright.cost.accelerator._exposure import host_time as host_time
+from meshwright.cost.accelerator._exposure import stall_time as stall_time
+from meshwright.cost.accelerator._exposure import stalls as stalls
+from meshwright.cost.accelerator._exposure import tensor_exposed as tensor_exposed
+from meshwright.cost.accelerator._exposure import together as together
+from meshwright.cost.accelerator._exposure import update_size as update_size
 from meshwright.cost.accelerator._kernels import Kernels as Kernels
 from meshwright.cost.accelerator._kernels import kernels as kernels
 from meshwright.cost.accelerator._layers import LayerTime as LayerTime
@@ -23,6 +30,8 @@ from meshwright.cost.accelerator._layers import layer_time as layer_time
 from meshwright.cost.accelerator._machine import Machine as Machine
 from meshwright.cost.accelerator._machine import machine as machine
 from meshwright.cost.accelerator._machine import machine_of as machine_of
+from meshwright.cost.accelerator._operations import accelerated_times as accelerated_times
+from meshwright.cost.accelerator._operations import launches as launches
 from meshwright.cost.accelerator._setup import MatrixType as MatrixType
 from meshwright.cost.accelerator._setup import Recomputation as Recomputation
 from meshwright.cost.accelerator._setup import Setup as Setup

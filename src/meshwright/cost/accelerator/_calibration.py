@@ -6,7 +6,7 @@ were not fitted on.
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
@@ -59,6 +59,7 @@ class TrafficCounts:
         optimizer: bytes moved per parameter updated.
         compiled: share that is left when a compiler fuses them.
         selective: share of a layer's forward that selective recomputation does again.
+        captured: what kernels move of the bytes that a capture counts for operations between products.
     """
 
     hidden: float
@@ -67,6 +68,7 @@ class TrafficCounts:
     optimizer: float
     compiled: float
     selective: float
+    captured: float = 1.15
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +118,7 @@ class Habits:
         hidden_share: share of the last backward that gradient reduction hides behind.
         reduction_exposed: share of data-parallel transfers that is exposed in any case, by interference.
         gather_exposed: share of the gathering of updated parameters that is exposed.
-        gradient_bytes: of an element of a gradient on the network (B).
+        gradient_bytes: of an element of a gradient on the network (B); 0: as captured.
         bucket_per_rank: gradients that are sent at once, per data rank (B).
         bubble: share of the pipeline's filling and emptying that is waited for.
         send: share of a transfer between stages that is waited for.
@@ -169,6 +171,11 @@ class Calibration:
     network: NetworkShares
     devices: Mapping[str, float]
     frameworks: Mapping[str, Habits]
+
+    @property
+    def own(self) -> Habits:
+        """Of programs that this product runs: of a framework that is not known; its schedules are simulated."""
+        return replace(self.frameworks["other"], bubble=1.0, gradient_bytes=0.0)
 
 
 @cache

@@ -6,11 +6,16 @@ elements of the output the device computes at once; $t_m$ is the time to read an
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
+from meshwright.cost._workload import Column
 from meshwright.cost.accelerator._calibration import Calibration
 from meshwright.cost.accelerator._machine import Machine
 from meshwright.cost.accelerator._setup import MatrixType
 from meshwright.units import BytesPerSecond, FLOPPerSecond, Seconds
+
+# One kernel's figures, or a column of many kernels'.
+Times = TypeVar("Times", float, Column)
 
 # Output elements of 132 tiles of 128 × 256, which an H100 computes at once, per FLOP/s of a device of 1e15.
 _AT_ONCE = 132 * 128 * 256 / 1e15
@@ -37,7 +42,7 @@ class Kernels:
     item_size: int
     calibration: Calibration
 
-    def matrix(self, rows: float, inner: float, columns: float, *, batch: float = 1.0) -> Seconds:
+    def matrix(self, rows: Times, inner: Times, columns: Times, *, batch: Times | float = 1.0) -> Times:
         """Time of `batch` products."""
         return self._product(rows, inner, columns, batch, self.rate)
 
@@ -48,11 +53,11 @@ class Kernels:
             self.matrix(rows, columns, inner, batch=batch) + self.matrix(inner, rows, columns, batch=batch),
         )
 
-    def moving(self, size: float) -> Seconds:
+    def moving(self, size: Times) -> Times:
         """Time of kernels that read and write `size` bytes."""
         return size / self.bandwidth
 
-    def fused_attention(self, tokens: float, keys: float, width: float, head: float) -> tuple[Seconds, Seconds]:
+    def fused_attention(self, tokens: Times, keys: Times, width: Times, head: Times) -> tuple[Times, Times]:
         """Time of causal attention that keeps no scores: forward, backward.
 
         Args:
@@ -77,7 +82,7 @@ class Kernels:
         scores = self.moving(rows * sequence * sequence * 2 * self.calibration.kernels.scores * 10)
         return product + scores, 2 * product + 1.2 * scores
 
-    def _product(self, rows: float, inner: float, columns: float, batch: float, rate: FLOPPerSecond) -> Seconds:
+    def _product(self, rows: Times, inner: Times, columns: Times, batch: Times | float, rate: FLOPPerSecond) -> Times:
         shares = self.calibration.kernels
         outputs = batch * rows * columns
         lost = shares.inner / inner + shares.fill * self.rate * _AT_ONCE / outputs

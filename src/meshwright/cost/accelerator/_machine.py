@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from meshwright.errors import HardwareError
-from meshwright.hardware import Cluster, Device
+from meshwright.hardware import Cluster, Device, Host
 from meshwright.units import Bytes, BytesPerSecond, FLOPPerSecond, Seconds
 
 # Links below this come from PCIe, without a switch of their own (B/s).
@@ -51,18 +51,23 @@ class Machine:
         return self.link > _FASTEST_PCIE
 
 
-def machine_of(cluster: Cluster) -> Machine:
+def machine_of(cluster: Cluster, *, host: Host | None = None, num_devices: int = 0) -> Machine:
     """The machine that a cluster of equal accelerators is.
+
+    Args:
+        host: the one that counts, where there are several; None: the first.
+        num_devices: in use; 0: all.
 
     Raises:
         HardwareError: the device's matrix rates are not known, or hosts have no link between them.
     """
-    host = cluster.hosts[0]
+    host = host or cluster.hosts[0]
+    num_devices = num_devices or cluster.num_devices
     links = {link.tier: link for link in cluster.links}
     inner = links.get("rack") or links.get("host")
     domain = max(host.devices, inner.reach if inner else 0)
     network = links.get("network")
-    if network is None and cluster.num_devices > domain:
+    if network is None and num_devices > domain:
         raise HardwareError(
             f"cluster {cluster.name!r} has no link between its {host.count} hosts",
             cause=f"its links are: {', '.join(links) or 'none'}",
@@ -74,8 +79,8 @@ def machine_of(cluster: Cluster) -> Machine:
         link=inner.bandwidth if inner else 0.0,
         network=network.bandwidth / host.devices if network else 0.0,
         latency=network.latency if network else 0.0,
-        domain=min(domain, cluster.num_devices),
-        num_devices=cluster.num_devices,
+        domain=min(domain, num_devices),
+        num_devices=num_devices,
     )
 
 

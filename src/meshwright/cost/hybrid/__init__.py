@@ -2,12 +2,15 @@
 
 In: a `Graph` with its splits, a `Cluster`, a `Layout` (a strategy without its list of workers). Out: a `Price`.
 Reading order: `_layout` (the data), `_units` (blocks from which stages are made), `_local` (what one worker of a split
-model runs), `_pieces` (what a unit costs), `_topology` and `_exchanges` (collectives by axis), `_pipeline_time`,
+model runs), `_devices` (what operations and updates take: as measured, or as fitted to published runs), `_pieces` (what
+a unit costs), `_topology` and `_exchanges` (collectives by axis), `_pipeline_time`,
 `_step`, `_held` (memory), `_hybrid`, which puts them together, and `_conversion` (layouts and strategies).
 """
 
 from meshwright.cost.hybrid._conversion import layout_of as layout_of
 from meshwright.cost.hybrid._conversion import strategy_of as strategy_of
+from meshwright.cost.hybrid._devices import Devices as Devices
+from meshwright.cost.hybrid._devices import devices_of as devices_of
 from meshwright.cost.hybrid._held import Stages as Stages
 from meshwright.cost.hybrid._held import activation_bytes as activation_bytes
 from meshwright.cost.hybrid._hybrid import HybridPricer as HybridPricer

@@ -8,6 +8,7 @@ import numpy as np
 from meshwright.cost._communication import CollectiveCost, processes_cost
 from meshwright.cost._mesh import Axis
 from meshwright.cost._workload import Column, within
+from meshwright.cost.accelerator import Collectives, Habits, tensor_exposed
 from meshwright.cost.hybrid._layout import Layout
 from meshwright.cost.hybrid._topology import Group, group_cost, workers_on
 from meshwright.graph import Graph, SplitExchange
@@ -26,6 +27,8 @@ class UnitExchange:
         size: bytes, by kind of unit.
         forward: time in the forward, by kind of unit (s).
         backward: time in the backward (s).
+        waited_forward: what of `forward` computing waits for (s).
+        waited_backward: what of `backward` computing waits for (s).
         hideable: whether attention's computing hides it.
     """
 
@@ -35,6 +38,8 @@ class UnitExchange:
     size: Column
     forward: Column
     backward: Column
+    waited_forward: Column
+    waited_backward: Column
     hideable: bool = False
 
 
@@ -45,14 +50,38 @@ class Exchanges:
         graph: the whole one.
         cluster: hosts and links.
         hosts: those that train.
+        fitted: times of collectives between accelerators of the catalogue; None: by the links' own figures.
+        habits: how they run beside computing there.
     """
 
-    def __init__(self, graph: Graph, cluster: Cluster, hosts: tuple[Host, ...]) -> None:
+    def __init__(
+        self, graph: Graph, cluster: Cluster, hosts: tuple[Host, ...],
+        *, fitted: Collectives | None = None, habits: Habits | None = None,
+    ) -> None:  # fmt: skip
         self._graph = graph
         self._cluster = cluster
         self._hosts = hosts
         self._kinds = {item.module: _kind(graph, item.module) for item in graph.operations}
         self._known = lru_cache(maxsize=None)(self._cost)
+        self.fitted = fitted
+        self.habits = habits if fitted is not None else None
+
+    def time(
+        self, layout: Layout, name: CollectiveName, degree: int, stride: int, size: float, *, calls: float = 1.0
+    ) -> Seconds:
+        """Time of a collective of `size` bytes in `calls` pieces over an axis (s)."""
+        if degree == 1:
+            return 0.0
+        if self.fitted is None:
+            cost = self.cost(layout, name, degree, stride)
+            return calls * cost.latency + size / cost.bandwidth
+        if name == "all_reduce":
+            return self.fitted.all_reduce(degree, stride, size, calls=calls)
+        if name == "all_to_all":
+            return self.fitted.all_to_all(degree, stride, size)
+        if name in ("send", "broadcast"):
+            return calls * self.fitted.send(stride, size / calls)
+        return self.fitted.gather(degree, stride, size, calls=calls)
 
     def cost(self, layout: Layout, name: CollectiveName, degree: int, stride: int) -> CollectiveCost:
         """Price of a collective over an axis of this degree whose neighbours stand `stride` workers apart."""
@@ -101,8 +130,12 @@ class Exchanges:
         degree = getattr(layout.mesh, axis)
         found = []
         for name in dict.fromkeys(item.name for item in listed):
-            cost = self.cost(layout, name, degree, layout.stride(axis))
-            columns = {part: np.zeros(kinds) for part in ("count", "size", "forward", "backward")}
+            stride = layout.stride(axis)
+            latency = self.time(layout, name, degree, stride, 0.0)
+            columns = {
+                part: np.zeros(kinds)
+                for part in ("count", "size", "forward", "backward", "waited_forward", "waited_backward")
+            }
             for item in listed:
                 if item.name != name:
                     continue
@@ -112,9 +145,20 @@ class Exchanges:
                 size = item.size.at(examples)
                 columns["count"][kind] += calls
                 columns["size"][kind] += calls * size
-                columns[item.phase][kind] += calls * cost.time(size)
-            found.append(UnitExchange(name=name, axis=axis, hideable=hideable, **columns))
+                time = self.time(layout, name, degree, stride, size)
+                columns[item.phase][kind] += calls * time
+                columns[f"waited_{item.phase}"][kind] += calls * self._waited(axis, time, latency)
+            beside = hideable and self.habits is None
+            found.append(UnitExchange(name=name, axis=axis, hideable=beside, **columns))
         return found
+
+    def _waited(self, axis: Axis, time: Seconds, latency: Seconds) -> Seconds:
+        """What of a collective inside a unit computing waits for (s)."""
+        if self.habits is None or self.fitted is None:
+            return time
+        if axis == "tp":
+            return tensor_exposed(time, latency, self.habits)
+        return time * self.fitted.shares.context if axis == "cp" else time
 
     def transfer(self, layout: Layout, size: float) -> Seconds:
         """Time to hand a micro-batch's activations to the next stage (s).
@@ -122,7 +166,7 @@ class Exchanges:
         Args:
             size: what crosses the cut, on one worker (B).
         """
-        return self.cost(layout, "send", 2, layout.stride("pp")).time(size)
+        return self.time(layout, "send", 2, layout.stride("pp"), size)
 
 
 def _kind(graph: Graph, module: str) -> int:

@@ -6,12 +6,12 @@ from math import exp
 
 import numpy as np
 
-from meshwright.cost._compute import optimizer_time
 from meshwright.cost._prediction import Collective, MemoryBreakdown, Prediction, StageTime, TimeBreakdown
 from meshwright.cost._rates import Rates
 from meshwright.cost._strategy import Kernels, Precision
 from meshwright.cost._workload import Column, Workload
-from meshwright.cost.accelerator import fitted_cluster
+from meshwright.cost.accelerator import Calibration, Habits, calibration
+from meshwright.cost.hybrid._devices import devices_of
 from meshwright.cost.hybrid._exchanges import Exchanges, UnitExchange
 from meshwright.cost.hybrid._held import Stages, held, least_held
 from meshwright.cost.hybrid._layout import Layout, Replica
@@ -19,7 +19,6 @@ from meshwright.cost.hybrid._local import Division, local_graph
 from meshwright.cost.hybrid._pieces import Pieces, Weights, pieces_of, weights_of
 from meshwright.cost.hybrid._stage_durations import stage_durations
 from meshwright.cost.hybrid._step import (
-    ENGINE,
     Run,
     StageTimes,
     broken_down,
@@ -74,17 +73,30 @@ class HybridPricer:
         graph: the whole step, with its splits.
         cluster: hosts and links.
         correction: how far earlier predictions on this machine were off.
+        fitted: what is known of accelerators of the catalogue; None: the package's own calibration.
+        habits: of what runs on them; None: this product's.
     """
 
-    def __init__(self, graph: Graph, cluster: Cluster, *, correction: Correction = _UNCORRECTED) -> None:
-        cluster = fitted_cluster(cluster)
+    def __init__(
+        self,
+        graph: Graph,
+        cluster: Cluster,
+        *,
+        correction: Correction = _UNCORRECTED,
+        fitted: Calibration | None = None,
+        habits: Habits | None = None,
+    ) -> None:
+        known = fitted or calibration()
         self.graph = graph
         self.cluster = cluster
         self.correction = correction
         accelerated = tuple(host for host in cluster.hosts if host.device.kind != "cpu")
         self.hosts: tuple[Host, ...] = accelerated or cluster.hosts
         self.units: Units = units_of(graph)
-        self.exchanges = Exchanges(graph, cluster, self.hosts)
+        self.devices = devices_of(cluster, self.hosts, known, habits or known.own)
+        self.exchanges = Exchanges(
+            graph, cluster, self.hosts, fitted=self.devices.collectives, habits=self.devices.own_habits
+        )
         self.local = lru_cache(maxsize=None)(self._local)
         self.pieces = lru_cache(maxsize=None)(self._pieces)
         self.listed = lru_cache(maxsize=None)(self._listed)
@@ -107,10 +119,11 @@ class HybridPricer:
         """A layout's price as a prediction."""
         price = self.price(layout)
         factor = exp(_FIVE_PERCENT * self.correction.spread)
+        below, above = self.devices.interval()
         return Prediction(
             time=price.time,
-            low=price.step / factor,
-            high=price.step * factor,
+            low=price.step / factor * below,
+            high=price.step * factor * above,
             memory=max(price.memory, key=lambda items: items.peak),
             collectives=price.collectives,
             flops=self.flops,
@@ -177,7 +190,8 @@ class HybridPricer:
         found: dict[int, tuple[Pieces, StageTimes]] = {}
         for kind in set(replica.kinds):
             pieces = self.pieces_for(layout, replica, kind)
-            found[kind] = (pieces, unit_times(layout, self.exchanges, listed, weights, pieces))
+            host = self.devices.host(kind, layout)
+            found[kind] = (pieces, unit_times(layout, self.exchanges, listed, weights, pieces, host=host))
         return [found[kind] for kind in replica.kinds]
 
     def memory(self, layout: Layout, stages: Stages, replica: Replica) -> tuple[MemoryBreakdown, ...]:
@@ -237,13 +251,14 @@ class HybridPricer:
             units: of each kind on it.
         """
         _, weights = self.local(layout.division)
-        shards = layout.mesh.dp_shard if layout.sharding != "none" else 1
         rates = self._rates(kind, self.processes(layout, kind))
-        whole = self.whole
-        elements, tensors = float(units @ weights.elements), float(units @ weights.tensors)
-        share = elements / max(1, whole.trainable_elements)
-        del tensors
-        return optimizer_time(whole, rates, kernels=layout.kernels, shards=1) * share / shards
+        return self.devices.update(kind, self.whole, rates, layout, elements=float(units @ weights.elements))
+
+    def _gradients(self, size: float, weights: Weights, units: Column) -> float:
+        """Bytes of gradients on the network, where it is known how wide their elements are there."""
+        width = self.devices.habits.gradient_bytes if self.devices.own_habits is not None else 0.0
+        whole = float(units @ weights.gradients)
+        return float(size) / whole * float(units @ weights.elements) * width if width and whole else float(size)
 
     @cached_property
     def whole(self) -> Workload:
@@ -254,7 +269,8 @@ class HybridPricer:
         self, layout: Layout, stages: Stages, replica: Replica
     ) -> tuple[TimeBreakdown, tuple[Collective, ...], tuple[MemoryBreakdown, ...]]:
         kinds = self.kinds(layout, replica)
-        run = run_of(layout, stages, kinds, self.transfers(layout, replica))
+        habits = self.devices.own_habits
+        run = run_of(layout, stages, kinds, self.transfers(layout, replica), habits=habits)
         rank, time, gradients = self._last(layout, stages, replica, run)
         collectives = (*self._within(layout, stages, replica, rank), *gradients)
         return time, collectives, self.memory(layout, stages, replica)
@@ -266,11 +282,12 @@ class HybridPricer:
         _, weights = self.local(layout.division)
         best: tuple[Seconds, int, TimeBreakdown, tuple[Collective, ...]] | None = None
         on_cpu = self.hosts[replica.kinds[0]].device.kind == "cpu"
-        overhead = ENGINE * layout.micro_batches
+        overhead = self.devices.step(layout)
         for rank, kind in enumerate(replica.kinds):
             units = stages.units[rank :: stages.workers].sum(axis=0)
             after = synchronised(
-                layout, self.exchanges, float(units @ weights.gradients), float(units @ weights.expert),
+                layout, self.exchanges, self._gradients(units @ weights.gradients, weights, units),
+                self._gradients(units @ weights.expert, weights, units), float(units @ weights.parameters),
                 window=0.0 if on_cpu else float(run.last[rank]),
             )  # fmt: skip
             optimizer = self.update(layout, kind, units)
@@ -332,7 +349,10 @@ class HybridPricer:
     ) -> Pieces:  # fmt: skip
         workload, _ = self.local(division)
         rates = self._rates(kind, processes)
-        return pieces_of(workload, self.units, rates, kernels=kernels, precision=precision, examples=examples)
+        times, launched = self.devices.times(
+            kind, workload, rates, kernels=kernels, precision=precision, examples=examples
+        )
+        return pieces_of(workload, self.units, times, launched, examples=examples)
 
     def _rates(self, kind: int, processes: tuple[int, int]) -> Rates:
         threads, workers = processes

@@ -4,9 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from meshwright.cost._compute import operation_times
-from meshwright.cost._rates import Rates
-from meshwright.cost._strategy import Kernels, Precision
 from meshwright.cost._workload import Column, Workload
 from meshwright.cost.hybrid._units import Units, gradient_bytes, parameter_bytes, trained_elements
 from meshwright.graph import Graph
@@ -43,6 +40,7 @@ class Pieces:
         activations: saved for the backward (B).
         inputs: what recomputation keeps instead (B).
         transient: most that comes and goes besides (B).
+        launches: kernels that a host launches.
     """
 
     forward: Column
@@ -51,6 +49,7 @@ class Pieces:
     activations: Column
     inputs: Column
     transient: float
+    launches: Column
 
     @property
     def total(self) -> Seconds:
@@ -81,16 +80,15 @@ def weights_of(graph: Graph, units: Units) -> Weights:
     )
 
 
-def pieces_of(
-    workload: Workload, units: Units, rates: Rates, *, kernels: Kernels, precision: Precision, examples: float
-) -> Pieces:
+def pieces_of(workload: Workload, units: Units, times: Column, launches: Column, *, examples: float) -> Pieces:
     """What one micro-batch costs.
 
     Args:
         workload: of the local graph.
+        times: of every operation (s).
+        launches: kernels of every operation.
         examples: of the micro-batch; a part of one where the sequence is split.
     """
-    times = operation_times(workload, rates, kernels=kernels, precision=precision, examples=examples)
     graph = workload.graph
     forward = np.where(workload.in_forward, times, 0.0)
     mixing = np.array([item.kind == "attention" for item in graph.operations])
@@ -104,4 +102,5 @@ def pieces_of(
         activations=activations,
         inputs=np.minimum(inputs, activations),
         transient=graph.transient.at(examples),
+        launches=units.by_kind(launches, units.operations, units.times),
     )

@@ -1,0 +1,77 @@
+"""A published row as the planner sees a user's script: a captured graph, a cluster and a layout, priced by them."""
+
+from dataclasses import replace
+
+from meshwright.cost import Exchange, Kernels, Mesh, Precision
+from meshwright.cost.accelerator import calibration, layers_per_worker
+from meshwright.cost.hybrid import HybridPricer, Layout, Price, Replica
+from meshwright.graph import Graph
+from meshwright.hardware import Cluster, Host, Link
+from published_model import captured
+from published_rows import PublishedRow
+from published_setup import device_of_row, framework_class, links_of
+
+_PARAMETER_BYTES = 2
+_WRITTEN = {"float8_e4m3fn": "bfloat16", "tfloat32": "float32"}
+
+
+def graph_price(row: PublishedRow) -> Price:
+    """What the planner would say of a row's strategy.
+
+    Raises:
+        UsageError: the row's model cannot be written for the capture.
+    """
+    dtype = _WRITTEN.get(row.dtype, row.dtype)
+    graph = captured(row.model, dtype, fused=row.fused_attention)
+    pricer = _pricer(graph, _cluster(row), framework_class(row.framework))
+    return pricer.price(layout_of_row(row))
+
+
+def layout_of_row(row: PublishedRow) -> Layout:
+    """A row's strategy, its stages cut where its framework cuts them."""
+    sharded = row.sharding != "none"
+    stages = row.pp * row.virtual if row.pp > 1 else 1
+    counts, _ = layers_per_worker(row.model, stages, framework_class(row.framework))
+    bounds = tuple(1 + sum(counts[:stage]) if stage else 0 for stage in range(stages))
+    return Layout(
+        mesh=Mesh(
+            pp=row.pp, dp_replicate=1 if sharded else row.dp, dp_shard=row.dp if sharded else 1, cp=row.cp,
+            ep=row.ep, tp=row.tp,
+        ),
+        replicas=(Replica(count=row.dp, kinds=(0,) * row.pp, examples=row.micro_batch),),
+        sharding=row.sharding,
+        sequence="split" if row.sequence_parallel else "whole",
+        micro_batches=row.micro_batches,
+        schedule="interleaved" if stages > row.pp else "1f1b",
+        bounds=bounds,
+        recomputed=tuple(range(1, row.model.layers + 1)) if row.recomputation == "full" else (),
+        kernels=Kernels(compiled=row.compiled),
+        precision=Precision(compute=row.dtype if row.dtype == "float8_e4m3fn" else "as_written"),
+        exchange=Exchange(transport="nccl", bucket_size=_bucket(row)),
+    )  # fmt: skip
+
+
+def _pricer(graph: Graph, cluster: Cluster, framework: str) -> HybridPricer:
+    # Two states of 4 bytes, and a master copy, where parameters have 2.
+    optimizer = replace(graph.optimizer, bytes_per_element=max(8.0, graph.optimizer.bytes_per_element))
+    known = calibration()
+    habits = known.frameworks.get(framework) or known.frameworks["other"]
+    return HybridPricer(replace(graph, optimizer=optimizer), cluster, habits=habits)
+
+
+def _cluster(row: PublishedRow) -> Cluster:
+    link, network, latency, domain = links_of(row)
+    hosts = max(1, row.num_devices // domain)
+    links = [Link(tier="host", latency=0.0, bandwidth=link)]
+    if hosts > 1:
+        links.append(Link(tier="network", latency=latency, bandwidth=network * domain))
+    host = Host(name="node", count=hosts, device=device_of_row(row.device), devices=domain)
+    return Cluster(name="published", hosts=(host,), links=tuple(links))
+
+
+def _bucket(row: PublishedRow) -> int:
+    """Gradients that a framework sends at once (B)."""
+    known = calibration()
+    habits = known.frameworks.get(framework_class(row.framework)) or known.frameworks["other"]
+    whole = max(known.network.bucket, habits.bucket_per_rank * row.dp)
+    return round(whole * habits.gradient_bytes / _PARAMETER_BYTES)

@@ -1,0 +1,98 @@
+r"""How long the operations of a captured graph take on an accelerator: those that a transformer is made of.
+
+    matrix       a product of its shape
+    attention    fused, causal: a forward, or a backward that computes the scores again
+    convolution  a product of as many FLOP and a cube's sides
+    view         nothing
+    all others   their bytes at the memory's bandwidth, times what a framework's kernels pass over it
+
+The capture sees norms as a dozen operations that torch runs as one kernel on accelerators: the largest of them counts,
+and one launch.
+"""
+
+import numpy as np
+
+from meshwright.cost._strategy import Kernels as KernelChoice
+from meshwright.cost._strategy import Precision
+from meshwright.cost._workload import ITEM_SIZES, Column, Index, Workload
+from meshwright.cost.accelerator._calibration import Calibration, Habits
+from meshwright.cost.accelerator._kernels import Kernels, kernels
+from meshwright.cost.accelerator._machine import Machine
+from meshwright.cost.accelerator._setup import MatrixType
+
+MATRIX_TYPES: dict[str, MatrixType] = {
+    "float8_e4m3fn": "float8", "float8_e5m2": "float8", "bfloat16": "half", "float16": "half",
+}  # fmt: skip
+_FLOP_KINDS = ("convolution", "recurrent")
+_LOWERED = ("matrix", "attention", *_FLOP_KINDS)
+
+
+def accelerated_times(
+    workload: Workload,
+    machine: Machine,
+    fitted: Calibration,
+    habits: Habits,
+    *,
+    kernels: KernelChoice,
+    precision: Precision,
+    examples: float,
+) -> Column:
+    """Time of every operation of the graph (s; one instance of a repeated one)."""
+    sizes = workload.bytes_read.at(examples) + workload.bytes_written.at(examples)
+    passes = fitted.traffic.captured * habits.traffic * (fitted.traffic.compiled if kernels.compiled else 1.0)
+    times = np.zeros(len(sizes))
+    for (kind, dtype), rows in workload.groups.items():
+        lowered = kind in _LOWERED and precision.compute != "as_written"
+        where = _kernels(machine, precision.compute if lowered else dtype, fitted)
+        if kind == "matrix":
+            times[rows] = _products(workload, rows, where, examples)
+        elif kind == "attention":
+            times[rows] = _attention(workload, rows, where, examples)
+        elif kind in _FLOP_KINDS:
+            edges = np.cbrt(np.maximum(1.0, workload.flops.at(examples)[rows] / 2))
+            times[rows] = where.matrix(edges, edges, edges)
+        elif kind != "view":
+            times[rows] = where.moving(sizes[rows]) * passes
+        if lowered and dtype != precision.compute:
+            times[rows] += where.moving(_cast(workload, rows, dtype, precision.compute, examples)) * passes
+    return _norms_at_once(workload, times)
+
+
+def launches(workload: Workload) -> Column:
+    """Kernels that the host launches for every operation (one instance of a repeated one)."""
+    counts = np.array([float(item.kind != "view") for item in workload.graph.operations])
+    for rows in workload.norms:
+        counts[rows] /= max(1.0, counts[rows].sum())
+    return counts
+
+
+def _kernels(machine: Machine, dtype: str, fitted: Calibration) -> Kernels:
+    return kernels(machine, MATRIX_TYPES.get(dtype, "single"), fitted)
+
+
+def _products(workload: Workload, rows: Index, where: Kernels, examples: float) -> Column:
+    height, inner, columns = (side.at(examples)[rows] for side in workload.edges)
+    batch = workload.flops.at(examples)[rows] / (2 * height * inner * columns)
+    return where.matrix(height, inner, columns, batch=batch)
+
+
+def _attention(workload: Workload, rows: Index, where: Kernels, examples: float) -> Column:
+    """Half of all keys are in a query's future."""
+    _, head, columns = (side.at(examples)[rows] for side in workload.edges)
+    flops = workload.flops.at(examples)[rows]
+    ahead = workload.in_forward[rows]
+    # A forward has two products of a query's rows by all keys, a backward five.
+    tokens = flops / np.where(ahead, 4.0, 10.0) / (columns * head)
+    forward, backward = where.fused_attention(tokens, columns, head, head)
+    return np.where(ahead, forward, backward)
+
+
+def _cast(workload: Workload, rows: Index, dtype: str, used: str, examples: float) -> Column:
+    """Autocast reads each input and writes it in the lower precision."""
+    return workload.bytes_read.at(examples)[rows] * (1 + ITEM_SIZES[used] / ITEM_SIZES.get(dtype, 4))
+
+
+def _norms_at_once(workload: Workload, times: Column) -> Column:
+    for rows in workload.norms:
+        times[rows] = times[rows].max() / len(rows)
+    return times
