@@ -12,9 +12,16 @@ from meshwright.plan import read_plan
 from planning_builders import machine
 
 SCRIPT = """
+import atexit, os, pathlib
 import torch
 import torch.nn.functional as F
 import meshwright as mw
+
+@atexit.register
+def name_threads():
+    "What threads are left where Python takes itself apart; registered first, it runs last."
+    names = {path.read_text().strip() for path in pathlib.Path("/proc/self/task").glob("*/comm")}
+    pathlib.Path(f"threads-{os.environ['SLURM_PROCID']}").write_text(",".join(sorted(names)))
 
 torch.manual_seed(0)
 model = torch.nn.Linear(5, 3)
@@ -57,3 +64,6 @@ def test_processes_of_srun_meet_plan_and_run(tmp_path):
     assert read_plan(folder / "plan.toml").strategy.num_workers == 2
     found = read_toml(Measurement, folder / "measurement.toml")
     assert (found.status, found.steps, len(found.memory_by_rank)) == ("finished", 2, 2)
+    left = {name for rank in range(2) for name in (tmp_path / f"threads-{rank}").read_text().split(",")}
+    assert left
+    assert not [name for name in left if "gloo" in name]

@@ -89,8 +89,9 @@ class ProcessGroupTransport(Transport):
         return self._started(lambda: self._backend.reduce(tensor, root), takes)
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections, and ends the threads behind them."""
         self._backend.shutdown()
+        self._backend = None
 
     def _started(self, start: Callable[[], Any], takes: Callable[[], object] | None = None) -> Transfer:
         try:

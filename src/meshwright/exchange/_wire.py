@@ -62,6 +62,7 @@ class Wire:
     def close(self) -> None:
         """Closes the connections."""
         self._backend.shutdown()
+        self._backend = None
 
     def _wait(self, start: Callable[[], Any]) -> None:
         try:

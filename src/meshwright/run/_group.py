@@ -8,6 +8,10 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+# Its functions' defaults are the group of all at the time of its first import (by torch's optimizers, at their first
+# step); a group that they hold is never taken apart, and its threads live until the process ends.
+import torch.distributed.nn
+
 from meshwright.errors import WorkerError
 from meshwright.run._role import Role
 

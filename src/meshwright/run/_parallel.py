@@ -1,6 +1,7 @@
 """`mw.parallel`: takes what the user has, checks it, and gives a step."""
 
 import atexit
+import gc
 import inspect
 import os
 import sys
@@ -140,6 +141,9 @@ def _end(session: Session) -> None:
     interrupted = isinstance(error, KeyboardInterrupt)
     status = "finished" if error is None else "interrupted" if interrupted else "failed"
     session.finish(status, reason="" if error is None else f"{type(error).__name__}: {error}")
+    # What still holds a group's threads goes now: one of them that gives a tensor back later aborts the process.
+    session.step = None
+    gc.collect()
 
 
 def _checked_model(model: object) -> nn.Module:
