@@ -23,8 +23,11 @@ Step = Callable[[Tensor], float]
 Loss = Callable[[nn.Module, Tensor], Tensor]
 
 CHOICES: dict[str, dict[str, Any]] = {
-    "exact": {},
-    "bfloat16": {"precision": Precision(reduction="bfloat16")},
+    "exact": {"transport": "direct_packed"},
+    "exact_direct": {"transport": "direct"},
+    "exact_gloo": {},
+    "bfloat16": {"transport": "direct_packed", "precision": Precision(reduction="bfloat16")},
+    "bfloat16_gloo": {"precision": Precision(reduction="bfloat16")},
     "int8": {"compression": Compression(method="int8")},
     "int4": {"compression": Compression(method="int4")},
     "sign": {"compression": Compression(method="sign")},

@@ -12,6 +12,8 @@ from meshwright.units import Bytes
 ROOT = Path("/sys/fs/cgroup")
 # Short, so that a host with half a processor computes evenly and does not stand still for 50 ms at a time.
 PERIOD = 10_000  # µs
+# Hosts go before whatever else the machine does, so that it disturbs measurements little: the kernel's largest.
+WEIGHT = {"cpu.weight": 10_000, "cpu.shares": 262_144}
 CONTROLLERS = ("cpu", "cpuset", "memory")
 ENDING_LIMIT = 5.0  # s
 
@@ -37,6 +39,7 @@ class Limits:
         for folder in self.folders:
             folder.mkdir(exist_ok=True)
         self._set_cores(cores)
+        self._set_weight()
         self.set_cpus(cpus)
         if memory and self._unified:
             (self.folders[0] / "memory.max").write_text(str(memory))
@@ -56,6 +59,10 @@ class Limits:
         """Ends the processes that are left in the groups, and removes the groups."""
         for folder in self.folders:
             remove_group(folder)
+
+    def _set_weight(self) -> None:
+        name = "cpu.weight" if self._unified else "cpu.shares"
+        (self.folders[0] / name).write_text(str(WEIGHT[name]))
 
     def _set_cores(self, cores: tuple[int, ...]) -> None:
         """A group of the first version holds no process until its cores and memory nodes are written."""

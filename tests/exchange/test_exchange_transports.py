@@ -13,7 +13,7 @@ from meshwright.exchange import HierarchicalTransport, SharedMemoryTransport, ma
 from meshwright.exchange._segment import Segment
 
 CPU = torch.device("cpu")
-TRANSPORTS = ("gloo", "shared_memory", "hierarchical")
+TRANSPORTS = ("gloo", "shared_memory", "hierarchical", "direct", "direct_packed")
 
 
 def _values(rank: int, numel: int, dtype: torch.dtype) -> torch.Tensor:

@@ -11,7 +11,7 @@ from meshwright.hardware._device import MatrixLibrary
 from meshwright.units import Bytes
 
 Sharding = Literal["none", "optimizer", "gradients", "parameters"]
-TransportName = Literal["gloo", "nccl", "shared_memory", "hierarchical"]
+TransportName = Literal["gloo", "nccl", "shared_memory", "hierarchical", "direct", "direct_packed"]
 Allowance = Literal["precision", "compression", "staleness", "quantization", "sparsity"]
 
 
@@ -93,7 +93,9 @@ class Exchange:
     """How gradients are summed.
 
     Args:
-        transport: what carries them; `hierarchical`: shared memory inside a host, then gloo between one worker of each.
+        transport: what carries them; `direct`: connections between every two workers, all busy at once;
+            `direct_packed`: the same, with exponents coded in fewer bits on the way, which changes no bit of the sum;
+            `hierarchical`: shared memory inside a host, then gloo between one worker of each.
         bucket_size: gradients are sent in pieces of this size (B).
         overlap: whether pieces are sent while the backward goes on.
         compression: what is sent instead of float32; None: all of it.

@@ -7,9 +7,11 @@ import torch.distributed as dist
 
 from meshwright.cost import Strategy, TransportName
 from meshwright.errors import PlanError
+from meshwright.exchange._direct import DirectTransport
 from meshwright.exchange._hierarchical import HierarchicalTransport
 from meshwright.exchange._process_group import ProcessGroupTransport
 from meshwright.exchange._reduction import ExactReduction, LossyReduction, Reduction
+from meshwright.exchange._rounded_reduction import RoundedReduction
 from meshwright.exchange._shared_memory import SharedMemoryTransport
 from meshwright.exchange._transport import Transport
 from meshwright.exchange._wire import Wire
@@ -28,16 +30,20 @@ def make_transport(name: TransportName, group: dist.ProcessGroup | None, device:
     Raises:
         PlanError: the transport cannot reach such tensors.
     """
-    if name in ("shared_memory", "hierarchical") and device.type != "cpu":
+    if name in ("shared_memory", "hierarchical", "direct", "direct_packed") and device.type != "cpu":
         raise PlanError(
             f"{name} cannot carry tensors of {device.type}",
-            cause="it joins processes that compute on the CPUs of one host",
+            cause="it joins processes that compute on CPUs",
             alternatives=["--set transport=nccl for NVIDIA GPUs", "--set transport=gloo"],
         )
     if name == "shared_memory":
         return SharedMemoryTransport(group)
     if name == "hierarchical":
         return HierarchicalTransport(group)
+    if name == "direct":
+        return DirectTransport(group)
+    if name == "direct_packed":
+        return DirectTransport(group, packing="exponents")
     return ProcessGroupTransport(group, backend=name)
 
 
@@ -65,6 +71,8 @@ def make_reduction(
     if choice is None:
         return ExactReduction(transport)
     _check_lossy(strategy, dtypes)
+    if isinstance(choice, torch.dtype) and isinstance(transport, DirectTransport):
+        return RoundedReduction(transport, choice)
     if isinstance(transport, HierarchicalTransport):
         wire = None if transport.leaders is None else Wire(transport.leaders)
         return LossyReduction(choice, wire, device, transport=transport)

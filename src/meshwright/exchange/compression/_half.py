@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
+from meshwright.exchange._rounding import rounded, within
 from meshwright.exchange._wire import Wire
 from meshwright.exchange.compression._method import Method
 
 # Values that are summed together: they stay in a second-level cache.
 PIECE = 65536
-LARGEST = {torch.float16: 65504.0}
 
 
 class HalfSum(Method):
@@ -34,7 +34,7 @@ class HalfSum(Method):
             return
         share = -(-values.numel() // (wire.size * 64)) * 64
         padded = torch.zeros(wire.size * share, dtype=self._dtype, device=values.device)
-        padded[: values.numel()] = _within(values, self._dtype)
+        padded[: values.numel()] = within(values, self._dtype)
         received = wire.scatter(list(padded.view(torch.uint8).view(wire.size, -1)))
         own = torch.zeros(share, device=values.device)
         for message in received:
@@ -55,12 +55,7 @@ class HalfSum(Method):
         return False
 
     def _rounded(self, values: Tensor) -> Tensor:
-        return _within(values, self._dtype).to(self._dtype).view(torch.uint8)
-
-
-def _within(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Values that a data type has: float16 ends at 65504, bfloat16 where float32 does."""
-    return values.clamp(-LARGEST[dtype], LARGEST[dtype]) if dtype in LARGEST else values
+        return rounded(values, self._dtype).view(torch.uint8)
 
 
 def _read(message: Tensor, dtype: torch.dtype) -> Tensor:
