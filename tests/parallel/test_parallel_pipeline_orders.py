@@ -97,11 +97,12 @@ def most_kept(schedule, sizes):
     torch.manual_seed(0)
     case = CASES["perceptron"]
     model = model_of(case)
-    parameters = {parameter.data_ptr() for parameter in model.parameters()}
     job = Pipelined(
         Programs(model, case), micro_batches(case, sizes, 0)[0], model=model,
         pipeline=Pipeline(schedule=schedule, cuts=("6",)), group=torch.distributed.group.WORLD,
     )  # fmt: skip
+    # only now: the memory of those that another stage has is free, and activations may be put there
+    parameters = {parameter.data_ptr() for parameter in model.parameters()}
     live, most = [0], [0]
 
     def leave(size):

@@ -1,15 +1,19 @@
 """What would a strategy cost? Time, memory, energy and money of one step, item by item.
 
 In: a `Graph`, a `Cluster`, a `Strategy`. Out: a `Prediction`; a run's `Measurement` has the same items.
-Reading order: `_mesh`, `_split`, `_schedule` (a pipeline's orders of work), `_compression`, `_updates`, `_strategy`,
-`_prediction`, `_measurement`, `_trace`, `_verification` (the data); `_pricing`, which puts together `_compute` (with
-`_workload` and `_rates`), `_exchange_cost` (with `_communication` and `_timeline`), `_meetings` (of `_islands`) and
-`_memory`.
+Reading order: `_mesh`, `_split`, `_schedule` and `_flowing` (a pipeline's orders of work), `_compression`, `_updates`,
+`_strategy`, `_prediction`, `_measurement`, `_trace`, `_verification` (the data); `_pricing`, which puts together
+`_compute` (with `_workload` and `_rates`), `_exchange_cost` (with `_communication` and `_timeline`), `_meetings` (of
+`_islands`) and `_memory`.
 """
 
 from meshwright.cost._communication import measured_transports as measured_transports
 from meshwright.cost._compression import Compression as Compression
 from meshwright.cost._compression import CompressionMethod as CompressionMethod
+from meshwright.cost._flowing import delay as delay
+from meshwright.cost._flowing import delays as delays
+from meshwright.cost._flowing import draining_orders as draining_orders
+from meshwright.cost._flowing import flowing_orders as flowing_orders
 from meshwright.cost._islands import counterparts as counterparts
 from meshwright.cost._islands import island_ranks as island_ranks
 from meshwright.cost._islands import strategy_within as strategy_within

@@ -62,9 +62,9 @@ def check_schedule(schedule: Schedule, *, num_workers: int, num_stages: int) -> 
             cause="every worker of a pipeline has equally many stages",
             alternatives=[f"{max(1, round(num_stages / num_workers)) * num_workers} stages"],
         )
-    if schedule == "1f1b" and num_stages != num_workers:
+    if schedule in ("1f1b", "asynchronous") and num_stages != num_workers:
         raise PlanError(
-            f"schedule 1f1b has one stage per worker, but there are {num_stages} stages on {num_workers} workers",
+            f"schedule {schedule} has one stage per worker, but there are {num_stages} stages on {num_workers} workers",
             alternatives=["--set schedule=interleaved", "--set schedule=zero_bubble", f"{num_workers} stages"],
         )
 
@@ -163,6 +163,7 @@ def simulated(
     num_stages = 1 + max(action.stage for actions in lists for action in actions)
     split = any(action.work == "input" for actions in lists for action in actions)
     done: dict[Action, Seconds] = {}
+    known = {action for actions in lists for action in actions}
     clocks, places = [0.0] * len(lists), [0] * len(lists)
     events: list[StageEvent] = []
     moved = True
@@ -172,6 +173,8 @@ def simulated(
             while places[rank] < len(actions):
                 action = actions[places[rank]]
                 awaited = needs(action, num_stages=num_stages, split=split)
+                if awaited not in known:
+                    awaited = None  # it waits for nothing, or for what an earlier step has done
                 if awaited is not None and awaited not in done:
                     break
                 start = clocks[rank]

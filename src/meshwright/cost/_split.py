@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Schedule = Literal["gpipe", "1f1b", "interleaved", "zero_bubble"]
+Schedule = Literal["gpipe", "1f1b", "interleaved", "zero_bubble", "asynchronous"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +28,8 @@ class Pipeline:
     """Stages in the order of execution, and who computes what when.
 
     Args:
-        schedule: order of the micro-batches' forwards and backwards.
+        schedule: order of the micro-batches' forwards and backwards; `asynchronous` does not empty the pipeline between
+            steps, so that early stages are updated late, with what they computed before other updates.
         cuts: path of the module whose first operation begins a stage, for every stage but the first; one worker has
             `(len(cuts) + 1) / pp` stages, number `i` belongs to worker `i % pp`.
     """

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import get_args
 
-from meshwright.cost import Allowance, CompressionMethod, Sharding, UpdatesKind, measured_transports
+from meshwright.cost import Allowance, CompressionMethod, Schedule, Sharding, UpdatesKind, measured_transports
 from meshwright.errors import PlanError
 from meshwright.graph import Graph
 from meshwright.hardware import Cluster, Device
@@ -119,6 +119,12 @@ def _lossy_rules(allow: Sequence[Allowance]) -> Iterator[Rule]:
         legal=("none", *get_args(CompressionMethod)) if "compression" in allow else ("none",),
         cause=cause.format("compression"),
     )
+    if "staleness" not in allow:
+        yield Rule(
+            name="schedule",
+            legal=tuple(name for name in get_args(Schedule) if name != "asynchronous"),
+            cause=cause.format("staleness"),
+        )
     yield Rule(
         name="updates",
         legal=("every_step", *get_args(UpdatesKind)) if "staleness" in allow else ("every_step",),

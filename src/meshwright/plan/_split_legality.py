@@ -52,7 +52,7 @@ def split_rules(graph: Graph, *, places: int) -> Iterator[Rule]:
     )
     yield Rule(
         name="schedule",
-        legal=get_args(Schedule) if most > 1 else (),
+        legal=get_args(Schedule) if most > 1 else (),  # `asynchronous` has to be allowed besides (`_legality`)
         cause=f"{graph.model} cannot be cut into stages here",
     )
 

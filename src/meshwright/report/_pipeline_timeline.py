@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
-from meshwright.cost import StageEvent, StageTime, StepTrace, Strategy, Work, bubble, orders, simulated
+from meshwright.cost import StageEvent, StageTime, StepTrace, Strategy, Work, bubble, flowing_orders, orders, simulated
 from meshwright.report._figure import Figure
 from meshwright.units import Seconds, format_seconds
 
@@ -75,6 +75,8 @@ def _of_first_pipeline(traces: Sequence[StepTrace]) -> tuple[StageEvent, ...]:
 def _orders(strategy: Strategy, measured: Sequence[StageEvent]) -> tuple[Any, ...]:
     assert strategy.pipeline is not None
     count = 1 + max((event.action.micro_batch for event in measured), default=strategy.batch.accumulation - 1)
+    if strategy.pipeline.schedule == "asynchronous":
+        return flowing_orders(strategy.mesh.pp, count, oldest=-strategy.mesh.pp)
     return orders(
         strategy.pipeline.schedule,
         num_workers=strategy.mesh.pp,

@@ -18,7 +18,7 @@ from meshwright.errors import UsageError, from_json, to_json
 from meshwright.run._checkpoint_files import CheckpointReader, CheckpointWriter
 from meshwright.run._engine import Engine
 from meshwright.run._job import Job
-from meshwright.run._placement import Carrying
+from meshwright.run._placement import Carrying, Drifting
 
 if TYPE_CHECKING:
     from meshwright.parallel import Piece
@@ -127,6 +127,8 @@ class _Together:
     def __init__(self, job: Job, engine: Engine) -> None:
         self._job = job
         self._placed = engine.placed
+        if isinstance(self._placed, Drifting):
+            self._placed.settle()
         self._group = engine.group
         self._pieces = self._optimizer_pieces()
 

@@ -138,6 +138,27 @@ class Carrying(Protocol):
         ...
 
 
+@runtime_checkable
+class Drifting(Protocol):
+    """A placed job whose steps leave something for later: meetings of islands, or gradients that come late."""
+
+    def settle(self) -> None:
+        """Does what is left; every worker calls it after the same step."""
+        ...
+
+    def in_step(self) -> AbstractContextManager[object]:
+        """Inside of it every step is exact."""
+        ...
+
+    def draw_nearer(self) -> str:
+        """Leaves less for later from now on; what was changed, or nothing where nothing can be."""
+        ...
+
+    def averaged(self, value: float) -> float:
+        """A loss of those that agree in every step, averaged over all."""
+        ...
+
+
 def place(
     job: Job, strategy: Strategy | None, *, group: dist.ProcessGroup | None, undo: ExitStack
 ) -> tuple[Placed, Callable[[], AbstractContextManager[Any]]]:
@@ -179,6 +200,13 @@ def _check_allowed(job: Job, strategy: Strategy) -> None:
     if updates is not None and "staleness" not in job.allow:
         raise PlanError(
             f"the plan has workers train apart ({updates.summary}), but that was not allowed",
+            cause="it changes the mathematics, and what changes the mathematics is allowed by name only",
+            alternatives=['allow it: mw.parallel(…, allow={"staleness"})', "plan again without it"],
+            command="meshwright run SCRIPT --allow staleness",
+        )
+    if strategy.pipeline is not None and strategy.pipeline.schedule == "asynchronous" and "staleness" not in job.allow:
+        raise PlanError(
+            "the plan's pipeline is not emptied between steps (schedule asynchronous), but that was not allowed",
             cause="it changes the mathematics, and what changes the mathematics is allowed by name only",
             alternatives=['allow it: mw.parallel(…, allow={"staleness"})', "plan again without it"],
             command="meshwright run SCRIPT --allow staleness",

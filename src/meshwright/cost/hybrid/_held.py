@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from meshwright.cost._flowing import delay
 from meshwright.cost._prediction import MemoryBreakdown
 from meshwright.cost._workload import Column
 from meshwright.cost.hybrid._layout import Layout
@@ -71,7 +72,7 @@ def held(
     return MemoryBreakdown(
         context=device.context,
         parameters=round(parameters / (shard if level == 3 else 1)),
-        gradients=round(kept),
+        gradients=round(kept + _stashed(layout, parameters, gradients, rank=rank)),
         optimizer=round(graph.optimizer.bytes_per_element * float(units @ weights.elements) / shard),
         activations=round(activations),
         transient=round(max(transient, update - activations)),
@@ -79,6 +80,14 @@ def held(
         batch=round(graph.batch_bytes.at(examples * layout.micro_batches)),
         communication=round(_communication(layout, weights, units, gradients)),
     )
+
+
+def _stashed(layout: Layout, parameters: float, gradients: float, *, rank: int) -> float:
+    """Copies of parameters for the steps that a worker of a flowing pipeline has under way, and their gradients (B)."""
+    if layout.schedule != "asynchronous":
+        return 0.0
+    late = delay(rank, num_stages=layout.mesh.pp, num_micro_batches=layout.micro_batches)
+    return (late + 1) * (parameters + gradients) if late else 0.0
 
 
 def least_held(graph: Graph, layout: Layout, units: Column, weights: Weights) -> float:

@@ -7,7 +7,7 @@ a search can afford it thousands of times. Long steps are simulated for a few ro
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,8 @@ def spans(
     """
     if form.num_workers == 1:
         return (form.micro_batches * (sum(forward) + sum(backward)),)
+    if form.schedule == "asynchronous":
+        return _flowing(form, forward, backward, transfers)
     shown = simulated_micro_batches(form)
     first = _run(_script(_cut_short(form, shown)), form, forward, backward, transfers)
     if shown == form.micro_batches:
@@ -76,18 +78,28 @@ def spans(
     return tuple(end + (later - end) * rounds for end, later in zip(first, more, strict=True))
 
 
+def _flowing(
+    form: Form, forward: Sequence[Seconds], backward: Sequence[Seconds], transfers: Sequence[Seconds]
+) -> tuple[Seconds, ...]:
+    """Every worker has backwards left from the step before, and begins once the first forward has come to it."""
+    starts = accumulate(map(sum, zip(forward, transfers, strict=False)), initial=0.0)
+    works = (form.micro_batches * (ahead + back) for ahead, back in zip(forward, backward, strict=True))
+    return tuple(start + work for start, work in zip(starts, works, strict=False))
+
+
 def least_span(form: Form, forward: Sequence[Seconds], backward: Sequence[Seconds]) -> Seconds:
     """A lower bound on the longest span: each worker's work, after the way to it and before the way back.
 
-    Halves of a backward leave work for the time of the way back, so that only the way there counts.
+    Halves of a backward, or backwards of an earlier step, leave work for the time of the way back, so that only the
+    way there counts.
     """
     workers = form.num_workers
     best = before = 0.0
     for rank in range(workers):
         own = sum(forward[rank::workers]) + sum(backward[rank::workers])
         best = max(best, before + form.micro_batches * own)
-        split = form.schedule == "zero_bubble"
-        before += forward[rank] + (0.0 if split else backward[rank])
+        returns = form.schedule not in ("zero_bubble", "asynchronous")
+        before += forward[rank] + (backward[rank] if returns else 0.0)
     return best
 
 
@@ -106,6 +118,8 @@ def in_flight(form: Form) -> tuple[int, ...]:
         return (1,) * form.num_stages
     if form.schedule == "gpipe":
         return (form.micro_batches,) * form.num_stages
+    if form.schedule == "asynchronous":
+        return tuple(range(form.num_stages, 0, -1))
     most: list[int] = [0] * form.num_stages
     for rank in range(form.num_workers):
         for chunk, number in enumerate(_worker_in_flight(form, rank)):

@@ -16,6 +16,7 @@ def check(strategy: Strategy, optimizer: Optimizer | None) -> None:
         PlanError: names the axis, what stands against it, and what would do.
     """
     mesh = strategy.mesh
+    _check_flowing(strategy)
     if strategy.kernels.compiled:
         raise PlanError(
             f"{_axes(mesh)} with compiled blocks is not there",
@@ -35,6 +36,29 @@ def check(strategy: Strategy, optimizer: Optimizer | None) -> None:
                           "--set sharding=optimizer"],
             command=_COMMAND,
         )  # fmt: skip
+
+
+def _check_flowing(strategy: Strategy) -> None:
+    """A pipeline that is not emptied runs backwards with other parameters than the newest ones."""
+    if strategy.pipeline is None or strategy.pipeline.schedule != "asynchronous":
+        return
+    reasons = {
+        "sharding = parameters": (
+            strategy.sharding == "parameters",
+            "parameters in shards are put together from their newest shards, also for the backward of earlier ones",
+        ),
+        "recompute": (bool(strategy.recompute), "activations would be computed again with newer parameters"),
+        "expert": (strategy.mesh.ep > 1, "experts on other data ranks would be updated while tokens are under way"),
+        "context": (strategy.mesh.cp > 1, "keys and values go round between workers in forwards of different steps"),
+    }
+    for name, (is_there, cause) in reasons.items():
+        if is_there:
+            raise PlanError(
+                f"schedule asynchronous with {name}",
+                cause=cause,
+                alternatives=["--set schedule=1f1b", f"without {name}"],
+                command=_COMMAND,
+            )
 
 
 def _axes(mesh: Mesh) -> str:

@@ -1,8 +1,8 @@
 """A strategy over any axes: this worker's part of the captured step, and its gradients summed over the data axes."""
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -59,6 +59,7 @@ class Hybrid(SplitModel):
         self._portion = Portion(model, optimizer, loss, strategy, grid=grid, blocks=blocks, context=context)
         self._data: DataAxes | None = None
         self._guard: Guard | None = None
+        self._max_norm: float | None = None
         self._waited: Seconds = 0.0
 
     @property
@@ -69,6 +70,9 @@ class Hybrid(SplitModel):
     @property
     def forwards_together(self) -> bool:
         """Where statistics or parameters are exchanged in the forward."""
+        if self._strategy.pipeline is not None and self._strategy.pipeline.schedule == "asynchronous":
+            # every step has as many micro-batches, so that it is known when those of another are done
+            return True
         return self._portion.forwards_together or (self._data is not None and self._data.forwards_together)
 
     @property
@@ -122,7 +126,14 @@ class Hybrid(SplitModel):
         )
 
     def reduce(self, divisor: float) -> None:
-        """Makes this worker's gradients sums over the data axes, and of tied parameters over the stages."""
+        """Makes this worker's gradients sums over the data axes, and of tied parameters over the stages.
+
+        In a pipeline that is not emptied these are the gradients that have become whole with this step.
+        """
+        pipelined = self._portion.pipelined
+        self._sum_up(divisor if pipelined is None else pipelined.hand_over(divisor))
+
+    def _sum_up(self, divisor: float) -> None:
         assert self._data is not None, "prepare comes first"
         # one that owns a gradient in a stage need not own it in another: sums of whole gradients come first there
         first = self._strategy.sharding == "gradients"
@@ -137,6 +148,7 @@ class Hybrid(SplitModel):
     def clip(self, max_norm: float) -> Tensor:
         """Scales all gradients to a global norm over all axes; the norm before."""
         started = time.perf_counter()
+        self._max_norm = max_norm
         norm = self._norm.clip(max_norm, device=self._named[0][1].device)
         self._waited += time.perf_counter() - started
         return norm
@@ -153,6 +165,46 @@ class Hybrid(SplitModel):
         for _, tensor in self._named:
             tensor.grad = None
 
+    def settle(self) -> None:
+        """Does what a pipeline that is not emptied has under way, updates included; every worker calls it."""
+        pipelined = self._portion.pipelined
+        if pipelined is None or self._data is None or not pipelined.rounds:
+            return
+        for _ in range(pipelined.rounds):
+            self._portion.drain(self._data.micro_batch)
+            self._sum_up(pipelined.hand_over(None))
+            if self._max_norm is not None:
+                self.clip(self._max_norm)
+            self.update()
+            self.zero_gradients()
+        pipelined.emptied()
+
+    @contextmanager
+    def in_step(self) -> Iterator[None]:
+        """Inside of it every step is exact."""
+        self.settle()
+        pipelined = self._portion.pipelined
+        assert pipelined is not None
+        before = pipelined.schedule
+        pipelined.follow_schedule("1f1b")
+        try:
+            yield
+        finally:
+            pipelined.follow_schedule(before)
+
+    def draw_nearer(self) -> str:
+        """Empties the pipeline after every step from now on; says so, or nothing where it does already."""
+        pipelined = self._portion.pipelined
+        if pipelined is None or pipelined.schedule != "asynchronous":
+            return ""
+        self.settle()
+        pipelined.follow_schedule("1f1b")
+        return "the pipeline is emptied after every step from now on"
+
+    def averaged(self, value: float) -> float:
+        """The same: every worker has the whole batch's."""
+        return value
+
     def held(self) -> list[Held]:
         """This worker's part of what its stages have."""
         if self._data is None:
@@ -161,6 +213,7 @@ class Hybrid(SplitModel):
 
     def held_state(self) -> list[Piece]:
         """This worker's part of the parameters, and the buffers that its program knows."""
+        self.settle()
         held = {id(item.parameter): item for item in self.held()}
         buffers = {name for name, _ in self._model.named_buffers(remove_duplicate=False)}
         pieces = []
@@ -186,6 +239,7 @@ class Hybrid(SplitModel):
 
     def full_parameters(self) -> dict[str, Tensor]:
         """Copies of all parameters, gathered, by name."""
+        self.settle()
         pieces = [
             Piece(name=held.name, tensor=local(held.parameter.detach()), spans=held.spans) for held in self.held()
         ]

@@ -156,6 +156,11 @@ class Portion:
                 begin(outputs[0] if len(outputs) == 1 else outputs, number).backward()
                 ended()
 
+    def drain(self, micro_batch: Callable[[bool], AbstractContextManager[object]]) -> None:
+        """Backwards of micro-batches that a pipeline has under way, as many as in a step."""
+        assert self._pipelined is not None
+        self._pipelined.drain(Surroundings(forward=self._context, backward=micro_batch))
+
     def guard(self) -> Guard:
         """Refuses calls of the user's model from now on, but for the captures made here."""
         self._guard = Guard(self._model)

@@ -6,7 +6,7 @@ values to the next stage and no farther, gives every stage its inputs through th
 outputs, keeps what a stage sent until its backward, and halves backwards by walking the autograd graph.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,10 +24,17 @@ from meshwright.parallel.pipeline._stages import Stage, Value
 
 # Gives what the backward starts from, of the loss function's output and the micro-batch's number.
 Begin = Callable[[Any, int], Tensor]
+# Runs a stage on the tensors of a micro-batch and what it receives.
+Forward = Callable[[Stage, Sequence[Tensor], Sequence[Tensor]], Any]
+
+
+def call(stage: Stage, tensors: Sequence[Tensor], received: Sequence[Tensor]) -> Any:
+    """Runs a stage on its own parameters."""
+    return stage(tensors, received)
 
 
 @dataclass(kw_only=True, slots=True)
-class _Flight:
+class Flight:
     """What a micro-batch leaves on a stage between forward and backward.
 
     Args:
@@ -39,6 +46,26 @@ class _Flight:
     received: dict[str, Tensor]
     edges: dict[str, GradientEdge]
     loss: Tensor | None
+
+
+@dataclass(kw_only=True, slots=True)
+class Pending:
+    """What is under way on a worker; a step may leave some of it to the next one.
+
+    Args:
+        inbox: what has come, or will, by direction, value, micro-batch and stage.
+        flights: forwards without backward, by micro-batch and stage.
+        forward: runs a stage.
+    """
+
+    inbox: dict[tuple[str, str, int, int], Arrival] = field(default_factory=dict)
+    flights: dict[tuple[int, int], Flight] = field(default_factory=dict)
+    forward: Forward = call
+
+    def renumber(self, num_micro_batches: int) -> None:
+        """Counts from the next step's first micro-batch."""
+        self.inbox = {(*key[:2], key[2] - num_micro_batches, key[3]): item for key, item in self.inbox.items()}
+        self.flights = {(number - num_micro_batches, stage): item for (number, stage), item in self.flights.items()}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -62,36 +89,31 @@ class Executor:
     Args:
         steps: the worker's actions with their messages.
         stages: by micro-batch and number; those of other workers are not run.
-        tensors: the tensors of every micro-batch.
+        tensors: the tensors of every micro-batch that is forwarded.
         links: to the other workers.
-        rank: of this worker.
-        num_workers: of the pipeline.
         waiting: where weight gradients are put off.
         record: of when what was done.
+        pending: what earlier steps have left, and what runs a stage.
     """
 
     def __init__(
         self,
         steps: Sequence[Step],
         *,
-        stages: Sequence[Sequence[Stage]],
+        stages: Sequence[Sequence[Stage]] | Mapping[int, Sequence[Stage]],
         tensors: Sequence[Sequence[Tensor]],
         links: Links,
-        rank: int,
-        num_workers: int,
         waiting: WeightGradients,
         record: Record,
+        pending: Pending,
     ) -> None:
         self._steps = steps
         self._stages = stages
         self._tensors = tensors
         self._links = links
-        self._rank = rank
-        self._num_workers = num_workers
         self._waiting = waiting
         self._record = record
-        self._inbox: dict[tuple[str, str, int, int], Arrival] = {}
-        self._flights: dict[tuple[int, int], _Flight] = {}
+        self._pending = pending
         self._late: dict[tuple[int, int], list[Callable[[], None]]] = {}
 
     def run(self, begin: Begin, around: Surroundings) -> None:
@@ -100,12 +122,9 @@ class Executor:
         Raises:
             WorkerError: another worker has ended, or does not answer.
         """
-        last = max(place for place, step in enumerate(self._steps) if step.action.work != "forward")
+        last = max((place for place, step in enumerate(self._steps) if step.action.work != "forward"), default=-1)
         for place, step in enumerate(self._steps):
-            for message in step.expects:
-                self._inbox[_key(message)] = self._links.receive(
-                    message.value, source=message.source % self._num_workers, number=message.number
-                )
+            self.expect(step.expects)
             action = step.action
             if action.work == "forward":
                 self._forward(step, begin, around)
@@ -117,8 +136,18 @@ class Executor:
                     self._backward(step)
             if action.work != "input":
                 around.ended()
+
+    def expect(self, messages: Sequence[Message]) -> None:
+        """Begins to receive messages."""
+        for message in messages:
+            self._pending.inbox[_key(message)] = self._links.receive(
+                message.value, source=message.source % self._links.size, number=message.number
+            )
+
+    def end(self) -> None:
+        """Waits until everything is sent; nothing may be left to do."""
         self._links.finish()
-        assert not self._inbox and not self._flights and not self._late  # noqa: PT018
+        assert not self._pending.inbox and not self._pending.flights and not self._late  # noqa: PT018
 
     def _forward(self, step: Step, begin: Begin, around: Surroundings) -> None:
         action = step.action
@@ -132,7 +161,7 @@ class Executor:
             if value.differentiable:
                 received[value.name].requires_grad_()
         with self._record.of(action), around.forward():
-            outputs = stage(self._tensors[action.micro_batch], list(received.values()))
+            outputs = self._pending.forward(stage, self._tensors[action.micro_batch], list(received.values()))
             loss = begin(outputs, action.micro_batch) if stage.is_last else None
         edges = {}
         for value, tensor in zip(stage.makes, () if stage.is_last else outputs, strict=True):
@@ -140,12 +169,12 @@ class Executor:
             if tensor.requires_grad:
                 assert value.differentiable, value
                 edges[value.name] = get_gradient_edge(tensor)
-        self._flights[action.micro_batch, action.stage] = _Flight(received=received, edges=edges, loss=loss)
+        self._pending.flights[action.micro_batch, action.stage] = Flight(received=received, edges=edges, loss=loss)
 
     def _backward(self, step: Step) -> None:
         action = step.action
         stage = self._stages[action.micro_batch][action.stage]
-        flight = self._flights.pop((action.micro_batch, action.stage))
+        flight = self._pending.flights.pop((action.micro_batch, action.stage))
         differentiable = [value for value in stage.makes if value.differentiable]
         arrived = {value.name: self._take("backward", value, action).wait() for value in differentiable}
         if action.work == "input":
@@ -159,7 +188,7 @@ class Executor:
         for message in step.sends:
             self._hand_over(self._gradient(flight, message.value, action), message)
 
-    def _gradient(self, flight: _Flight, value: Value, action: Action) -> Tensor:
+    def _gradient(self, flight: Flight, value: Value, action: Action) -> Tensor:
         """Of a received activation: what this stage and the readers after it found, zero where nobody did."""
         leaf = flight.received.pop(value.name)
         gradient, leaf.grad = leaf.grad, None
@@ -174,12 +203,12 @@ class Executor:
                 compute()
 
     def _take(self, direction: str, value: Value, action: Action) -> Arrival:
-        return self._inbox.pop((direction, value.name, action.micro_batch, action.stage))
+        return self._pending.inbox.pop((direction, value.name, action.micro_batch, action.stage))
 
     def _hand_over(self, tensor: Tensor, message: Message) -> None:
-        target = message.target % self._num_workers
-        if target == self._rank:
-            self._inbox[_key(message)] = self._links.here(tensor, message.value)
+        target = message.target % self._links.size
+        if target == self._links.rank:
+            self._pending.inbox[_key(message)] = self._links.here(tensor, message.value)
         else:
             self._links.send(tensor, message.value, to=target, number=message.number)
 

@@ -52,6 +52,13 @@ class Holdings:
         """This worker's, by name."""
         return {name: tensor for name, tensor in self._parameters.items() if self._rank in self._holders[name]}
 
+    @property
+    def tied(self) -> tuple[str, ...]:
+        """Names of the parameters with gradients that several workers have."""
+        return tuple(
+            name for name, tensor in self._parameters.items() if tensor.requires_grad and len(self._holders[name]) > 1
+        )
+
     def has(self, name: str) -> bool:
         """Whether this worker has a parameter, or the newest value of a buffer."""
         return self._rank in self._holders.get(name, (0,))

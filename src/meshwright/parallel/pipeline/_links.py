@@ -52,9 +52,15 @@ class Links:
     Args:
         group: the pipeline's workers, in the order of the stages; None: this worker has all stages.
         device: where activations live.
+
+    Attributes:
+        rank: of this worker among them.
+        size: how many they are.
     """
 
     def __init__(self, group: dist.ProcessGroup | None, device: torch.device) -> None:
+        self.rank = dist.get_rank(group) if group is not None else 0
+        self.size = dist.get_world_size(group) if group is not None else 1
         self._group = group
         self._device = device
         self._sent: deque[tuple[dist.Work, Tensor]] = deque()

@@ -4,7 +4,7 @@ All messages of a step have an order: by the end of the action that makes them i
 worker starts its sends and receives in that order, so that two workers never wait for each other crosswise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,23 +52,46 @@ class Step:
     sends: tuple[Message, ...]
 
 
-def steps_of(rank: int, lists: Sequence[Sequence[Action]], stages: Sequence[Sequence[Stage]]) -> tuple[Step, ...]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Script:
+    """A worker's work of a step.
+
+    Args:
+        steps: in order.
+        later: messages whose receiving begins at the end; the next step needs them.
+        num_messages: of all workers.
+    """
+
+    steps: tuple[Step, ...]
+    later: tuple[Message, ...]
+    num_messages: int
+
+
+def script_of(
+    rank: int,
+    lists: Sequence[Sequence[Action]],
+    stages: Sequence[Sequence[Stage]] | Mapping[int, Sequence[Stage]],
+    *,
+    first_number: int = 0,
+) -> Script:
     """A worker's work of a step with its messages.
 
     Args:
         rank: of the worker.
-        lists: of all workers, of `cost.orders`.
+        lists: of all workers, of `cost.orders` or `cost.flowing_orders`.
         stages: of every micro-batch.
+        first_number: of the messages; different from all that are under way.
     """
+    numbers = range(1 + max((action.stage for actions in lists for action in actions), default=0))
     times: dict[tuple[Work, int], Seconds] = {
-        (work, stage.index): duration for work, duration in _TIMES.items() for stage in stages[0]
+        (work, stage): duration for work, duration in _TIMES.items() for stage in numbers
     }
     events = sorted(simulated(lists, times), key=lambda event: (event.end, event.rank))
     messages: dict[Action, tuple[Message, ...]] = {}
     incoming: list[tuple[tuple[Seconds, int], Message]] = []
     count = 0
     for event in events:
-        made = _made(event.action, stages[event.action.micro_batch], first_number=count)
+        made = _made(event.action, stages[event.action.micro_batch], first_number=first_number + count)
         count += len(made)
         messages[event.action] = made
         incoming += [
@@ -83,8 +106,8 @@ def steps_of(rank: int, lists: Sequence[Sequence[Action]], stages: Sequence[Sequ
             expects = tuple(message for _, message in incoming[taken:until])
             taken = until
             found.append(Step(action=event.action, expects=expects, sends=messages[event.action]))
-    assert taken == len(incoming), (taken, len(incoming))
-    return tuple(found)
+    later = tuple(message for _, message in incoming[taken:])
+    return Script(steps=tuple(found), later=later, num_messages=count)
 
 
 def _made(action: Action, stages: Sequence[Stage], *, first_number: int) -> tuple[Message, ...]:

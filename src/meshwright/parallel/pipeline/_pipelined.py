@@ -1,22 +1,23 @@
 """A captured training step run as a pipeline: this worker's stages of it."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
-from meshwright.cost import Action, Pipeline, StageEvent, check_schedule, orders
+from meshwright.cost import Action, Pipeline, Schedule, StageEvent, check_schedule, orders
 from meshwright.errors import PlanError
 from meshwright.parallel._named import all_parameters
-from meshwright.parallel.pipeline._executor import Begin, Executor, Surroundings
+from meshwright.parallel.pipeline._executor import Begin, Executor, Pending, Surroundings
+from meshwright.parallel.pipeline._flowing import Flowing
 from meshwright.parallel.pipeline._holdings import Holdings
 from meshwright.parallel.pipeline._later import WeightGradients, with_late_weights
 from meshwright.parallel.pipeline._links import Links
-from meshwright.parallel.pipeline._messages import Step, steps_of
+from meshwright.parallel.pipeline._messages import Script, script_of
 from meshwright.parallel.pipeline._record import Record
 from meshwright.parallel.pipeline._stages import Stage, cut
 from meshwright.parallel.program import Program
@@ -71,16 +72,24 @@ class Pipelined:
         self._halved = pipeline.schedule == "zero_bubble" and backwards == "as_scheduled"
         self._waiting = WeightGradients()
         self._stages: dict[int, tuple[Program, tuple[Stage, ...]]] = {}
-        self._steps: dict[tuple[int, ...], tuple[Step, ...]] = {}
+        self._scripts: dict[tuple[int, ...], Script] = {}
         device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
         self._links = Links(group, device)
         self._record = Record(device)
+        self._schedule = pipeline.schedule
+        self._flowing: Flowing | None = None
         self.holdings = Holdings(
             self.stages_of(first),
             parameters=dict(all_parameters(model, optimizer)),
             buffers=dict(model.named_buffers()),
             group=group,
         )
+        if pipeline.schedule == "asynchronous" and self.holdings.tied:
+            raise PlanError(
+                f"schedule asynchronous with {', '.join(self.holdings.tied)} on several stages",
+                cause="the stages' gradients of it come in different steps: their copies would become different",
+                alternatives=["--set schedule=1f1b", "cuts that leave all its uses on one stage"],
+            )
         self.holdings.release()
 
     @property
@@ -144,31 +153,100 @@ class Pipelined:
         if not batches:
             return
         stages = [self.stages_of(batch) for batch in batches]
+        tensors = [tensors_of(batch) for batch in batches]
+        if self._schedule == "asynchronous":
+            self._flow(len(batches)).step(stages, tensors, begin, around or Surroundings())
+            return
         kinds = tuple(id(some) for some in stages)
-        if kinds not in self._steps:
+        if kinds not in self._scripts:
             lists = orders(
-                self._pipeline.schedule,
+                self._schedule,
                 num_workers=self._num_workers,
                 num_stages=self._pipeline.num_stages,
                 num_micro_batches=len(batches),
             )
-            self._steps[kinds] = steps_of(self._rank, lists if self._halved else _whole(lists), stages)
-        executor = Executor(
-            self._steps[kinds],
+            self._scripts[kinds] = script_of(self._rank, lists if self._halved else _whole(lists), stages)
+        script = self._scripts[kinds]
+        assert not script.later, script.later
+        executor = self._executor(script, stages, tensors, Pending())
+        executor.run(begin, around or Surroundings())
+        executor.end()
+
+    @property
+    def delay(self) -> int:
+        """Steps by which this worker's gradients come late."""
+        return self._flowing.delay if self._flowing is not None and self._schedule == "asynchronous" else 0
+
+    @property
+    def schedule(self) -> Schedule:
+        """That is followed now."""
+        return self._schedule
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of `drain` until nothing is under way; the same on every worker."""
+        return self._flowing.rounds if self._flowing is not None else 0
+
+    def drain(self, around: Surroundings) -> None:
+        """A round without micro-batches: backwards of some that are under way."""
+        assert self._flowing is not None
+        self._record.begin()
+        self._flowing.drain(around)
+
+    def hand_over(self, divisor: float | None) -> float:
+        """Leaves the gradient that is whole now in the parameters; gives what it has to be divided by.
+
+        Args:
+            divisor: of the gradient of the step that was just run; None after a round of `drain`.
+        """
+        if self._flowing is None or self._schedule != "asynchronous":
+            return 1.0 if divisor is None else divisor
+        return self._flowing.hand_over(divisor)
+
+    def emptied(self) -> None:
+        """All rounds of `drain` are done."""
+        if self._flowing is not None:
+            self._flowing.emptied()
+            self._links.finish()
+
+    def follow_schedule(self, schedule: Schedule) -> None:
+        """Another order from the next step on; nothing may be under way."""
+        assert not self.rounds
+        self._scripts.clear()
+        self._schedule = schedule
+
+    def _flow(self, num_micro_batches: int) -> Flowing:
+        if self._flowing is None:
+            self._flowing = Flowing(
+                rank=self._rank,
+                num_stages=self._num_workers,
+                num_micro_batches=num_micro_batches,
+                parameters=lambda: self.holdings.parameters,
+                execute=self._executor,
+            )
+        return self._flowing
+
+    def _executor(
+        self,
+        script: Script,
+        stages: Sequence[Sequence[Stage]] | Mapping[int, Sequence[Stage]],
+        tensors: Sequence[Sequence[Tensor]],
+        pending: Pending,
+    ) -> Executor:
+        return Executor(
+            script.steps,
             stages=stages,
-            tensors=[tensors_of(batch) for batch in batches],
+            tensors=tensors,
             links=self._links,
-            rank=self._rank,
-            num_workers=self._num_workers,
             waiting=self._waiting,
             record=self._record,
+            pending=pending,
         )
-        executor.run(begin, around or Surroundings())
 
     def close(self) -> None:
         """Forgets the stages."""
         self._stages.clear()
-        self._steps.clear()
+        self._scripts.clear()
 
     def _prepared(self, stage: Stage) -> Stage:
         if self._halved:

@@ -7,6 +7,7 @@ from uuid import uuid4
 import torch.distributed as dist
 
 from meshwright.cost import Strategy, Updates, counterparts, island_ranks, strategy_within
+from meshwright.errors import PlanError
 from meshwright.parallel._subgroup import subgroup
 
 
@@ -38,9 +39,19 @@ def make_island(strategy: Strategy, updates: Updates, group: dist.ProcessGroup |
         strategy: of all islands.
         updates: how they meet.
         group: the strategy's workers in the order of their ranks; None: all there are.
+
+    Raises:
+        PlanError: the islands do not come out even, or cannot meet.
     """
     everyone: Any = dist.group.WORLD if group is None else group
     rank, members = dist.get_rank(everyone), dist.get_process_group_ranks(everyone)
+    if strategy.pipeline is not None and strategy.pipeline.schedule == "asynchronous":
+        raise PlanError(
+            f"{updates.summary} with schedule asynchronous",
+            cause="islands would meet on parameters for which gradients are still under way in their pipelines",
+            alternatives=["--set schedule=1f1b", "--set updates=every_step"],
+            command="meshwright run SCRIPT",
+        )
     message = [uuid4().hex]
     dist.broadcast_object_list(message, src=members[0], group=everyone)
     ranks = island_ranks(strategy.mesh, updates, rank)
