@@ -47,6 +47,7 @@ def test_host_0_has_the_link_that_it_asked_for(tmp_path: Path) -> None:
     assert link.latency == pytest.approx(whole.latency / 2)
     assert link.bandwidth > 1e6
     assert {row.collective for row in link.collectives} == {"all_reduce", "all_gather", "reduce_scatter", "broadcast"}
+    assert {row.collective for row in link.collectives if row.transport == "direct"} == {"all_reduce", "broadcast"}
     assert not second.link.exists()
 
 

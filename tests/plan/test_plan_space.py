@@ -87,10 +87,30 @@ def test_shared_memory_does_not_carry_sharded_parameters_nor_leave_the_host() ->
     cluster = replace(build.machine(), hosts=hosts)
     across = [item for item in _space(cluster=cluster) if len({worker.host for worker in item.workers}) > 1]
     assert across
-    assert _values(across, "transport") == {"gloo", "hierarchical"}
+    assert _values(across, "transport") == {"gloo", "hierarchical", "direct", "direct_packed"}
     for strategy in across:
-        if strategy.exchange.transport == "hierarchical":
-            assert len({worker.host for worker in strategy.workers}) < strategy.num_workers
+        alone = len({worker.host for worker in strategy.workers}) == strategy.num_workers
+        assert strategy.exchange.transport in (
+            ("gloo", "direct", "direct_packed") if alone else ("gloo", "hierarchical")
+        )
+
+
+def test_exponents_are_packed_where_the_link_is_slow_enough_and_direct_connections_may_be_asked_for() -> None:
+    hosts = (Host(name="node", count=2, device=build.processor(cores=1)),)
+    machine = build.machine()
+    for bandwidth, expected in ((12.5e6, "direct_packed"), (12.5e9, "direct")):
+        link = Link(tier="network", latency=2e-4, bandwidth=bandwidth)
+        cluster = replace(machine, hosts=hosts, links=(*machine.links, link))
+        steps = {
+            name: shortlist(build.multilayer(), cluster, Goal(pins=Pins(workers=2, transport=name)))
+            .candidates[0]
+            .prediction.time.step
+            for name in ("direct", "direct_packed")
+        }
+        assert min(steps, key=steps.__getitem__) == expected
+    pinned = _space(goal=Goal(pins=Pins(workers=2, transport="direct")))
+    assert pinned
+    assert _values(pinned, "transport") == {"direct"}
 
 
 def test_accelerators_are_used_in_doublings_and_sharded_within_replicas() -> None:
@@ -158,7 +178,7 @@ def test_inexact_matrices_pinned() -> None:
 @pytest.mark.parametrize(
     ("pins", "legal"),
     [
-        (Pins(transport="nccl"), "transport: 'gloo', 'shared_memory', 'hierarchical'"),
+        (Pins(transport="nccl"), "transport: 'gloo', 'shared_memory', 'hierarchical', 'direct', 'direct_packed'"),
         (Pins(shard=3), "shard: 1 to 2"),
         (Pins(threads=4), "threads: 1 to 2"),
         (Pins(random="sfc64"), "random: 'default'"),

@@ -46,7 +46,8 @@ def collective_cost(cluster: Cluster, strategy: Strategy, collective: Collective
     if transport == "hierarchical":
         return _two_levels(cluster, strategy, collective)
     link = _shared_link(cluster, strategy)
-    return _priced(link, transport, collective, group)
+    # packing is not the link's matter
+    return _priced(link, "direct" if transport == "direct_packed" else transport, collective, group)
 
 
 def processes_cost(
@@ -69,7 +70,7 @@ def processes_cost(
 
 
 def _two_levels(cluster: Cluster, strategy: Strategy, collective: CollectiveName) -> CollectiveCost:
-    """Through shared memory among the workers of the fullest host, then through gloo with one worker of each."""
+    """Through shared memory among the workers of the fullest host, then directly with one worker of each."""
     on_host = Counter(worker.host for worker in strategy.workers)
     fullest = [worker for worker in strategy.workers if on_host[worker.host] == max(on_host.values())]
     home = replace(strategy, workers=tuple(worker for worker in fullest if worker.host == fullest[0].host))
@@ -79,7 +80,7 @@ def _two_levels(cluster: Cluster, strategy: Strategy, collective: CollectiveName
         if home.num_workers > 1
     ]
     if len(on_host) > 1:
-        levels.append(_priced(_shared_link(cluster, strategy), "gloo", collective, len(on_host)))
+        levels.append(_priced(_shared_link(cluster, strategy), "direct", collective, len(on_host)))
     return CollectiveCost(
         latency=sum(level.latency for level in levels), bandwidth=1 / sum(1 / level.bandwidth for level in levels)
     )

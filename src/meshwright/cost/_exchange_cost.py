@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from meshwright.cost._communication import CollectiveCost, collective_cost, moved_share
 from meshwright.cost._compute import ComputeTime
 from meshwright.cost._lossy import is_lossy, lossy_cost, sent_share
+from meshwright.cost._packing import is_packed, packed_cost, packed_share
 from meshwright.cost._prediction import Collective
 from meshwright.cost._strategy import Strategy
 from meshwright.cost._timeline import Bucket, buckets, exchange_time
@@ -84,6 +85,9 @@ def _gradients(
         group = strategy.mesh.num_shares
         cost = lossy_cost(cost, strategy, workload, group=group, copying=copying)
         size = round(size * sent_share(strategy, workload, group=group) / moved_share(name, group))
+    if is_packed(strategy):
+        cost = packed_cost(cost, strategy, group=strategy.mesh.num_shares, copying=copying)
+        size = round(size * packed_share(strategy))
     sent: tuple[Bucket, ...] = buckets(
         workload, computed.operations, backward=backward, bucket_size=strategy.exchange.bucket_size
     )

@@ -42,8 +42,11 @@ def lossy_cost(
         copying: bytes read and written over time when gradients are copied (B/s).
     """
     sent = sent_share(strategy, workload, group=group) / moved_share("all_reduce", group)
-    seconds = sent / exact.bandwidth + _copies(strategy, group=group) * 2 / copying
-    return CollectiveCost(latency=2 * exact.latency, bandwidth=1 / seconds)
+    encoding = _copies(strategy, group=group) * 2 / copying
+    if strategy.exchange.compression is None and strategy.exchange.transport in ("direct", "direct_packed"):
+        # rounded while the link is busy with the bucket before
+        return CollectiveCost(latency=exact.latency, bandwidth=1 / max(sent / exact.bandwidth, encoding))
+    return CollectiveCost(latency=2 * exact.latency, bandwidth=1 / (sent / exact.bandwidth + encoding))
 
 
 def sent_share(strategy: Strategy, workload: Workload, *, group: int) -> float:

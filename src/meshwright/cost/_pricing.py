@@ -26,7 +26,7 @@ _FIVE_PERCENT = 1.645
 # Share of an exchange hidden behind the backward that takes time from it: through shared memory the worker itself
 # copies and adds, with or without idle cores; gloo's thread needs a core, and waits for its peer part of the time. On
 # an accelerator the link's own engine moves the bytes.
-_BUSY_SHARE = {"shared_memory": 1.0, "hierarchical": 0.8, "gloo": 0.6, "nccl": 0.0}
+_BUSY_SHARE = {"shared_memory": 1.0, "hierarchical": 0.8, "gloo": 0.6, "direct": 0.6, "direct_packed": 0.8, "nccl": 0.0}
 # Times that a worker with neighbours reads or writes its gradients besides the exchange: they are copied into the
 # memory that they are sent from, and divided by the batch's weight there.
 _GRADIENT_PASSES = 4

@@ -14,14 +14,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from meshwright.errors import PlanError
-from meshwright.exchange._process_group import ProcessGroupTransport
+from meshwright.exchange._direct import DirectTransport
 from meshwright.exchange._segment import host_identity
 from meshwright.exchange._shared_memory import SharedMemoryTransport
 from meshwright.exchange._transport import Receive, Transfer, Transport
 
 
 class HierarchicalTransport(Transport):
-    """Shared memory inside a host, gloo between the first workers of all hosts.
+    """Shared memory inside a host, direct connections between the first workers of all hosts.
 
     Sums inside the host are taken while the backward runs, and so is the exchange between hosts; results are handed out
     inside the host when they are waited for. The second level has shared memory of its own: what is started there
@@ -58,7 +58,7 @@ class HierarchicalTransport(Transport):
         self._inside = SharedMemoryTransport(own)
         self._outside = SharedMemoryTransport(own)
         self._unfinished: deque[TwoLevelTransfer] = deque()
-        self._between = ProcessGroupTransport(between) if self.leaders is not None else None
+        self._between = DirectTransport(between) if self.leaders is not None else None
 
     @property
     def rank(self) -> int:

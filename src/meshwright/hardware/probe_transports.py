@@ -63,15 +63,16 @@ def transport_rates(member: Member) -> list[CollectiveRate]:
 
 
 def _rate(transport: Transport, name: CollectiveName, transport_name: str, member: Member) -> CollectiveRate:
-    small = median_duration(_collective(transport, name, SMALL), SMALL_CALLS)
-    large = median_duration(_collective(transport, name, LARGE), LARGE_CALLS)
+    small = median_duration(carried(transport, name, SMALL), SMALL_CALLS)
+    large = median_duration(carried(transport, name, LARGE), LARGE_CALLS)
     latency, bandwidth = fitted_rate(small, large)
     return CollectiveRate(
         collective=name, transport=transport_name, group=member.group, latency=latency, bandwidth=bandwidth
     )
 
 
-def _collective(transport: Transport, name: CollectiveName, size: Bytes) -> Callable[[], object]:
+def carried(transport: Transport, name: CollectiveName, size: Bytes) -> Callable[[], object]:
+    """A transport's collective of about a size, waited for."""
     tensor = transport.allocate(size // FLOAT, torch.float32, torch.device("cpu"))
     if name == "all_reduce":
         return lambda: transport.all_reduce(tensor).wait()

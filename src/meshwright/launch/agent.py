@@ -109,7 +109,12 @@ def meet_and_measure(job: AgentJob, *, folder: RunFolder) -> None:
     if hosts.rank == 0:
         store.set("task", job.task)
     if store.get("task") == b"measure":
-        link = link_between(PrefixStore("link", store), rank=hosts.rank, num_hosts=hosts.count)
+        # one host has no use for it
+        from meshwright.exchange import DirectTransport
+
+        link = link_between(
+            PrefixStore("link", store), rank=hosts.rank, num_hosts=hosts.count, transports={"direct": DirectTransport}
+        )
         if hosts.rank == 0:
             write_toml(link, folder.link)
     if hosts.rank > 0:

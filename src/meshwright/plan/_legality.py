@@ -10,6 +10,7 @@ from meshwright.hardware import Cluster, Device
 from meshwright.plan._goal import Goal, Pins
 from meshwright.plan._layouts import training_hosts
 from meshwright.plan._space import (
+    DIRECT,
     allocators,
     couples_examples,
     mask_sources,
@@ -101,7 +102,7 @@ def _exchange_rules(cluster: Cluster) -> Iterator[Rule]:
     shared = "shared_memory" in measured_transports(cluster)
     yield Rule(
         name="transport",
-        legal=("nccl",) if not on_cpu else ("gloo", "shared_memory", "hierarchical") if shared else ("gloo",),
+        legal=("nccl",) if not on_cpu else ("gloo", *(("shared_memory", "hierarchical") if shared else ()), *DIRECT),
         cause=f"that is what joins the workers of {cluster.name}",
     )
 

@@ -36,6 +36,9 @@ _SMALL_BUCKETS: tuple[Bytes, ...] = (MIB // 4, MIB // 2, MIB, 2 * MIB)
 # Data types that gradients are sent in where a lower precision is allowed. float16 loses small ones: only if pinned.
 REDUCTIONS = ("as_written", "bfloat16")
 
+# Connections between every two workers.
+DIRECT: tuple[TransportName, ...] = ("direct", "direct_packed")
+
 Shares = Callable[[tuple[Worker, ...]], tuple[int, ...]]
 
 
@@ -205,11 +208,12 @@ def exchanges(cluster: Cluster, shape: Strategy, goal: Goal) -> tuple[Exchange, 
     sizes = _unless_pinned(pins.bucket_size, bucket_sizes(cluster, shape))
     return tuple(
         Exchange(transport=transport, bucket_size=size, compression=compression, updates=updates)
-        for transport in transports(cluster, shape)
-        if pins.transport in (None, transport)
+        for transport in _unless_pinned(pins.transport, transports(cluster, shape))
+        if pins.transport is None or transport in possible_transports(cluster, shape)
         for size in sizes
         for compression in compressions(shape, goal)
         for updates in ways_to_update(shape, goal)
+        if pins.transport == transport or transport not in DIRECT or (compression is None and updates is None)
     )
 
 
@@ -226,19 +230,30 @@ def bucket_sizes(cluster: Cluster, shape: Strategy) -> tuple[Bytes, ...]:
 
 
 def transports(cluster: Cluster, shape: Strategy) -> tuple[TransportName, ...]:
+    """What is worth a comparison of what can carry gradients between these workers.
+
+    Direct connections between hosts of one worker each: inside a host memory is faster, and of several workers of a
+    host one speaks for all. What is compressed, and islands that meet, have connections of their own.
+    """
+    num_hosts = len({worker.host for worker in shape.workers})
+    found = possible_transports(cluster, shape)
+    return found if 1 < num_hosts == shape.num_workers else tuple(name for name in found if name not in DIRECT)
+
+
+def possible_transports(cluster: Cluster, shape: Strategy) -> tuple[TransportName, ...]:
     """What can carry gradients between these workers.
 
-    Shared memory only inside one host and where it was measured, with gloo between several hosts of several workers;
-    `fully_shard` brings its own process group.
+    Shared memory only where it was measured: alone inside one host, between several hosts of several workers as the
+    lower of two levels. `fully_shard` brings its own process group.
     """
     if shape.workers[0].device != "cpu":
         return ("nccl",)
-    one_host = len({worker.host for worker in shape.workers}) == 1
-    shared = shape.sharding != "parameters" and "shared_memory" in measured_transports(cluster)
-    if not shared:
+    if shape.sharding == "parameters":
         return ("gloo",)
-    several = len({worker.host for worker in shape.workers}) < shape.num_workers
-    return ("gloo", "shared_memory") if one_host else ("gloo", "hierarchical") if several else ("gloo",)
+    num_hosts = len({worker.host for worker in shape.workers})
+    if "shared_memory" not in measured_transports(cluster) or 1 < num_hosts == shape.num_workers:
+        return ("gloo", *DIRECT)
+    return ("gloo", "shared_memory", *DIRECT) if num_hosts == 1 else ("gloo", "hierarchical", *DIRECT)
 
 
 def _unless_pinned(pinned: object, options: Sequence) -> Sequence:
