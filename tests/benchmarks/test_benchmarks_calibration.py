@@ -20,7 +20,7 @@ def _point(measured: float, predict: Callable[[Calibration], float], *, source: 
 
 
 def _problem(points: list[Point]) -> Problem:
-    return Problem(points, read_priors(PRIORS), {"kernels": {"other_spread": 1.2}})
+    return Problem(points, read_priors(PRIORS), {"kernels": {"other_spread": 1.2}, "traffic": {"captured": 1.0}})
 
 
 def _value(problem: Problem, logs: np.ndarray, path: str) -> float:

@@ -2,7 +2,16 @@
 
 from dataclasses import replace
 
-from meshwright.cost.accelerator import Calibration, Habits, KernelShares, Machine, NetworkShares, Setup, TrafficCounts
+from meshwright.cost.accelerator import (
+    Calibration,
+    Habits,
+    KernelShares,
+    Machine,
+    NetworkShares,
+    Setup,
+    Stalls,
+    TrafficCounts,
+)
 from meshwright.graph import Transformer
 
 # 100 TFLOP/s, 1 TB/s, hosts of 8 with 100 GB/s inside and 10 GB/s per device between them.
@@ -19,7 +28,9 @@ CALIBRATION = Calibration(
         half=1.0, float8=1.0, single=1.0, row_scaled=0.5, inner=0.0, fill=0.0, memory=1.0, flash=1.0, scores=0.1,
         launch=0.0, other_devices=1.0, other_spread=1.5,
     ),
-    traffic=TrafficCounts(hidden=0.0, ffn=0.0, vocabulary=0.0, optimizer=0.0, compiled=0.5, selective=0.5),
+    traffic=TrafficCounts(
+        hidden=0.0, ffn=0.0, vocabulary=0.0, optimizer=0.0, compiled=0.5, selective=0.5, captured=1.0
+    ),
     network=NetworkShares(
         link=1.0, pcie=0.2, network=1.0, link_hop=1e-6, link_start=0.0, network_hop=1.0, network_start=0.0,
         ring_growth=1.0, switch_reduction=2.0, tree_slope=0.0, bucket=1e15, context=1.0,
@@ -31,6 +42,7 @@ MODEL = Transformer(layers=8, hidden=1024, heads=8, kv_heads=8, ffn=4096, vocab=
 SETUP = Setup(model=MODEL, micro_batch=2, micro_batches=8, dp=8)
 
 
-def with_habits(**changes: float) -> Calibration:
+def with_habits(**changes: float | Stalls) -> Calibration:
     """The calibration with other habits."""
-    return replace(CALIBRATION, frameworks={"other": replace(HABITS, **changes)})
+    habits = replace(HABITS, **changes)  # type: ignore[arg-type]
+    return replace(CALIBRATION, frameworks={"other": habits})

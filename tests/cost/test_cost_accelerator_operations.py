@@ -11,8 +11,6 @@ from meshwright.cost._workload import Workload
 from meshwright.cost.accelerator import accelerated_times, launches
 from meshwright.graph import Graph, Linear, MatrixShape, Operation, OptimizerState, Parameter
 
-FITTED = replace(CALIBRATION, traffic=replace(CALIBRATION.traffic, captured=1.0))
-
 
 def _operation(kind: str, module: str, **more: object) -> Operation:
     given = {"flops": Linear(), "bytes_read": Linear(), "bytes_written": Linear(), "phase": "forward"} | more
@@ -35,8 +33,8 @@ def _workload(*operations: Operation) -> Workload:
 
 def _times(workload: Workload, compute: str = "as_written", *, compiled: bool = False) -> np.ndarray:
     return accelerated_times(
-        workload, MACHINE, FITTED, HABITS, kernels=Kernels(compiled=compiled), precision=Precision(compute=compute),
-        examples=2.0,
+        workload, MACHINE, CALIBRATION, HABITS,
+        kernels=Kernels(compiled=compiled), precision=Precision(compute=compute), examples=2.0,
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from accelerator_builders import CALIBRATION, MACHINE, MODEL, SETUP, with_habits
 
-from meshwright.cost.accelerator import calibration, layers_per_worker, machine_of, step_time
+from meshwright.cost.accelerator import Messages, Stalls, calibration, layers_per_worker, machine_of, stalls, step_time
 from meshwright.errors import HardwareError
 from meshwright.graph import Transformer
 from meshwright.hardware import Cluster, Device, Host, parse_cluster
@@ -80,7 +80,7 @@ def test_full_recomputation_does_the_forward_again() -> None:
 
 def test_stalls_count_messages() -> None:
     """On 8 hosts: 4 messages for each of 8 micro-batches, and 2 for each of 2 stages in between: 36 s at 1 s each."""
-    fitted = with_habits(stall=1.0, stall_hosts=8)
+    fitted = with_habits(stall=1.0, stalls=Stalls(hosts=8))
     assert step_time(replace(ALONE, pp=4), MACHINE, fitted=fitted).stall == 36.0
     assert step_time(replace(ALONE, pp=2), MACHINE, fitted=fitted).stall == 16.0
     assert step_time(replace(ALONE, pp=4), replace(MACHINE, num_devices=32), fitted=fitted).stall == 0.0
@@ -134,3 +134,27 @@ def test_a_device_without_rates_is_refused() -> None:
     device = Device(kind="cuda", name="mystery", memory=1, source="test")
     with pytest.raises(HardwareError, match="mystery: no matrix rate"):
         machine_of(Cluster(name="one", hosts=(Host(name="a", device=device),)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, False),
+        ({"num_hosts": 64, "pp": 1}, True),
+        ({"num_hosts": 32, "ranks": 32}, True),
+        ({"num_hosts": 32, "ranks": 128}, False),
+        ({"num_hosts": 32, "examples": 2.0}, True),
+        ({"num_hosts": 32, "examples": 2.0, "parameters": 1e9}, False),
+        ({"sharded": False}, True),
+        ({"sharded": False, "micro_batches": 8}, False),
+        ({"sharded": False, "pp": 1}, False),
+        ({"num_hosts": 16, "tp": 32, "pp": 4}, True),
+    ],
+)
+def test_stalls_are_foretold(changes: dict[str, float], expected: bool) -> None:
+    """Every rule at its edge."""
+    when = calibration().frameworks["nanotron"].stalls
+    run = Messages(
+        tp=4, pp=2, ranks=4, sharded=True, examples=1.0, micro_batches=64, parameters=8e9, domain=8, num_hosts=4
+    )
+    assert stalls(when, replace(run, **changes)) is expected  # type: ignore[arg-type]

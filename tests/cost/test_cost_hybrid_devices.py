@@ -27,7 +27,7 @@ def test_accelerators_of_the_catalogue_are_priced_as_fitted() -> None:
     low, high = devices.interval()
     assert low < 1 < high
     assert devices.host(0, _layout(Mesh(tp=8))) == calibration().own.host
-    assert devices.step(_layout(Mesh(tp=8))) == calibration().own.step
+    assert devices.step(_layout(Mesh(tp=8)), 1e9) == calibration().own.step
 
 
 def test_what_was_measured_counts_as_it_is() -> None:

@@ -4,8 +4,8 @@ In: a `Setup` (the model by its dimensions, its split), a `Machine` (rates and l
 `StepTime`. The parts serve any other graph as well: `kernels(machine, …)` times products, attention and memory traffic
 by shape, `Collectives` times exchanges by group size and stride.
 Reading order: `_calibration` (what was fitted; `calibration.toml`), `_machine`, `_setup`; `_kernels`, `_collectives`;
-`_exposure` (what of exchanges and launches is waited for); `_layers`, `_stages` and `_step` for transformers by their
-dimensions; `_operations` for captured graphs.
+`_exposure` (what of exchanges and launches is waited for), `_stalls`; `_layers`, `_stages` and `_step` for transformers
+by their dimensions; `_operations` for captured graphs.
 """
 
 from meshwright.cost.accelerator._calibration import Calibration as Calibration
@@ -18,8 +18,6 @@ from meshwright.cost.accelerator._collectives import Collectives as Collectives
 from meshwright.cost.accelerator._exposure import after_backward as after_backward
 from meshwright.cost.accelerator._exposure import beside as beside
 from meshwright.cost.accelerator._exposure import host_time as host_time
-from meshwright.cost.accelerator._exposure import stall_time as stall_time
-from meshwright.cost.accelerator._exposure import stalls as stalls
 from meshwright.cost.accelerator._exposure import tensor_exposed as tensor_exposed
 from meshwright.cost.accelerator._exposure import together as together
 from meshwright.cost.accelerator._exposure import update_size as update_size
@@ -36,5 +34,9 @@ from meshwright.cost.accelerator._setup import MatrixType as MatrixType
 from meshwright.cost.accelerator._setup import Recomputation as Recomputation
 from meshwright.cost.accelerator._setup import Setup as Setup
 from meshwright.cost.accelerator._stages import layers_per_worker as layers_per_worker
+from meshwright.cost.accelerator._stalls import Messages as Messages
+from meshwright.cost.accelerator._stalls import Stalls as Stalls
+from meshwright.cost.accelerator._stalls import stall_time as stall_time
+from meshwright.cost.accelerator._stalls import stalls as stalls
 from meshwright.cost.accelerator._step import StepTime as StepTime
 from meshwright.cost.accelerator._step import step_time as step_time

@@ -12,6 +12,7 @@ from importlib.resources import files
 
 from pydantic import TypeAdapter
 
+from meshwright.cost.accelerator._stalls import Stalls
 from meshwright.units import Seconds
 
 
@@ -68,7 +69,7 @@ class TrafficCounts:
     optimizer: float
     compiled: float
     selective: float
-    captured: float = 1.15
+    captured: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,8 +127,7 @@ class Habits:
         step: host's time per step (s).
         accumulation_traffic: bytes moved per local parameter and micro-batch.
         stall: time that one message between stages waits for the host on a large network (s); 0: not seen.
-        stall_hosts: hosts from which on it was seen.
-        stall_group_hosts: hosts of one sharded data group from which on it was seen in pipelines.
+        stalls: when that was seen.
         low: the interval's lower end relative to the prediction.
         high: the interval's upper end.
         stall_share_per_host: probability that a host makes a run stall.
@@ -150,8 +150,7 @@ class Habits:
     step: Seconds
     accumulation_traffic: float = 0.0
     stall: Seconds = 0.0
-    stall_hosts: int = 0
-    stall_group_hosts: int = 0
+    stalls: Stalls = Stalls()
     low: float = 0.8
     high: float = 1.25
     stall_share_per_host: float = 0.0

@@ -76,34 +76,3 @@ def update_size(
     """
     updated = parameters / shards * traffic.optimizer * moved / _USUAL_UPDATE
     return updated + parameters * (habits.parameter_traffic + habits.accumulation_traffic * micro_batches)
-
-
-def stall_time(
-    habits: Habits, *, tp: int, pp: int, micro_batches: int, domain: int
-) -> Seconds:  # fmt: skip
-    """Messages that block the host: four per micro-batch on a stage between two others, two on one of a pair (s).
-
-    Without a pipeline four as well, and two for the gradients; collectives of tensor-parallel groups wider than two
-    hosts are longer than what the others of a micro-batch wait for.
-    """
-    if pp == 1:
-        return habits.stall * (2 + (0 if tp > 2 * domain else 4 * micro_batches))
-    messages = 2 if pp == 2 else 4
-    return habits.stall * (messages * micro_batches + 2 * max(0, pp - 2))
-
-
-def stalls(habits: Habits, *, ranks: int, inner: int, pp: int, sharded: bool, domain: int, num_hosts: int) -> bool:
-    """Whether a run waits so.
-
-    Args:
-        ranks: data ranks.
-        inner: devices of one stage of one of them.
-        sharded: whether something is kept in shards over the data ranks.
-        domain: devices of a host.
-    """
-    if not habits.stall_hosts:
-        return False
-    if num_hosts >= habits.stall_hosts:
-        return True
-    wide = ranks >= habits.stall_group_hosts * max(1, domain // inner)
-    return bool(habits.stall_group_hosts) and pp > 1 and sharded and wide

@@ -5,12 +5,13 @@ from math import exp
 
 from meshwright.cost.accelerator._calibration import Calibration, Habits, calibration
 from meshwright.cost.accelerator._collectives import Collectives
-from meshwright.cost.accelerator._exposure import after_backward, beside, stall_time, stalls, together, update_size
+from meshwright.cost.accelerator._exposure import after_backward, beside, together, update_size
 from meshwright.cost.accelerator._kernels import kernels
 from meshwright.cost.accelerator._layers import LayerTime, ends_time, layer_time
 from meshwright.cost.accelerator._machine import Machine
 from meshwright.cost.accelerator._setup import Setup
 from meshwright.cost.accelerator._stages import layers_per_worker
+from meshwright.cost.accelerator._stalls import Messages, stall_time, stalls
 from meshwright.units import Seconds
 
 _PARAMETER_BYTES = 2
@@ -64,13 +65,9 @@ def step_time(setup: Setup, machine: Machine, *, fitted: Calibration | None = No
     habits = known.frameworks.get(setup.framework) or known.frameworks["other"]
     parts = _parts(setup, machine, habits, known)
     smooth = sum(parts.values())
-    stall = stall_time(
-        habits, tp=setup.tp, pp=setup.pp, micro_batches=setup.micro_batches, domain=machine.domain
-    )  # fmt: skip
-    stalled = stalls(
-        habits, ranks=setup.dp, inner=setup.tp * setup.cp, pp=setup.pp, sharded=setup.sharding != "none",
-        domain=machine.domain, num_hosts=machine.num_hosts,
-    )  # fmt: skip
+    messages = _messages(setup, machine)
+    stall = stall_time(habits, messages)
+    stalled = stalls(habits.stalls, messages)
     chance = 1 - exp(-habits.stall_share_per_host * machine.num_hosts)
     spread = 1.0 if machine.device in known.devices else known.kernels.other_spread
     return StepTime(
@@ -79,6 +76,14 @@ def step_time(setup: Setup, machine: Machine, *, fitted: Calibration | None = No
         low=smooth * habits.low / spread,
         high=(smooth + (stall if stalled or chance > _RARE else 0.0)) * habits.high * spread,
     )
+
+
+def _messages(setup: Setup, machine: Machine) -> Messages:
+    return Messages(
+        tp=setup.tp, pp=setup.pp, ranks=setup.dp, sharded=setup.sharding != "none", examples=setup.micro_batch,
+        micro_batches=setup.micro_batches, parameters=setup.model.num_parameters, domain=machine.domain,
+        num_hosts=machine.num_hosts,
+    )  # fmt: skip
 
 
 def _parts(setup: Setup, machine: Machine, habits: Habits, known: Calibration) -> dict[str, Seconds]:

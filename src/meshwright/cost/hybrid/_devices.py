@@ -18,6 +18,7 @@ from meshwright.cost.accelerator import (
     Collectives,
     Habits,
     Machine,
+    Messages,
     accelerated_times,
     host_time,
     launches,
@@ -96,18 +97,21 @@ class Devices:
         )  # fmt: skip
         return size / (where.bandwidth * self.fitted.kernels.memory)
 
-    def step(self, layout: Layout) -> Seconds:
-        """What a step takes besides, whatever the model (s)."""
+    def step(self, layout: Layout, parameters: float) -> Seconds:
+        """What a step takes besides computing and exchanging (s).
+
+        Args:
+            parameters: of the whole model.
+        """
         own, mesh = self.own_habits, layout.mesh
         if own is None:
             return ENGINE * layout.micro_batches
-        ranks, inner = mesh.num_shares, mesh.tp * mesh.cp
-        stalled = stalls(
-            own, ranks=ranks, inner=inner, pp=mesh.pp, sharded=layout.sharding != "none", domain=self._domain,
-            num_hosts=-(-mesh.num_workers // self._domain),
+        messages = Messages(
+            tp=mesh.tp, pp=mesh.pp, ranks=mesh.num_shares, sharded=layout.sharding != "none",
+            examples=max(replica.examples for replica in layout.replicas), micro_batches=layout.micro_batches,
+            parameters=parameters, domain=self._domain, num_hosts=-(-mesh.num_workers // self._domain),
         )  # fmt: skip
-        waited = stall_time(own, tp=mesh.tp, pp=mesh.pp, micro_batches=layout.micro_batches, domain=self._domain)
-        return own.step + (waited if stalled else 0.0)
+        return own.step + (stall_time(own, messages) if stalls(own.stalls, messages) else 0.0)
 
     def interval(self) -> tuple[float, float]:
         """Ends of the 90 % interval, relative to a prediction; 1 where rates were measured."""

@@ -63,6 +63,7 @@ class Exchanges:
         self._hosts = hosts
         self._kinds = {item.module: _kind(graph, item.module) for item in graph.operations}
         self._known = lru_cache(maxsize=None)(self._cost)
+        self._timed = lru_cache(maxsize=2**16)(self._fitted_time)
         self.fitted = fitted
         self.habits = habits if fitted is not None else None
 
@@ -75,6 +76,12 @@ class Exchanges:
         if self.fitted is None:
             cost = self.cost(layout, name, degree, stride)
             return calls * cost.latency + size / cost.bandwidth
+        return self._timed(name, degree, stride, size, calls)
+
+    def _fitted_time(
+        self, name: CollectiveName, degree: int, stride: int, size: float, calls: float
+    ) -> Seconds:  # fmt: skip
+        assert self.fitted is not None
         if name == "all_reduce":
             return self.fitted.all_reduce(degree, stride, size, calls=calls)
         if name == "all_to_all":

@@ -219,6 +219,22 @@ class HybridPricer:
         _, weights = self.local(layout.division)
         return least_held(self.graph, layout, np.eye(self.units.num_kinds)[kind], weights)
 
+    def least_after(self, layout: Layout) -> Seconds:
+        """What exchanging gradients and parameters adds after the last backward, in the mean over workers at least (s).
+
+        Exchanges take a latency for each of a whole number of buckets and are otherwise linear in what they carry.
+        """
+        if self.devices.own_habits is None:
+            return 0.0
+        _, weights = self.local(layout.division)
+        units = np.bincount(self.units.kinds, minlength=self.units.num_kinds) / layout.mesh.pp
+        gradients = float(units @ weights.gradients)
+        exposed = synchronised(
+            layout, self.exchanges, gradients, float(units @ weights.expert), float(units @ weights.parameters),
+            window=float("inf"),
+        ).exposed  # fmt: skip
+        return exposed * (1 - 1 / max(2.0, 2 * gradients / layout.exchange.bucket_size))
+
     def pieces_for(self, layout: Layout, replica: Replica, kind: int) -> Pieces:
         """Pieces of a replica's micro-batch on one of the cluster's training hosts."""
         return self.pieces(
@@ -233,11 +249,12 @@ class HybridPricer:
 
     def transfers(self, layout: Layout, replica: Replica) -> list[Seconds]:
         """Time over every cut (s)."""
+        return [self.exchanges.transfer(layout, self._carried(layout, replica, bound)) for bound in layout.bounds[1:]]
+
+    def _carried(self, layout: Layout, replica: Replica, bound: int) -> float:
+        """What one worker hands over a cut; with the sequence split, its part (B)."""
         scattered = layout.mesh.tp if layout.sequence == "split" else 1
-        return [
-            self.exchanges.transfer(layout, self.crossing(bound, replica.examples / layout.mesh.cp) / scattered)
-            for bound in layout.bounds[1:]
-        ]
+        return self.crossing(bound, replica.examples / layout.mesh.cp) / scattered
 
     def crossing(self, bound: int, examples: float) -> float:
         """What crosses to a stage that begins with a unit (B)."""
@@ -282,7 +299,7 @@ class HybridPricer:
         _, weights = self.local(layout.division)
         best: tuple[Seconds, int, TimeBreakdown, tuple[Collective, ...]] | None = None
         on_cpu = self.hosts[replica.kinds[0]].device.kind == "cpu"
-        overhead = self.devices.step(layout)
+        overhead = self.devices.step(layout, self.whole.trainable_elements)
         for rank, kind in enumerate(replica.kinds):
             units = stages.units[rank :: stages.workers].sum(axis=0)
             after = synchronised(
@@ -323,7 +340,7 @@ class HybridPricer:
                 for place, bound in enumerate(layout.bounds[1:], 1)
                 if rank in ((place - 1) % stages.workers, place % stages.workers)
             ]
-            sizes = [self.crossing(bound, replica.examples / layout.mesh.cp) for bound in cuts]
+            sizes = [self._carried(layout, replica, bound) for bound in cuts]
             times = [self.exchanges.transfer(layout, size) for size in sizes]
             found.append(Collective(name="send", axis="pp", count=2 * count * len(cuts),
                                     size=round(2 * count * sum(sizes)), duration=2 * count * sum(times)))  # fmt: skip

@@ -1,0 +1,97 @@
+"""Pipelines whose messages wait for their hosts on large networks, seen in runs of one framework, and when.
+
+The rules are read off the runs: nothing about links or devices foretells them. What a message waits is fitted.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from meshwright.units import Seconds
+
+if TYPE_CHECKING:
+    from meshwright.cost.accelerator._calibration import Habits
+
+_NEVER = 2**62
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stalls:
+    """When a framework's messages wait; a pipeline of two stages or more, but for `hosts`.
+
+    Args:
+        hosts: from so many hosts on, always.
+        many_hosts: from so many on, with `ranks` data ranks or more, or with `examples` or more in a micro-batch of a
+            model of `parameters` or more.
+        ranks: see `many_hosts`.
+        examples: see `many_hosts`.
+        parameters: see `many_hosts`.
+        whole_hosts: from so many on, where several data ranks keep everything whole, with `rounds` micro-batches.
+        rounds: see `whole_hosts`.
+        wide: tensor degree from which on four stages or more wait on `wide_hosts`.
+        wide_hosts: see `wide`.
+    """
+
+    hosts: int = _NEVER
+    many_hosts: int = _NEVER
+    ranks: int = _NEVER
+    examples: float = float(_NEVER)
+    parameters: float = 0.0
+    whole_hosts: int = _NEVER
+    rounds: int = _NEVER
+    wide: int = _NEVER
+    wide_hosts: int = _NEVER
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Messages:
+    """What the messages of a run depend on.
+
+    Args:
+        tp: tensor degree.
+        pp: pipeline degree.
+        ranks: data ranks.
+        sharded: whether something is kept in shards over them.
+        examples: of a micro-batch.
+        micro_batches: of a data rank in a step.
+        parameters: of the model.
+        domain: devices that a host's link joins.
+        num_hosts: in use.
+    """
+
+    tp: int
+    pp: int
+    ranks: int
+    sharded: bool
+    examples: float
+    micro_batches: int
+    parameters: float
+    domain: int
+    num_hosts: int
+
+
+def stalls(when: Stalls, run: Messages) -> bool:
+    """Whether a run's messages wait."""
+    if run.num_hosts >= when.hosts:
+        return True
+    if run.pp == 1:
+        return False
+    if run.num_hosts >= when.many_hosts and run.sharded:
+        large = run.examples >= when.examples and run.parameters >= when.parameters
+        if large or when.ranks <= run.ranks < 4 * when.ranks:
+            return True
+    whole = run.ranks > 1 and not run.sharded and run.micro_batches >= when.rounds
+    if whole and run.num_hosts >= when.whole_hosts:
+        return True
+    return run.pp >= 4 and run.tp >= when.wide and run.num_hosts >= when.wide_hosts
+
+
+def stall_time(habits: "Habits", run: Messages) -> Seconds:
+    """Messages that block the host: four per micro-batch on a stage between two others, two on one of a pair (s).
+
+    Without a pipeline four as well, and two for the gradients; collectives of tensor-parallel groups wider than two
+    hosts are longer than what the others of a micro-batch wait for.
+    """
+    if run.pp == 1:
+        return habits.stall * (2 + (0 if run.tp > 2 * run.domain else 4 * run.micro_batches))
+    messages = 2 if run.pp == 2 else 4
+    return habits.stall * (messages * run.micro_batches + 2 * max(0, run.pp - 2))
