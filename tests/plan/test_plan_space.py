@@ -129,7 +129,7 @@ def test_unequal_devices_get_shares_by_their_speed() -> None:
     hosts = tuple(Host(name=name, device=device) for name, device in (("a", fast), ("b", slow)))
     graph = build.multilayer(batch=100)
     cluster = replace(build.accelerators(), hosts=hosts)
-    found = shortlist(graph, cluster, Goal(pins=Pins(workers=2, accumulation=1, recompute="none")))
+    found = shortlist(graph, cluster, Goal(pins=Pins(workers=2, pipeline=1, accumulation=1, recompute="none")))
     best = found.candidates[0].strategy
     assert sum(best.batch.shares) == 100
     assert best.batch.shares[0] == pytest.approx(75, abs=3)
@@ -153,7 +153,9 @@ def test_too_many_workers() -> None:
 
 
 def test_more_workers_than_examples() -> None:
-    assert "legal values of workers: 1\n" in _refusal(Pins(workers=2), build.multilayer(batch=1))
+    """Of a model that cannot be cut."""
+    graph = build.multilayer(batch=1, blocks=False)
+    assert "legal values of workers: 1\n" in _refusal(Pins(workers=2), graph)
 
 
 def test_accumulation_with_batch_norm() -> None:

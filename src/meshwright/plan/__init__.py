@@ -2,8 +2,8 @@
 
 In: a `Graph`, a `Cluster`, a `Goal`. Out: a `Plan`.
 Reading order: `_goal`, `_plan` (the data); `_layouts`, `_space` (what is legal; `_legality` says why something is not),
-`_priced`, `_shortlist` (`_fit` says why nothing fits), `_choice` (with `_reasons` and `_flips`), `_compiled` (one more
-trial in long runs), `_explain`; `_balanced_cuts` (where a pipeline's stages begin).
+`_priced`, `_model_splits`, `_shortlist` (`_fit` says why nothing fits), `_choice` (with `_reasons` and `_flips`),
+`_compiled` (one more trial in long runs), `_explain`; `_balanced_cuts` (where a pipeline's stages begin).
 """
 
 from meshwright.plan._balanced_cuts import Balance as Balance
@@ -34,6 +34,7 @@ from meshwright.plan._plan_file import read_plan as read_plan
 from meshwright.plan._plan_file import write_plan as write_plan
 from meshwright.plan._priced import Priced as Priced
 from meshwright.plan._priced import choice as choice
+from meshwright.plan._priced import spans_hosts as spans_hosts
 from meshwright.plan._shortlist import Shortlist as Shortlist
 from meshwright.plan._shortlist import shortlist as shortlist
 from meshwright.plan._target import Target as Target

@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from statistics import median
 
-from meshwright.cost import Prediction, Pricer, TimeBreakdown
+from meshwright.cost import Prediction, Pricer, Strategy, TimeBreakdown
+from meshwright.cost.hybrid import layout_of
 from meshwright.graph import Graph
 from meshwright.hardware import Cluster, Correction
 from meshwright.plan._flips import Contender, binding, flips
 from meshwright.plan._goal import Goal, Pins
-from meshwright.plan._plan import Candidate, Plan
-from meshwright.plan._priced import Priced, capacity, num_departures
+from meshwright.plan._outright import stages_of, with_splits
+from meshwright.plan._plan import Candidate, Plan, PlannedStage
+from meshwright.plan._priced import Priced, capacity, num_departures, spans_hosts
 from meshwright.plan._reasons import slower, too_large
 from meshwright.plan._shortlist import Shortlist
 from meshwright.plan._trial_result import TrialResult
@@ -41,8 +43,10 @@ def choose(
     factor = _typical_factor(shortlist.candidates, results)
     rest = [place for place in range(len(shortlist.candidates)) if place != index]
     contenders = [_contender(shortlist.candidates[place], results.get(place), factor) for place in (index, *rest)]
-    contenders += [_contender(item, None, factor) for item in shortlist.others]
-    pricer = Pricer(graph, cluster, correction=correction or Correction())
+    # a split that was not worth a trial is priced less surely than what would be said of it
+    others = [item for item in shortlist.others if not item.strategy.mesh.splits_the_model]
+    contenders += [_contender(item, None, factor) for item in others]
+    pricer = Pricer(with_splits(graph), cluster, correction=correction or Correction())
     return Plan(
         model=graph.model,
         strategy=chosen.strategy,
@@ -55,12 +59,20 @@ def choose(
         candidates=_candidates(shortlist, results, failures, index),
         origins=_origins(goal, shortlist),
         cluster=f"{cluster.name} {cluster.identity}".strip(),
+        stages=_stages(pricer, chosen.strategy),
     )
 
 
 def winner(shortlist: Shortlist, trials: Mapping[int, TrialResult]) -> int:
     """Index of the candidate that is chosen after these trials."""
     return _chosen(shortlist.candidates, *_told_apart(trials))
+
+
+def _stages(pricer: Pricer, strategy: Strategy) -> tuple[PlannedStage, ...]:
+    if strategy.mesh.pp == 1:
+        return ()
+    layout = layout_of(strategy, pricer.hybrid.units, pricer.hybrid.hosts)
+    return stages_of(pricer.hybrid, layout, pricer.hybrid.price(layout))
 
 
 def anchored(prediction: Prediction, trial: TrialResult | None) -> Prediction:
@@ -87,9 +99,16 @@ def _told_apart(trials: Mapping[int, TrialResult]) -> tuple[dict[int, TrialResul
 
 
 def _chosen(candidates: Sequence[Priced], results: Mapping[int, TrialResult], failures: Mapping[int, str]) -> int:
-    """Index of the best: by trial among those tried that stayed within memory, otherwise by prediction."""
+    """Index of the best: by trial among those tried that stayed within memory, otherwise by prediction.
+
+    What runs on several hosts cannot be tried on this one: its prediction counts, as far off as those of the tried are.
+    """
     within = [index for index, result in results.items() if result.memory <= candidates[index].memory_limit]
     steps = {index: results[index].step + candidates[index].start_share for index in within or results}
+    factor = _typical_factor(candidates, results)
+    for index, item in enumerate(candidates):
+        if results and index not in results and index not in failures and spans_hosts(item.strategy):
+            steps[index] = item.rank[0] * factor
     if not steps:
         untried = [index for index in range(len(candidates)) if index not in failures] or range(len(candidates))
         steps = {index: candidates[index].rank[0] for index in untried}
@@ -125,6 +144,7 @@ def _candidates(
         reason = slower(item, chosen, trial=None, best=chosen.prediction.time.step)
         rows.append(_candidate(item, None, reason))
     rows += [replace(_candidate(item, None, too_large(item)), fits=False) for item in shortlist.too_large]
+    rows += [_candidate(item, None, f"cannot be done: {reason}") for item, reason in shortlist.declined]
     return tuple(rows)
 
 

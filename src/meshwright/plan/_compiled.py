@@ -37,13 +37,14 @@ def compiled_rival(
         correction: the one that the shortlist was priced with.
 
     Returns:
-        None on accelerators, whose compiled strategies are priced; where the choice is pinned; and for runs that are
-        short or of unknown length.
+        None on accelerators, whose compiled strategies are priced; for a split model, which runs no modules; where the
+        choice is pinned; and for runs that are short or of unknown length.
     """
     place = winner(listed, trials)
     best, result = listed.candidates[place], trials.get(place)
     on_cpu = all(worker.device == "cpu" for worker in best.strategy.workers)
-    if result is None or result.failure or not on_cpu or goal.pins.compiled is not None:
+    settled = not on_cpu or best.strategy.mesh.splits_the_model or goal.pins.compiled is not None
+    if result is None or result.failure or settled:
         return None
     pricer = Pricer(graph, cluster, correction=correction)
     kernels = replace(best.strategy.kernels, compiled=True)

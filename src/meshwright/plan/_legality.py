@@ -55,7 +55,7 @@ def _layout_rules(graph: Graph, cluster: Cluster, pins: Pins) -> Iterator[Rule]:
     on_cpu, workers = device.kind == "cpu", pins.workers or 1
     unit = "cores" if on_cpu else "accelerators"
     coupled = "batch_statistics" in graph.traits
-    most = 1 if coupled else places if graph.splits is not None else min(places, graph.batch_size)
+    most = 1 if coupled else places if _can_be_split(graph) else min(places, graph.batch_size)
     yield Rule(
         name="workers",
         legal=range(1, most + 1),
@@ -77,6 +77,12 @@ def _layout_rules(graph: Graph, cluster: Cluster, pins: Pins) -> Iterator[Rule]:
         legal=get_args(Sharding) if most > 1 else ("none",),
         cause="there can be one worker only, which has nobody to share with",
     )
+
+
+def _can_be_split(graph: Graph) -> bool:
+    """Whether there can be more workers than examples."""
+    splits = graph.splits
+    return splits is not None and bool(splits.tensor or splits.context or splits.expert or splits.cuts)
 
 
 def _batch_rules(graph: Graph, pins: Pins) -> Iterator[Rule]:

@@ -94,6 +94,11 @@ def num_departures(strategy: Strategy) -> int:
     )
 
 
+def spans_hosts(strategy: Strategy) -> bool:
+    """Whether its workers are on more than one host."""
+    return len({worker.host for worker in strategy.workers}) > 1
+
+
 def family(strategy: Strategy) -> tuple[int, int]:
     """What a trial must compare and a model may get wrong: workers × threads."""
     return strategy.num_workers, strategy.workers[0].threads

@@ -9,10 +9,16 @@ from meshwright.hardware import Cluster, Correction
 from meshwright.plan._fit import does_not_fit
 from meshwright.plan._goal import Goal, Pins
 from meshwright.plan._legality import check_pins, no_strategy
+from meshwright.plan._model_splits import model_splits
+from meshwright.plan._outright import with_splits
 from meshwright.plan._priced import Priced, choice, family, price_all
 
 # A strategy slower than this by prediction is not tried: the interval of a prediction is narrower.
 _WORTH_A_TRIAL = 1.6
+# Splits of the model are tried that promise to be so much faster than everything else, and so many of them: every heat
+# of one captures its program first, which takes seconds.
+_WORTH_A_PROGRAM = 0.9
+_MOST_SPLITS = 2
 # Choices that a trial compares, one value at a time.
 TRIED = (
     "matrix_library", "optimizer", "memory_format", "random", "compiled", "precision", "accumulation",
@@ -26,10 +32,11 @@ class Shortlist:
 
     Args:
         candidates: to be tried, fastest first by prediction.
-        others: the best of every family of layouts that is not worth a trial.
+        others: the best of every family of layouts, and of every axis that splits the model, that is not worth a trial.
         too_large: of every family the fastest strategy that does not fit, where it would beat what fits of it.
         considered: how many strategies were priced.
         open_choices: choices, by their names in `Pins`, of which more than one value was priced.
+        declined: those whose program cannot be split so, each with the reason.
     """
 
     candidates: tuple[Priced, ...]
@@ -37,12 +44,15 @@ class Shortlist:
     too_large: tuple[Priced, ...] = ()
     considered: int
     open_choices: tuple[str, ...] = ()
+    declined: tuple[tuple[Priced, str], ...] = ()
 
 
 def shortlist(
     graph: Graph, cluster: Cluster, goal: Goal, *, count: int = 6, correction: Correction | None = None
 ) -> Shortlist:
     """The best strategies that fit, from every family of layouts that comes near the best.
+
+    Splits of the model are candidates where they promise to be faster, or where nothing else fits.
 
     Args:
         count: how many at most.
@@ -52,25 +62,36 @@ def shortlist(
         PlanError: the pins allow nothing.
         DoesNotFitError: no strategy fits the memory; itemised, with the nearest changes that would fit.
     """
-    check_pins(graph, cluster, goal)
+    check_pins(with_splits(graph), cluster, goal)
     pricer = Pricer(graph, cluster, correction=correction or Correction())
     priced = price_all(pricer, goal)
-    if not priced:
-        raise no_strategy(graph, cluster, goal)
     fitting = sorted((item for item in priced if item.fits), key=lambda item: item.rank)
-    if not fitting:
-        raise does_not_fit(pricer, goal, priced)
-    candidates = _diverse(fitting, count)
-    tried = {family(item.strategy) for item in candidates}
+    best = min(fitting or priced, key=lambda item: item.rank, default=None)
+    splits = model_splits(pricer, goal, like=best.strategy.kernels if best is not None else None)
+    if not fitting and not splits:
+        raise does_not_fit(pricer, goal, priced) if priced else no_strategy(graph, cluster, goal)
+    promising = _promising(splits, fitting)[:count]
+    whole = _diverse(fitting, count - len(promising)) if fitting and len(promising) < count else ()
+    tried = {family(item.strategy) for item in whole}
     return Shortlist(
-        candidates=candidates,
-        others=_best_of_families(fitting, without=tried),
+        candidates=tuple(sorted((*whole, *promising), key=lambda item: item.rank)),
+        others=(*_best_of_families(fitting, without=tried), *(item for item in splits if item not in promising)),
         too_large=_barred(priced, fitting),
-        considered=len(priced),
+        considered=len(priced) + len(splits),
         open_choices=tuple(
-            item.name for item in fields(Pins) if len({choice(each.strategy, item.name) for each in priced}) > 1
+            item.name
+            for item in fields(Pins)
+            if len({choice(each.strategy, item.name) for each in (*priced, *splits)}) > 1
         ),
     )
+
+
+def _promising(splits: tuple[Priced, ...], fitting: list[Priced]) -> tuple[Priced, ...]:
+    """Splits of the model that are worth a trial; all where nothing else fits."""
+    if not fitting:
+        return splits
+    limit = fitting[0].rank[0] * _WORTH_A_PROGRAM
+    return tuple(item for item in splits if item.rank[0] < limit)[:_MOST_SPLITS]
 
 
 def _diverse(fitting: list[Priced], count: int) -> tuple[Priced, ...]:

@@ -1,5 +1,6 @@
 """The planning process: the script's first batch is captured, priced and tried, and the script ends there."""
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -10,7 +11,7 @@ import psutil
 import torch.distributed as dist
 
 from meshwright import hardware
-from meshwright.cost import Allowance, Prediction, TimeBreakdown
+from meshwright.cost import Allowance, Prediction, Strategy, TimeBreakdown
 from meshwright.documents import from_mapping, read_toml, to_mapping, write_toml
 from meshwright.errors import MeshwrightError, from_json, to_json
 from meshwright.graph import Graph, write_graph
@@ -33,8 +34,8 @@ from meshwright.plan import (
     write_plan,
 )
 from meshwright.run._job import Job, block_paths
-from meshwright.run._role import Role
-from meshwright.run._split_plan import asks_for_a_split, split_plan
+from meshwright.run._role import Role, role_of
+from meshwright.run._split_plan import asks_for_a_split, split_plan, with_programs
 from meshwright.units import Bytes, Seconds
 
 # From the start of the process; a trial's last heats and the choice come on top, and the whole stays under 10 s.
@@ -127,15 +128,20 @@ def _planned(
         return plan, False
     correction = _correction(cluster, graph, basis="model")
     listed = shortlist(graph, cluster, goal, correction=correction)
+    listed, whole = with_programs(job, batch, listed)
     laps.append(time.perf_counter())
     progress(f"trying the best {len(listed.candidates)} of {listed.considered} strategies")
 
     def rival(trials: Mapping[int, TrialResult]) -> Priced | None:
         return compiled_rival(graph, cluster, goal, listed, trials, correction=correction)
 
-    listed, trials = _tried(job, batch, listed, rival=rival, progress=progress)
+    held = [*job.model.parameters(), *job.model.buffers()]
+    size = sum(tensor.nbytes for tensor in held if tensor.device.type == "cpu")
+    room = Room(cluster=cluster, size=size, processes=role_of(os.environ).world_size)
+    listed, trials = _tried(job, batch, listed, whole=whole, room=room, rival=rival, progress=progress)
     laps.append(time.perf_counter())
     plan = choose(graph, cluster, goal, listed, trials, correction=correction)
+    plan = replace(plan, strategy=whole.get(plan.strategy, plan.strategy))
     alone = any(
         listed.candidates[place].strategy.num_workers == 1 and result.step > 0 for place, result in trials.items()
     )
@@ -149,10 +155,17 @@ def _tried(
     batch: Any,
     listed: Shortlist,
     *,
+    whole: Mapping[Strategy, Strategy],
+    room: "Room",
     rival: Callable[[Mapping[int, TrialResult]], Priced | None],
     progress: Callable[[str], None],
 ) -> tuple[Shortlist, dict[int, TrialResult]]:
-    """The trial's results by candidate; behind the shortlist's the compiled one, where there is time for it."""
+    """The trial's results by candidate; behind the shortlist's the compiled one, where there is time for it.
+
+    Args:
+        whole: split candidates with the placements and cuts that the program has.
+        room: what memory there is for heats.
+    """
     from meshwright.run import _trial
 
     added: list[Priced] = []
@@ -165,9 +178,40 @@ def _tried(
         added.append(compiled)
         return _trial.LateRival(compiled.strategy, winner(listed, trials))
 
-    strategies = [candidate.strategy for candidate in listed.candidates]
-    trials = _trial.trial(job, batch, strategies, budget=trial_budget(), late=late)
+    strategies = [whole.get(candidate.strategy, candidate.strategy) for candidate in listed.candidates]
+    trials = _trial.trial(
+        job,
+        batch,
+        strategies,
+        budget=trial_budget(),
+        has_room=lambda index: room.holds(listed.candidates[index]),
+        late=late,
+    )
     return replace(listed, candidates=(*listed.candidates, *added)), trials
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Room:
+    """Memory of this host's processor for heats, in which every planning process has the job beside its copy.
+
+    Args:
+        cluster: this host, its memory what is available now.
+        size: parameters and buffers of the job (B).
+        processes: that plan.
+    """
+
+    cluster: Cluster
+    size: Bytes
+    processes: int
+
+    def holds(self, item: Priced) -> bool:
+        """Whether a strategy's workers fit beside the jobs."""
+        device = self.cluster.hosts[0].device
+        if item.strategy.workers[0].device != "cpu":
+            return True
+        beside = self.processes * (device.context + self.size)
+        own = item.strategy.num_workers * (item.prediction.memory.peak - device.context)
+        return beside + own <= device.memory
 
 
 def trial_budget() -> Seconds:

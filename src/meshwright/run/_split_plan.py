@@ -1,13 +1,14 @@
-"""Plans in which the script or the command line splits the model itself: tensor, pipeline, context, expert."""
+"""Plans that split the model itself, over tensor, pipeline, context, expert: pinned, or found by the shortlist."""
 
 from dataclasses import replace
 from typing import Any
 
 from meshwright.cost import Strategy
+from meshwright.errors import PlanError, ProgramError
 from meshwright.graph import Graph
 from meshwright.graph.capture_batch import batch_size
 from meshwright.hardware import Cluster
-from meshwright.plan import Goal, Pins, Plan
+from meshwright.plan import Goal, Pins, Plan, Priced, Shortlist
 from meshwright.run._batch import bounds, examples_of
 from meshwright.run._job import Job
 
@@ -33,6 +34,31 @@ def split_plan(job: Job, batch: Any, graph: Graph, cluster: Cluster, goal: Goal)
     return replace(plan, strategy=completed_for(job, batch, plan.strategy))
 
 
+def with_programs(job: Job, batch: Any, listed: Shortlist) -> tuple[Shortlist, dict[Strategy, Strategy]]:
+    """The shortlist without what the program cannot be split into.
+
+    Returns:
+        Also, by the shortlist's strategies that split the model, the same with the placements and cuts of the program.
+
+    Raises:
+        PlanError, ProgramError: no candidate is left.
+    """
+    completed: dict[Strategy, Strategy] = {}
+    declined: list[tuple[Priced, str]] = []
+    refusal: PlanError | ProgramError | None = None
+    for item in listed.candidates:
+        if item.strategy.mesh.splits_the_model:
+            try:
+                completed[item.strategy] = completed_for(job, batch, item.strategy)
+            except (PlanError, ProgramError) as error:
+                declined.append((item, error.fact))
+                refusal = error
+    left = tuple(item for item in listed.candidates if item not in [other for other, _ in declined])
+    if refusal is not None and not left:
+        raise refusal
+    return replace(listed, candidates=left, declined=tuple(declined)), completed
+
+
 def completed_for(job: Job, batch: Any, strategy: Strategy) -> Strategy:
     """A strategy with placements and cuts that the program of its micro-batches has.
 
@@ -43,8 +69,10 @@ def completed_for(job: Job, batch: Any, strategy: Strategy) -> Strategy:
     """
     if not strategy.mesh.splits_the_model:
         return strategy
-    from meshwright.parallel.hybrid import completed
+    from meshwright.parallel.hybrid import check, completed
     from meshwright.parallel.program import capture_program
+
+    check(strategy, job.optimizer)
 
     size = batch_size(batch)
     share = bounds(size, strategy.batch.shares)[1]

@@ -17,7 +17,7 @@ from typing import Any
 import torch.distributed as dist
 
 from meshwright.cost import Strategy
-from meshwright.plan import TrialResult
+from meshwright.plan import TrialResult, spans_hosts
 from meshwright.run._group import meet, part
 from meshwright.run._heat import load_all, old_objects_set_aside, run_heat, together
 from meshwright.run._job import Job
@@ -73,18 +73,20 @@ def trial(
     strategies: Sequence[Strategy],
     *,
     budget: Seconds,
+    has_room: Callable[[int], bool] = lambda _: True,
     late: Callable[[dict[int, TrialResult]], LateRival | None] = lambda _: None,
 ) -> dict[int, TrialResult]:
     """Races strategies on copies of the job, with the real step engine.
 
     Compiled strategies are not tried, because compiling alone takes longer than the budget; nor are those that need
-    more processes than there are, or processes that do not come in time.
+    more processes than there are, processes that do not come in time, or several hosts.
 
     Args:
         job: of the leader; left as it is, as are the generators of random numbers.
         batch: a global batch.
         strategies: the most promising first.
         budget: for all heats together (s).
+        has_room: whether there is memory for a strategy, by its index, beside the jobs that are copied for it.
         late: a strategy that takes long to start, to be set against one that was tried, whatever that takes.
 
     Returns:
@@ -94,7 +96,7 @@ def trial(
     load_all()
     met = dist.is_initialized()
     world_size = _gather(strategies)
-    tried = [index for index, strategy in enumerate(strategies) if _is_tried(strategy, world_size)]
+    tried = [index for index, strategy in enumerate(strategies) if _is_tried(strategy, world_size) and has_room(index)]
     crew = _Crew(job, batch, [strategies[index] for index in tried], world_size=world_size)
     try:
         with old_objects_set_aside():
@@ -206,7 +208,7 @@ def _gather(strategies: Sequence[Strategy]) -> int:
 
 
 def _is_tried(strategy: Strategy, world_size: int) -> bool:
-    return strategy.num_workers <= world_size and not strategy.kernels.compiled
+    return strategy.num_workers <= world_size and not strategy.kernels.compiled and not spans_hosts(strategy)
 
 
 def _groups(strategies: Sequence[Strategy], world_size: int) -> _Groups:

@@ -8,6 +8,7 @@ declined, with `_elementwise`), `_portion` (what one worker computes) with `_ten
 (all together).
 """
 
+from meshwright.parallel.hybrid._checks import check as check
 from meshwright.parallel.hybrid._completion import completed as completed
 from meshwright.parallel.hybrid._grid import Grid as Grid
 from meshwright.parallel.hybrid._grid import make_grid as make_grid
