@@ -17,7 +17,7 @@ from meshwright.numerics import (
     memory_format_applied,
     optimizer_form_applied,
 )
-from meshwright.numerics._allocator import _glibc
+from meshwright.numerics._allocator import glibc
 
 ALL = Kernels(
     matrix_library="onednn", optimizer="fused", allocator="retained", memory_format="channels_last", random="sfc64"
@@ -147,7 +147,7 @@ def test_layout_that_the_user_chose_stays():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
 def test_retained_memory_is_given_back_at_the_end():
-    library = _glibc()
+    library = glibc()
     if library is None:
         pytest.skip("the C library is not glibc")
 

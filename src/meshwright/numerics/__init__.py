@@ -5,7 +5,7 @@ own code runs faster; leaving one puts everything back. Each piece stands alone:
 
 - `_matrix_library`: who multiplies float32 matrices on a CPU
 - `_random`: who draws the masks of dropout on a CPU
-- `_allocator`: whether freed memory stays in the process
+- `_allocator`: whether freed memory stays in the process; `_heap`: or is given back when it has grown by fragments
 - `_optimizer_form`: one fused update instead of many small operations
 - `_memory_format`: images with their channels last
 - `_compilation`: `torch.compile` on the repeated blocks
@@ -16,6 +16,8 @@ Reading order: `_kernels` composes the pieces, then any of them; `_override` is 
 
 from meshwright.numerics._allocator import allocator_applied as allocator_applied
 from meshwright.numerics._compilation import compilation_applied as compilation_applied
+from meshwright.numerics._heap import Heap as Heap
+from meshwright.numerics._heap import heap_for as heap_for
 from meshwright.numerics._kernels import kernels_applied as kernels_applied
 from meshwright.numerics._matrix_library import matrix_library_applied as matrix_library_applied
 from meshwright.numerics._memory_format import memory_format_applied as memory_format_applied

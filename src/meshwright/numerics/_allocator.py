@@ -32,11 +32,12 @@ def allocator_applied(allocator: Literal["default", "retained"]) -> AbstractCont
 
     Leaving it returns the free memory to the system and restores glibc's thresholds to where they settle.
     """
-    library = _glibc()
+    library = glibc()
     return _retained(library) if allocator == "retained" and library is not None else nullcontext()
 
 
-def _glibc() -> ctypes.CDLL | None:
+def glibc() -> ctypes.CDLL | None:
+    """The C library, where it is glibc."""
     if sys.platform != "linux":
         return None
     library = ctypes.CDLL(None)

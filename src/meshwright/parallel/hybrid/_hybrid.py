@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from meshwright.cost import Action, Strategy
 from meshwright.errors import UsageError
 from meshwright.exchange import Transport
+from meshwright.numerics import heap_for
 from meshwright.parallel._named import all_parameters
 from meshwright.parallel._parallelized import Begin, Held, SplitModel
 from meshwright.parallel._pieces import Piece, everywhere, local
@@ -61,6 +62,7 @@ class Hybrid(SplitModel):
         self._guard: Guard | None = None
         self._max_norm: float | None = None
         self._waited: Seconds = 0.0
+        self._heap = heap_for(strategy.kernels.allocator, strategy.workers[0].device)
 
     @property
     def model(self) -> nn.Module:
@@ -164,6 +166,8 @@ class Hybrid(SplitModel):
             self._data.zero_gradients()
         for _, tensor in self._named:
             tensor.grad = None
+        if self._heap is not None and self._data is not None:
+            self._heap.tend()
 
     def settle(self) -> None:
         """Does what a pipeline that is not emptied has under way, updates included; every worker calls it."""
