@@ -1,52 +1,77 @@
 """Predicts published measurements from their configuration columns alone.
 
-    python benchmarks/published.py MEASUREMENTS.csv PREDICTIONS.csv
+    python benchmarks/published.py MEASUREMENTS.csv PREDICTIONS.csv                    # predict
+    python benchmarks/published.py MEASUREMENTS.csv PREDICTIONS.csv --json             # and score, a check per target
+    python benchmarks/published.py MEASUREMENTS.csv PREDICTIONS.csv --through planner  # by what `meshwright plan` runs
 
 MEASUREMENTS.csv has a row per run with the columns of `published_rows.NEEDED`; PREDICTIONS.csv gets row_id,
 predicted_step_time_s, low_step_time_s and high_step_time_s (a 90 % interval), predicted_memory_gib, predicted_fits. A
-row that the model cannot express is left out, and why is printed. Columns that were measured are never read.
+row that the model cannot express is left out, and why is printed. No prediction reads a column that was measured;
+scores are worked out afterwards, from the file of predictions.
+
+Through `dimensions`, a transformer's layers are priced from their dimensions; through `planner`, its model is written
+in torch, captured on the meta device, and priced with a cluster and a layout as a user's script is. Both use the same
+kernels, collectives and rules of what hides what. `--quick` takes every tenth row.
 """
 
 import argparse
 import csv
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import outcome
 from meshwright.cost.accelerator import step_time
 from meshwright.errors import MeshwrightError, UsageError
 from meshwright.units import GIB
 from published_memory import published_memory
-from published_rows import configuration, read_rows
+from published_rows import PublishedRow, configuration, read_rows
+from published_score import checks_of, read_scored, source_row
 from published_setup import machine_of_row, setup_of
 
+Step = Callable[[PublishedRow], tuple[float, float, float]]
 COLUMNS = (
     "row_id", "predicted_step_time_s", "low_step_time_s", "high_step_time_s", "predicted_memory_gib", "predicted_fits",
 )  # fmt: skip
 
 
-def predicted(row: Mapping[str, str]) -> dict[str, str]:
+def by_dimensions(run: PublishedRow) -> tuple[float, float, float]:
+    """Low, expected and high step time of a transformer known by its dimensions (s)."""
+    time = step_time(setup_of(run), machine_of_row(run))
+    return time.low, time.step, time.high
+
+
+def predicted(row: Mapping[str, str], step: Step = by_dimensions) -> dict[str, str]:
     """One line of the predictions.
+
+    Args:
+        step: low, expected and high step time of a run.
 
     Raises:
         MeshwrightError: the model cannot express the row; says why.
     """
     run = configuration(row)
-    time = step_time(setup_of(run), machine_of_row(run))
+    low, expected, high = step(run)
     memory = published_memory(run)
     return {
         "row_id": run.row_id,
-        "predicted_step_time_s": f"{time.step:.6g}",
-        "low_step_time_s": f"{time.low:.6g}",
-        "high_step_time_s": f"{time.high:.6g}",
+        "predicted_step_time_s": f"{expected:.6g}",
+        "low_step_time_s": f"{low:.6g}",
+        "high_step_time_s": f"{high:.6g}",
         "predicted_memory_gib": f"{memory.seen / GIB:.4g}",
         "predicted_fits": "true" if memory.fits else "false",
     }
 
 
-def write_predictions(rows: Iterable[Mapping[str, str]], path: Path) -> tuple[int, Counter[str]]:
+def write_predictions(
+    rows: Iterable[Mapping[str, str]], path: Path, step: Step = by_dimensions
+) -> tuple[int, Counter[str]]:
     """Writes what can be predicted; returns how many rows, and why the others could not.
+
+    Args:
+        step: low, expected and high step time of a run.
 
     Raises:
         UsageError: the file cannot be written.
@@ -55,7 +80,7 @@ def write_predictions(rows: Iterable[Mapping[str, str]], path: Path) -> tuple[in
     reasons: Counter[str] = Counter()
     for row in rows:
         try:
-            lines.append(predicted(row))
+            lines.append(predicted(row, step))
         except MeshwrightError as error:
             reasons[error.fact.partition(": ")[2] or error.fact] += 1
     try:
@@ -73,17 +98,43 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measurements", type=Path)
     parser.add_argument("predictions", type=Path)
+    parser.add_argument("--through", choices=("dimensions", "planner"), default="dimensions")
+    parser.add_argument("--quick", action="store_true", help="every tenth row")
+    parser.add_argument("--score", action="store_true", help="compare with what was measured")
+    parser.add_argument("--json", action="store_true", help="likewise, as one object")
     paths = parser.parse_args(arguments)
+    there = outcome.machine()
     try:
-        rows = read_rows(paths.measurements)
-        count, reasons = write_predictions(rows, paths.predictions)
+        rows = read_rows(paths.measurements)[:: 10 if paths.quick else 1]
+        count, reasons = write_predictions(rows, paths.predictions, _through(paths.through))
     except MeshwrightError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    if paths.score or paths.json:
+        return _scored(rows, paths.predictions, there=there, as_json=paths.json)
     print(f"{count} of {len(rows)} rows predicted: {paths.predictions}")
     for reason, times in reasons.most_common():
         print(f"  {times} left out: {reason}")
     return 0
+
+
+def _through(name: str) -> Step:
+    """Prices by the planner need torch, prices by dimensions do not."""
+    if name == "dimensions":
+        return by_dimensions
+    from published_graph import by_planner
+
+    return by_planner
+
+
+def _scored(rows: Sequence[Mapping[str, str]], path: Path, *, there: Mapping[str, Any], as_json: bool) -> int:
+    found = read_scored(rows, path)
+    sizes = Counter(row["source"] for row in rows)
+    table = [source_row(source, runs, rows=sizes[source]) for source, runs in sorted(found.items())]
+    checks = [check for row in table for check in checks_of(row)]
+    columns = list(dict.fromkeys(name for row in table for name in row))
+    whole = [{name: row.get(name, "") for name in columns} for row in table]
+    return outcome.publish(whole, checks, there=there, as_json=as_json)
 
 
 if __name__ == "__main__":

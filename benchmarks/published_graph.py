@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from meshwright.cost import Exchange, Kernels, Mesh, Precision
 from meshwright.cost.accelerator import calibration, layers_per_worker
-from meshwright.cost.hybrid import HybridPricer, Layout, Price, Replica
+from meshwright.cost.hybrid import HybridPricer, Layout, Replica
 from meshwright.graph import Graph
 from meshwright.hardware import Cluster, Host, Link
 from published_model import captured
@@ -15,8 +15,8 @@ _PARAMETER_BYTES = 2
 _WRITTEN = {"float8_e4m3fn": "bfloat16", "tfloat32": "float32"}
 
 
-def graph_price(row: PublishedRow) -> Price:
-    """What the planner would say of a row's strategy.
+def by_planner(row: PublishedRow) -> tuple[float, float, float]:
+    """Low, expected and high step time that the planner would give a row's strategy (s).
 
     Raises:
         UsageError: the row's model cannot be written for the capture.
@@ -24,7 +24,9 @@ def graph_price(row: PublishedRow) -> Price:
     dtype = _WRITTEN.get(row.dtype, row.dtype)
     graph = captured(row.model, dtype, fused=row.fused_attention)
     pricer = _pricer(graph, _cluster(row), framework_class(row.framework))
-    return pricer.price(layout_of_row(row))
+    step = pricer.price(layout_of_row(row)).step
+    low, high = pricer.devices.interval()
+    return step * low, step, step * high
 
 
 def layout_of_row(row: PublishedRow) -> Layout:
