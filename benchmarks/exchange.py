@@ -1,190 +1,152 @@
 """Ways to agree on gradients over slow links and between unequal hosts, side by side in one run.
 
-    python benchmarks/exchange.py --quick                  # 2 hosts, 3 ways, about 2 minutes on a quiet machine
-    python benchmarks/exchange.py --budget 720             # the usual ways, in about so many seconds
-    python benchmarks/exchange.py --budget 1500 --all      # every way
-    python benchmarks/exchange.py --ways ddp exact --hosts 2 --json
+    python benchmarks/exchange.py --quick                        # 2 hosts, 3 ways, under a minute
+    python benchmarks/exchange.py --cells two --seeds 0 1 2      # one cell of the table
+    python benchmarks/exchange.py --rows rows.jsonl --budget 240 # all cells, what fits into 240 s; again: the next ones
+    python benchmarks/exchange.py --cells two --ways ddp exact --links 100Mbit/s --json
 
 A GPT of 10M parameters learns the sources of Python's standard library on a testbed (`testbed.py`: hosts are network
 namespaces with shaped links, one core or less each). Every way trains the same global batches from the same weights.
 Its processes train in phases on links of different speed: the first phase, unshaped, is long and tells how the held-out
 loss falls, which links do not change; the others tell seconds and bytes per step. Time to a loss is the number of steps
-to it times the time of a step. Ways are in `exchange_ways.py`; rivals are torch's DistributedDataParallel, plain, with
-its fp16 hook and with PowerSGD (one bucket). Needs what the testbed needs; run it on a machine that does nothing else.
+to it times the time of a step. Cells are in `exchange_cells.py`, ways in `exchange_ways.py`; rivals are torch's
+DistributedDataParallel, plain, with its fp16 hook and with PowerSGD (one bucket). With `--sweep` every way first learns
+at several rates, and keeps the one with the least loss at the end. Needs what the testbed needs; run it on a machine
+that does nothing else.
 """
 
 import argparse
-import json
-import subprocess
+import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 import outcome
+from exchange_cells import GROUPS, LINKS, SLOWED, Cell, Group, Learnt, Ledger, description, steps_of, with_learning
+from exchange_testbed import RunError, measured_link, train
 from exchange_ways import CHOICES, RIVALS
-from testbed import PORT, Testbed, obstacle
-from testbed_description import Description, HostDescription, parse_rate
-from testbed_network import Network
+from testbed import obstacle
 
-HERE = Path(__file__).resolve().parent
-LINKS = ("unshaped", "1Gbit/s", "100Mbit/s")
-QUICK_WAYS = ("ddp", "exact", "int8")
-USUAL_WAYS = (*RIVALS, "exact", "bfloat16", "int8", "powersgd", "top_k", "local", "local_int8")
-FEW_WAYS = ("ddp", "exact", "int8", "local_int8")
-HALF_WAYS = ("ddp", "exact")
-INTERVAL = 16  # steps between two meetings of the local ways
-START = 10.0  # s, to load torch on every host
-SHORT = 20  # steps of learning on 4 hosts
-# Speed over DDP, and how much sooner DDP's loss is reached.
-SPEEDS = {("exact", "100Mbit/s"): 1.15, ("bfloat16", "100Mbit/s"): 1.9}
-TIMES = {"100Mbit/s": 6.0, "1Gbit/s": 1.8}
-SLOW = 15.0  # s, for the phases on slow links
-STEP = 0.45  # s, of a step that waits for no link
-START_LIMIT = 300.0
-STEP_LIMIT = 600.0
-
-
-class RunError(Exception):
-    """A way did not come to its end; says what its host said last."""
+QUICK_WAYS = ("ddp", "exact", "bfloat16")
+LOCAL, PICK = "one_host", "pick"
+# Speed over DDP, and how much sooner DDP's loss is reached: than with float32, and than with the fp16 hook.
+SPEEDS = {
+    ("2 equal", "100Mbit/s", "exact"): 1.15,
+    ("2 equal", "100Mbit/s", "bfloat16"): 1.9,
+    ("4, one half", "unshaped", "exact_direct"): 1.5,
+}
+TIMES = {("100Mbit/s", "ddp"): 6.0, ("100Mbit/s", "ddp_fp16"): 4.0, ("1Gbit/s", "ddp"): 1.8}
+BYTES = 60.0
+LOSS = 1.02
+UNDISTURBED = 1.1
+PICKED = 0.9
+START = 9.0  # s, to load torch on every host
+# Seconds of a step, about, to know what fits into a budget.
+STEPS = {"unshaped": 0.5, "1Gbit/s": 0.9, "100Mbit/s": 4.0, SLOWED: 1.0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
-    """One way on one link.
+class Run:
+    """One way on the hosts of a group."""
 
-    Args:
-        way: its name.
-        hosts: how many, and whether one has half the processor time.
-        link: bandwidth of every host's link.
-        seconds: per step, median (s).
-        sent: per step, by the busiest host (B).
-        shares: examples of each host.
-    """
-
+    group: Group
     way: str
-    hosts: str
-    link: str
-    seconds: float
-    sent: float
-    shares: tuple[int, ...]
+    seed: int
+    rate: float
+    links: tuple[str, ...]
+    learning: int
+
+    @property
+    def name(self) -> str:
+        """Tells it from all others."""
+        return f"{self.group.hosts}/{self.way}/{self.seed}/{self.rate:g}/{'+'.join(self.links)}/{self.learning}"
+
+    @property
+    def seconds(self) -> float:
+        """How long it takes, about."""
+        quick = 4 if self.way.startswith("local") else 1
+        slow = sum(steps_of(self.way, link, learning=self.learning) * STEPS[link] / quick for link in self.links[1:])
+        return START * self.group.count / 2 + self.learning * STEPS["unshaped"] + slow
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Learnt:
-    """How a way's held-out loss falls: steps and losses."""
+class Bench:
+    """Runs what is asked for and not known yet, as long as there is time."""
 
-    way: str
-    hosts: str
-    losses: tuple[tuple[int, float], ...]
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._ledger = Ledger(options.rows)
+        self._ends = time.monotonic() + options.budget
+        self.left_out: list[str] = []
 
-    def at(self, steps: int) -> float:
-        """The loss after so many steps, or at the end."""
-        return next((value for number, value in self.losses if number >= steps), self.losses[-1][1])
+    def result(self, run: Run) -> tuple[list[Cell], Learnt] | None:
+        """What a run gives; None where there is no time for it, or it failed."""
+        if run.name not in self._ledger:
+            if time.monotonic() + run.seconds > self._ends:
+                self.left_out.append(run.name)
+                return None
+            print(f"{run.name}, about {run.seconds:.0f} s", file=sys.stderr, flush=True)
+            try:
+                cells, learnt = train(
+                    run.way, description(run.group.count, half=run.group.half), run.links, kind=run.group.hosts,
+                    seed=run.seed, rate=run.rate, learning=run.learning, options=self._options,
+                )  # fmt: skip
+            except RunError as error:
+                print(f"{run.name}: {error}", file=sys.stderr, flush=True)
+                return None
+            self._ledger.add(run.name, cells, learnt)
+        return self._ledger.of(run.name)
 
-    def steps_to(self, loss: float) -> float:
-        """Steps to a loss, between two evaluations in proportion; infinite where it is not reached."""
-        earlier = (0, float("inf"))
-        for number, value in self.losses:
-            if value <= loss:
-                gap = earlier[1] - value
-                part = (earlier[1] - loss) / gap if 0 < gap < float("inf") else 1.0
-                return earlier[0] + part * (number - earlier[0])
-            earlier = (number, value)
-        return float("inf")
-
-
-def description(count: int, *, half: bool) -> Description:
-    """Hosts that share this machine's two cores evenly; the last one has half of its part where asked."""
-    part = min(1.0, 2 / count)
-    return Description(
-        hosts=tuple(
-            HostDescription(
-                name=f"host-{rank}",
-                cores=(rank % 2,),
-                cpus=part / 2 if half and rank == count - 1 else part,
-            )
-            for rank in range(count)
-        )
-    )
-
-
-def steps_of(way: str, link: str, *, learning: int) -> int:
-    """Steps of a phase: the learning phase has so many; local ways need whole intervals elsewhere."""
-    if link == "unshaped":
-        return learning
-    return INTERVAL if way.startswith("local") else 6 if link == "1Gbit/s" else 4
+    def rate(self, way: str) -> float:
+        """The learning rate of a way: its own, the best of a sweep, or everybody's."""
+        options = self._options
+        if way in options.rates or not options.sweep:
+            return options.rates.get(way, options.rate)
+        group = GROUPS["two"]
+        losses = {}
+        for rate in options.sweep:
+            run = Run(group=group, way=way, seed=99, rate=rate, links=("unshaped",), learning=options.learning)
+            found = self.result(run)
+            if found is not None:
+                losses[rate] = found[1].losses[-1][1]
+        return min(losses, key=losses.__getitem__) if losses else options.rate
 
 
-def train(
-    way: str, hosts: Description, links: Sequence[str], *, kind: str, learning: int, options: argparse.Namespace
-) -> tuple[list[Cell], Learnt]:
-    """Trains one way on all links."""
-    folder = Path(tempfile.mkdtemp(prefix="exchange-"))
-    output = folder / "result"
-    steps = [steps_of(way, link, learning=learning) for link in links]
-    count = len(hosts.hosts)
-    words = [sys.executable, str(HERE / "exchange_contestant.py"), way, "--hosts", str(count)]
-    words += ["--address", Network.address(0), "--port", str(PORT), "--output", str(output)]
-    words += ["--phases", ",".join(map(str, steps)), "--evaluate", str(max(1, learning // 10))]
-    words += ["--batch", str(options.batch), "--rate", str(options.rates.get(way, options.rate))]
-    words += ["--seed", str(options.seed), "--bucket", str(options.bucket)]
-    sent: list[int] = []
-    with Testbed(hosts) as bed, (folder / "log").open("wb") as log:
-        processes = [bed.start(rank, [*words, "--rank", str(rank)], output=log, errors=log) for rank in range(count)]
-        for phase in range(len(links) + 1):
-            _await(output.with_suffix(f".{phase}.ready"), processes, log=folder / "log")
-            sent.append(max(link.sent for link in bed.traffic()))
-            if phase < len(links):
-                rate = 0.0 if links[phase] == "unshaped" else parse_rate(links[phase])
-                for rank in range(count):
-                    bed.set_rate(rank, rate)
-            output.with_suffix(f".{phase}.go").touch()
-        processes[0].wait(timeout=60)
-    result = json.loads(output.read_text())
-    cells = [
-        Cell(
-            way=way, hosts=kind, link=link, seconds=_typical(way, times), shares=tuple(result["shares"]),
-            sent=(sent[phase + 1] - sent[phase]) / len(times),
-        )
-        for phase, (link, times) in enumerate(zip(links, result["phases"], strict=True))
-    ]  # fmt: skip
-    return cells, Learnt(way=way, hosts=kind, losses=tuple(map(tuple, result["losses"])))
-
-
-def _typical(way: str, times: Sequence[float]) -> float:
-    """Of a step: the median, or the mean over whole intervals where steps differ."""
-    return sum(times) / len(times) if way.startswith("local") else median(times[1:] or times)
-
-
-def _await(file: Path, processes: "Sequence[subprocess.Popen[bytes]]", *, log: Path) -> None:
-    deadline = time.monotonic() + START_LIMIT + STEP_LIMIT
-    while not file.exists():
-        ended = [process.returncode for process in processes if process.poll() is not None]
-        if ended or time.monotonic() > deadline:
-            raise RunError(f"a host ended with status {ended}:\n{log.read_text(errors='replace')[-2000:]}")
-        time.sleep(0.05)
+def runs(options: argparse.Namespace, bench: Bench) -> Iterator[Run]:
+    """What the command line asks for."""
+    seen = set()
+    for name in (cell for cell in options.cells if cell in GROUPS):
+        group = GROUPS[name]
+        links = with_learning([link for link in group.links if options.links is None or link in options.links])
+        if name == "slowed":
+            links = group.links
+        for seed in options.seeds if name == "two" else options.seeds[:1]:
+            for way in options.ways or group.ways:
+                steps = options.learning if name == "two" else options.short
+                run = Run(group=group, way=way, seed=seed, rate=bench.rate(way), links=links, learning=steps)
+                if name == PICK and replace(run, learning=options.learning).name in seen:
+                    continue
+                seen.add(run.name)
+                yield run
 
 
 def table(cells: Sequence[Cell], learnt: Sequence[Learnt], *, learning: int) -> str:
-    """All cells, each way against plain DDP of the same hosts and link."""
+    """All cells, each way against plain DDP of the same hosts, link and seed."""
     names = ("s/step", "× ddp", "MB/step", f"loss@{learning}", "to its loss", "× ddp")
-    lines = [f"{'hosts':<14}{'link':<11}{'way':<14}" + "".join(f"{name:>12}" for name in names)]
-    curves = {(item.hosts, item.way): item for item in learnt}
-    base = {(cell.hosts, cell.link): cell for cell in cells if cell.way == "ddp"}
-    for cell in sorted(cells, key=lambda item: (item.hosts, LINKS.index(item.link))):
-        against = base.get((cell.hosts, cell.link))
-        curve, target = curves[cell.hosts, cell.way], curves.get((cell.hosts, "ddp"))
-        line = f"{cell.hosts:<14}{cell.link:<11}{cell.way:<14}{cell.seconds:>12.3f}"
+    lines = [f"{'hosts':<14}{'link':<18}{'way':<17}{'seed':>4}" + "".join(f"{name:>12}" for name in names)]
+    curves = {(item.hosts, item.way, item.seed): item for item in learnt}
+    base = {(cell.hosts, cell.link, cell.seed): cell for cell in cells if cell.way == "ddp"}
+    for cell in sorted(cells, key=lambda item: (item.hosts, (*LINKS, SLOWED).index(item.link), item.seed)):
+        against = base.get((cell.hosts, cell.link, cell.seed))
+        curve, target = curves[cell.hosts, cell.way, cell.seed], curves.get((cell.hosts, "ddp", cell.seed))
+        line = f"{cell.hosts:<14}{cell.link:<18}{cell.way:<17}{cell.seed:>4}{cell.seconds:>12.3f}"
         line += f"{against.seconds / cell.seconds if against else 0:>12.2f}{cell.sent / 1e6:>12.2f}"
         line += f"{curve.at(learning):>12.3f}"
         if against and target:
-            loss = target.at(learning)
-            reached = curve.steps_to(loss) * cell.seconds
-            wanted = target.steps_to(loss) * against.seconds
+            reached = time_to(target.at(learning), cell, curve)
+            wanted = time_to(target.at(learning), against, target)
             line += (
                 f"{reached:>12.1f}{wanted / reached:>12.2f}" if reached < float("inf") else f"{'never':>12}{'-':>12}"
             )
@@ -192,69 +154,112 @@ def table(cells: Sequence[Cell], learnt: Sequence[Learnt], *, learning: int) -> 
     return "\n".join(lines)
 
 
-def plan_of(options: argparse.Namespace) -> list[tuple[str, Description, tuple[str, ...], tuple[str, ...]]]:
-    """Which hosts, links and ways: name of the hosts, hosts, links, ways."""
-    ways = tuple(options.ways or (QUICK_WAYS if options.quick else (*RIVALS, *CHOICES) if options.all else USUAL_WAYS))
-    few = tuple(options.ways or FEW_WAYS)
-    wanted = [("2 equal", description(2, half=False), _with_learning(options.links or LINKS), ways)]
-    if not options.quick and 4 in options.hosts:
-        wanted.append(("4 equal", description(4, half=False), ("unshaped", "100Mbit/s"), few))
-        halved = tuple(options.ways or HALF_WAYS)
-        wanted.append(("4, one half", description(4, half=True), ("unshaped", "1Gbit/s"), halved))
-    return [item for item in wanted if item[0].startswith(tuple(map(str, options.hosts)))]
+def time_to(loss: float, cell: Cell, curve: Learnt) -> float:
+    """Seconds to a loss."""
+    return curve.steps_to(loss) * cell.seconds
+
+
+def checks_of(cells: Sequence[Cell], learnt: Sequence[Learnt], *, learning: int) -> list[outcome.Check]:
+    """The targets of the cells that were run, over all seeds, each against rivals of the same hosts, link and seed."""
+    curves = {(item.hosts, item.way, item.seed): item for item in learnt}
+    found = {(cell.hosts, cell.link, cell.way, cell.seed): cell for cell in cells}
+    checks = []
+    for hosts, link, way in dict.fromkeys((cell.hosts, cell.link, cell.way) for cell in cells):
+        seeds = [seed for *key, seed in found if key == [hosts, link, way]]
+        pairs = [(found[hosts, link, way, seed], found.get((hosts, link, "ddp", seed))) for seed in seeds]
+        name = f"{hosts}, {link}, {way}"
+        against = [(own, ddp) for own, ddp in pairs if ddp is not None]
+        bound = SPEEDS.get((hosts, link, way))
+        if bound is not None and against:
+            speed = statistics.median(ddp.seconds / own.seconds for own, ddp in against)
+            checks.append(outcome.at_least(f"{name}: speed over DDP", speed, bound))
+        if way == "asynchronous" and link == SLOWED:
+            before = statistics.median(found[hosts, "unshaped", way, seed].seconds for seed in seeds)
+            after = statistics.median(own.seconds for own, _ in pairs)
+            checks.append(outcome.at_most(f"{name}: step of the others over that before", after / before, UNDISTURBED))
+        if way.startswith("local") and against and learning >= 20:
+            checks += _lossy_checks(name, against, curves, found, learning=learning)
+    return checks
+
+
+def _lossy_checks(
+    name: str, against: Sequence[tuple[Cell, Cell]], curves: dict[Any, Learnt], found: dict[Any, Cell], *, learning: int
+) -> Iterator[outcome.Check]:
+    """Time to DDP's loss, the loss at equal steps, and bytes."""
+    hosts, link, way = against[0][0].hosts, against[0][0].link, against[0][0].way
+    for (limited, rival), bound in TIMES.items():
+        times = [
+            time_to(loss, other, curves[hosts, rival, own.seed]) / time_to(loss, own, curves[hosts, way, own.seed])
+            for own, _ in against
+            if limited == link and (other := found.get((hosts, link, rival, own.seed))) is not None
+            for loss in (curves[hosts, "ddp", own.seed].at(learning),)
+            if curves[hosts, rival, own.seed].steps_to(loss) < float("inf")
+        ]
+        if times:
+            middle = statistics.median(times)
+            checked = f"{name}: time to DDP's loss, times sooner than {rival}, {len(times)} seeds"
+            yield outcome.at_least(checked, middle, bound)
+    if link == "100Mbit/s":
+        losses = [
+            curves[hosts, way, own.seed].at(learning) / curves[hosts, "ddp", own.seed].at(learning)
+            for own, _ in against
+        ]
+        yield outcome.at_most(f"{name}: loss over DDP's, {len(losses)} seeds", statistics.median(losses), LOSS)
+        fewer = statistics.median(ddp.sent / own.sent for own, ddp in against)
+        yield outcome.at_least(f"{name}: times fewer bytes", fewer, BYTES)
+
+
+def picked(cells: Sequence[Cell], options: argparse.Namespace) -> tuple[list[dict[str, Any]], list[outcome.Check]]:
+    """The planner's picks against what was measured."""
+    from exchange_pick import CLOSE, picks
+
+    wanted = [link for link in LINKS if any(cell.link == link for cell in cells)]
+    links = {link: measured_link(description(2, half=False), link) for link in wanted}
+    rows = [asdict(pick) for pick in picks(cells, links, batch=options.batch, bucket_size=int(options.bucket * 2**20))]
+    if not rows:
+        return [], []
+    close = sum(row["over_best"] <= CLOSE for row in rows) / len(rows)
+    name = f"the planner's pick within 5 % of the best, share of {len(rows)} cells"
+    return rows, [outcome.at_least(name, close, PICKED)]
+
+
+def rivals_missing() -> list[str]:
+    """Why rivals of other packages do not run here."""
+    found = []
+    for package, name in (("torchft", "torchft's DiLoCo"), ("hivemind", "Hivemind")):
+        try:
+            __import__(package)
+        except Exception as error:
+            found.append(f"{name} does not run here: {type(error).__name__}: {error}")
+        else:
+            found.append(f"{name} is installed, and not compared: it brings its own process groups")
+    return found
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="2 hosts, three ways, 10 steps of learning")
-    parser.add_argument("--budget", type=float, default=720.0, help="seconds that all of it may take, about")
-    parser.add_argument(
-        "--learning", type=int, default=0, help="steps of the learning phase; 0: what the budget leaves"
-    )
+    parser.add_argument("--quick", action="store_true", help="2 hosts, 100 Mbit/s, three ways, 4 steps of learning")
+    parser.add_argument("--cells", nargs="+", choices=(*GROUPS, LOCAL), default=(*GROUPS, LOCAL))
+    parser.add_argument("--rows", type=Path, help="file that keeps finished runs; known ones are not run again")
+    parser.add_argument("--budget", type=float, default=900.0, help="seconds that all of it may take, about")
+    parser.add_argument("--learning", type=int, default=48, help="steps of the learning phase")
+    parser.add_argument("--short", type=int, default=8, help="the same in cells that compare speed only")
     parser.add_argument("--ways", nargs="+", choices=(*RIVALS, *CHOICES))
-    parser.add_argument("--all", action="store_true", help="every way there is")
     parser.add_argument("--links", nargs="+", choices=LINKS)
-    parser.add_argument("--hosts", nargs="+", type=int, default=[2, 4], choices=(2, 4))
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate")
     parser.add_argument("--rates", nargs="*", default=[], help="of single ways: ddp=2e-3")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sweep", nargs="*", type=float, default=[], help="rates of which every way takes its best")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--bucket", type=float, default=1.0, help="MiB")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     options.rates = {way: float(rate) for way, _, rate in (item.partition("=") for item in options.rates)}
+    if options.quick:
+        options.cells, options.links, options.learning = ("two",), ["100Mbit/s"], 4
+        options.ways = options.ways or QUICK_WAYS
     return options
-
-
-def _with_learning(links: Sequence[str]) -> tuple[str, ...]:
-    """The links in order, the unshaped one first: the loss falls in its phase."""
-    return ("unshaped", *(link for link in links if link != "unshaped"))
-
-
-def _with_curves(cells: Sequence[Cell], learnt: Sequence[Learnt]) -> list[tuple[Cell, Learnt]]:
-    curves = {(item.hosts, item.way): item for item in learnt}
-    return [(cell, curves[cell.hosts, cell.way]) for cell in cells]
-
-
-def checks_of(cells: Sequence[Cell], learnt: Sequence[Learnt], *, learning: int) -> list[outcome.Check]:
-    """The targets of the cells that were run, each against plain DDP of the same hosts and link."""
-    base = {(cell.hosts, cell.link): (cell, curve) for cell, curve in _with_curves(cells, learnt) if cell.way == "ddp"}
-    checks = []
-    for cell, curve in _with_curves(cells, learnt):
-        ddp = base.get((cell.hosts, cell.link))
-        if ddp is None:
-            continue
-        name = f"{cell.hosts}, {cell.link}, {cell.way}"
-        bound = SPEEDS.get((cell.way, cell.link))
-        if bound is not None:
-            checks.append(outcome.at_least(f"{name}: speed over DDP", ddp[0].seconds / cell.seconds, bound))
-        if cell.way.startswith("local") and cell.link in TIMES:
-            loss = ddp[1].at(learning)
-            faster = ddp[1].steps_to(loss) * ddp[0].seconds / (curve.steps_to(loss) * cell.seconds)
-            checks.append(outcome.at_least(f"{name}: time to DDP's loss, times faster", faster, TIMES[cell.link]))
-            checks.append(outcome.at_most(f"{name}: loss over DDP's", curve.at(learning) / loss, 1.02))
-    return checks
 
 
 def main() -> int:
@@ -264,28 +269,33 @@ def main() -> int:
     if reason:
         sys.exit(f"no testbed here: {reason}")
     there = outcome.machine()
-    wanted = plan_of(options)
-    runs = sum(len(ways) for *_, ways in wanted)
-    left = options.budget - runs * (START + SLOW) - sum(SHORT * STEP * len(ways) for kind, *_, ways in wanted[1:])
-    learning = options.learning or (10 if options.quick else max(SHORT, round(left / STEP / len(wanted[0][3]))))
+    bench = Bench(options)
     cells: list[Cell] = []
     learnt: list[Learnt] = []
-    for kind, hosts, links, ways in wanted:
-        phase = learning if kind.startswith("2") else min(learning, SHORT)
-        for way in ways:
-            print(f"{kind}: {way}", file=sys.stderr, flush=True)
-            try:
-                found, curve = train(way, hosts, links, kind=kind, learning=phase, options=options)
-            except RunError as error:
-                print(f"{kind}: {way}: {error}", file=sys.stderr, flush=True)
-                continue
-            cells += found
-            learnt.append(curve)
-    rows = [asdict(cell) | {"losses": curve.losses} for cell, curve in _with_curves(cells, learnt)]
+    for run in runs(options, bench):
+        found = bench.result(run)
+        if found is not None:
+            cells += found[0]
+            learnt.append(found[1])
+    curves = {(item.hosts, item.way, item.seed): item.losses for item in learnt}
+    rows: list[dict[str, Any]] = [asdict(cell) | {"losses": curves[cell.hosts, cell.way, cell.seed]} for cell in cells]
+    checks = checks_of(cells, learnt, learning=options.learning)
     if not options.json:
-        print(table(cells, learnt, learning=learning))
+        print(table(cells, learnt, learning=options.learning))
         rows = []
-    return outcome.publish(rows, checks_of(cells, learnt, learning=learning), there=there, as_json=options.json)
+    if PICK in options.cells:
+        more, found_checks = picked(cells, options)
+        rows, checks = rows + more, checks + found_checks
+    if LOCAL in options.cells:
+        import exchange_local
+
+        sums = exchange_local.rows()
+        rows, checks = rows + sums, checks + exchange_local.checks(sums)
+    for name in bench.left_out:
+        print(f"left out for want of time: {name}", file=sys.stderr)
+    for line in rivals_missing():
+        print(line, file=sys.stderr)
+    return outcome.publish(rows, checks, there=there, as_json=options.json)
 
 
 if __name__ == "__main__":

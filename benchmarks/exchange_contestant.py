@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from exchange_ways import RIVALS, meshwright_step, rival_step, strategy_of
+from meshwright.documents import write_toml
+from meshwright.exchange import DirectTransport
+from meshwright.hardware.probe_link import link_between
 
 WIDTH, DEPTH, HEADS, LENGTH = 320, 8, 5, 64
 CHARACTERS = 128
@@ -96,7 +99,7 @@ def held_out_loss(model: nn.Module, text: Tensor) -> float:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("way")
+    parser.add_argument("way", help="of training; link: measures the link between the hosts")
     parser.add_argument("--rank", type=int, required=True)
     parser.add_argument("--hosts", type=int, required=True)
     parser.add_argument("--address", required=True)
@@ -122,11 +125,26 @@ def await_phase(output: Path, number: int) -> None:
     dist.barrier()
 
 
+def measure_link(arguments: argparse.Namespace) -> None:
+    """The link between the hosts, as the launcher measures it; rank 0 writes it."""
+    is_first = arguments.rank == 0
+    store = dist.TCPStore(arguments.address, int(arguments.port), arguments.hosts, is_master=is_first)
+    link = link_between(store, rank=arguments.rank, num_hosts=arguments.hosts, transports={"direct": DirectTransport})
+    if is_first:
+        write_toml(link, arguments.output)
+    store.add("left", 1)
+    while is_first and store.add("left", 0) < arguments.hosts:
+        time.sleep(0.01)
+
+
 def main() -> None:
     """Trains and writes what was measured."""
     arguments = parse()
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": arguments.address, "MASTER_PORT": arguments.port}
+    if arguments.way == "link":
+        measure_link(arguments)
+        return
     dist.init_process_group("gloo", rank=arguments.rank, world_size=arguments.hosts)
     torch.manual_seed(arguments.seed)
     model = GPT()

@@ -1,9 +1,12 @@
 """Ways for hosts to agree on gradients: rivals, and Meshwright's, each by a name.
 
 ddp, ddp_fp16, ddp_powersgd          torch's DistributedDataParallel, plain and with its hooks
-exact, bfloat16                      Meshwright in float32, and with gradients in 16 bits summed in 32
+exact, bfloat16                      Meshwright in float32, and with gradients in 16 bits summed in 32: on direct
+                                     connections with packed exponents; …_direct: unpacked; …_gloo: over gloo;
+                                     …_shared: through memory
 int8, int4, sign, top_k, …           Meshwright with compressed gradients
-local                                Meshwright, islands that agree every few steps
+local, local_int8                    Meshwright, islands that agree every few steps
+asynchronous                         Meshwright, islands that meet a server; nobody waits for the slowest
 """
 
 from collections.abc import Callable
@@ -26,7 +29,9 @@ CHOICES: dict[str, dict[str, Any]] = {
     "exact": {"transport": "direct_packed"},
     "exact_direct": {"transport": "direct"},
     "exact_gloo": {},
+    "exact_shared": {"transport": "shared_memory"},
     "bfloat16": {"transport": "direct_packed", "precision": Precision(reduction="bfloat16")},
+    "bfloat16_direct": {"transport": "direct", "precision": Precision(reduction="bfloat16")},
     "bfloat16_gloo": {"precision": Precision(reduction="bfloat16")},
     "int8": {"compression": Compression(method="int8")},
     "int4": {"compression": Compression(method="int4")},
@@ -40,6 +45,7 @@ CHOICES: dict[str, dict[str, Any]] = {
         "updates": Updates(kind="local", interval=16, rate=0.7, momentum=0.5, fragments=4, delay=3),
         "compression": Compression(method="int8"),
     },
+    "asynchronous": {"updates": Updates(kind="asynchronous", interval=4)},
 }  # fmt: skip
 
 
