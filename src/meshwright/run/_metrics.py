@@ -4,6 +4,7 @@ A step only appends its stamps; about ten times a second they are turned into li
 """
 
 import json
+import math
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -56,7 +57,7 @@ class WorkerRecord:
 @dataclass(slots=True)
 class _Pending:
     step: int
-    loss: torch.Tensor
+    loss: torch.Tensor | None
     stamps: Stamps
     examples: int
     grad_norm: float | torch.Tensor
@@ -94,11 +95,11 @@ class Recorder:
         """The first step begins now."""
         self._begun = self._last = self._flushed = time.perf_counter()
 
-    def add(self, loss: torch.Tensor, stamps: Stamps, *, examples: int, grad_norm: float | torch.Tensor) -> None:
+    def add(self, loss: torch.Tensor | None, stamps: Stamps, *, examples: int, grad_norm: float | torch.Tensor) -> None:
         """Takes a step; writes when it is time to.
 
         Args:
-            loss: global mean loss, still on its device.
+            loss: global mean loss, still on its device; None: the script alone knows it.
             stamps: of the step.
             examples: of the global batch.
             grad_norm: of the whole gradient; 0 where it was not computed.
@@ -190,7 +191,7 @@ class Recorder:
             write_toml(measurement, folder / "measurement.toml")
 
     def _resolve(self, item: _Pending) -> None:
-        loss = item.loss.item()
+        loss = math.nan if item.loss is None else item.loss.item()
         duration = item.stamps.duration(self._clock)
         breakdown = item.stamps.breakdown(self._clock)
         self._durations.append((duration, breakdown))
@@ -206,7 +207,8 @@ class Recorder:
                 time=breakdown,
             )
             self._lines.append(_line(record))
-        check_finite(loss, item.step)
+        if item.loss is not None:
+            check_finite(loss, item.step)
         told = self._drift.add(duration, item.step)
         if told:
             self.told.append(told)
@@ -236,5 +238,6 @@ def _opened(path: Path) -> TextIO:
 def _line(record: StepRecord) -> str:
     """A record as JSON; `dataclasses.asdict` copies every value and takes five times as long."""
     values = {name: getattr(record, name) for name in RECORD_ITEMS}
+    values["loss"] = None if math.isnan(record.loss) else record.loss
     values["time"] = {name: getattr(record.time, name) for name in TIME_ITEMS}
     return json.dumps(values) + "\n"

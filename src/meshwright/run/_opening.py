@@ -76,27 +76,31 @@ def opened(job: Job, request: Request, role: Role, batch: Any) -> Opening:
         return _joined(job, request, role, batch)
     assert role.plan is not None
     plan = read_toml(Plan, role.plan)
-    check_plan(plan, job, world_size=role.world_size)
-    job = replace(job, blocks=_blocks_of(role.plan.parent), allow=plan.allow)
+    check_plan(plan, type(job.model).__name__, world_size=role.world_size)
+    job = replace(job, blocks=blocks_of(role.plan.parent), allow=plan.allow)
     if role.kind == "verify":
         return Opening(job=job, plan=plan, stand_in=Proof(job, plan.strategy, role=role))
     engine = Engine(job, plan.strategy, rank=role.rank)
     return Opening(job=job, plan=plan, engine=engine, folder=role.folder)
 
 
-def _blocks_of(folder: Path) -> tuple[str, ...]:
+def blocks_of(folder: Path) -> tuple[str, ...]:
     """Paths of the repeated blocks, from the graph beside a plan; none where there is no graph."""
     path = folder / "graph.json"
     return block_paths(read_graph(path)) if path.exists() else ()
 
 
-def check_plan(plan: Plan, job: Job, *, world_size: int) -> None:
+def check_plan(plan: Plan, model: str, *, world_size: int) -> None:
     """Refuses a plan that was made for something else.
+
+    Args:
+        plan: that is asked for.
+        model: name of the class that the script trains.
+        world_size: workers that were started.
 
     Raises:
         PlanError: for another model, or another number of workers.
     """
-    model = type(job.model).__name__
     if plan.model and plan.model != model:
         raise PlanError(
             f"the plan is for {plan.model}, and the script trains {model}",
@@ -116,7 +120,7 @@ def check_plan(plan: Plan, job: Job, *, world_size: int) -> None:
 def _alone(job: Job, request: Request) -> Opening:
     strategy: Strategy | None = None
     if request.plan is not None:
-        check_plan(request.plan, job, world_size=1)
+        check_plan(request.plan, type(job.model).__name__, world_size=1)
         strategy = request.plan.strategy
     return Opening(job=job, plan=request.plan, engine=Engine(job, strategy))
 
@@ -130,7 +134,7 @@ def _joined(job: Job, request: Request, role: Role, batch: Any) -> Opening:
         from meshwright.run._planning import plan_together
 
         plan = plan_together(job, batch, role, pins=request.pins, allow=request.allow)
-    check_plan(plan, job, world_size=role.world_size)
+    check_plan(plan, type(job.model).__name__, world_size=role.world_size)
     worker = plan.strategy.workers[role.rank]
     torch.set_num_threads(worker.threads)
     pin(worker)

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, get_args, overload
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from meshwright.cost import Allowance
 from meshwright.documents import from_mapping, read_toml
 from meshwright.errors import UsageError, suggestion
 from meshwright.plan import Pins, Plan
-from meshwright.run._group import meet
+from meshwright.run._by_hand import hand_written
 from meshwright.run._hand_written import HandWritten
 from meshwright.run._job import Job, Loss, loss_of_model
 from meshwright.run._opening import Request
@@ -27,7 +26,12 @@ from meshwright.run._step import Step
 
 
 @overload
-def parallel(model: nn.Module) -> HandWritten: ...
+def parallel(
+    model: nn.Module,
+    *,
+    plan: Mapping[str, Any] | Plan | str | os.PathLike[str] | None = ...,
+    allow: Collection[Allowance] = ...,
+) -> HandWritten: ...
 
 
 @overload
@@ -56,8 +60,8 @@ def parallel(
     The plan is made on the first batch, by `meshwright run`. Under plain `python` one worker runs, with the model and
     the optimizer exactly as they are.
 
-    With the model alone, what comes back stands for it in a loop written by hand, on the workers that torchrun or srun
-    started; nothing is planned then.
+    With the model alone, what comes back stands for it in a loop written by hand: every worker runs the loop on the
+    whole batch, forward and backward are split by any method but pipeline, and `plan={"tensor": 2}` says which.
 
     Args:
         model: any module, written for one device.
@@ -72,8 +76,9 @@ def parallel(
         UsageError: something that cannot be trained, or an unknown name.
         DocumentError: an unknown key or a wrong value in `plan`.
     """
-    if optimizer is None and loss is None and plan is None and not allow and clip is None:
-        return _by_hand(_checked_model(model))
+    if optimizer is None and loss is None and clip is None:
+        request = _request(plan, _checked_allowances(allow))
+        return hand_written(_checked_model(model), request, role_of(os.environ), CURRENT.get())
     job = Job(
         model=_checked_model(model),
         optimizer=_checked_optimizer(optimizer, model),
@@ -86,24 +91,6 @@ def parallel(
     step = Step(job, request, session)
     session.attach(step)
     return step
-
-
-def _by_hand(model: nn.Module) -> HandWritten:
-    """The model for a hand-written loop.
-
-    Raises:
-        UsageError: a plan is asked for.
-    """
-    role = role_of(os.environ)
-    if role.kind in ("plan", "run", "verify"):
-        raise UsageError(
-            "mw.parallel(model) alone cannot be planned",
-            cause="a plan is made of what a whole step does, and the loss and the update are in the script's own loop",
-            alternatives=["mw.parallel(model, optimizer, loss)", "torchrun --nproc-per-node 2 SCRIPT"],
-        )
-    if role.kind == "joined" and not dist.is_initialized():
-        meet(role)
-    return HandWritten(model)
 
 
 def _request(plan: Any, allow: tuple[Allowance, ...]) -> Request:

@@ -9,6 +9,7 @@ from meshwright.run._role import Role
 from meshwright.units import Bytes
 
 if TYPE_CHECKING:
+    from meshwright.run._loop_record import LoopRecord
     from meshwright.run._step import Step
 
 CURRENT: ContextVar["Session | None"] = ContextVar("session", default=None)
@@ -23,11 +24,11 @@ class Session:
 
     def __init__(self, role: Role) -> None:
         self.role = role
-        self.step: Step | None = None
+        self.step: Step | LoopRecord | None = None
         self._finished = False
 
-    def attach(self, step: "Step") -> None:
-        """Takes the script's step.
+    def attach(self, step: "Step | LoopRecord") -> None:
+        """Takes the script's step, or what its own loop leaves behind.
 
         Raises:
             UsageError: the script has made one before.

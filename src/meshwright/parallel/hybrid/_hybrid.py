@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from meshwright.cost import Action, Strategy
-from meshwright.errors import UsageError
 from meshwright.exchange import Transport
 from meshwright.numerics import heap_for
 from meshwright.parallel._named import all_parameters
@@ -114,18 +113,21 @@ class Hybrid(SplitModel):
         self._portion.count(any(examples))
         self._portion.compute(batches, micro_batch=self._data.micro_batch, begin=begin, ended=ended)
 
-    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
-        """Not for a split model.
+    def outputs(self, batch: Any, *, examples: int) -> Any:
+        """The model's outputs, for a loop that goes on from there; the loss that it was made with is `Forward`.
 
-        Raises:
-            UsageError: always.
+        Args:
+            batch: `(args, kwargs)` of the model's call, this data rank's examples.
+            examples: how many of them count; 0 for a stand-in that only joins the exchanges.
         """
-        del last
-        raise UsageError(
-            "a split model computes whole steps",
-            cause="its forward is a captured program, not a call of the user's model",
-            alternatives=["step(batch)"],
-        )
+        self.prepare([batch])
+        self._portion.count(bool(examples))
+        return self._portion.outputs(batch)
+
+    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
+        """Around the backward of what `outputs` gave."""
+        assert self._data is not None, "prepare comes first"
+        return self._data.micro_batch(last)
 
     def reduce(self, divisor: float) -> None:
         """Makes this worker's gradients sums over the data axes, and of tied parameters over the stages.

@@ -156,6 +156,13 @@ class Portion:
                 begin(outputs[0] if len(outputs) == 1 else outputs, number).backward()
                 ended()
 
+    def outputs(self, batch: Any) -> Any:
+        """The model's outputs for the inputs `(args, kwargs)`, whole on every worker of this worker's model."""
+        runner, structure = self._runner(batch), self._program(batch).structure
+        assert structure is not None, "captured without a loss"
+        with self._context():
+            return structure.filled(runner(*tensors_of(batch)))
+
     def drain(self, micro_batch: Callable[[bool], AbstractContextManager[object]]) -> None:
         """Backwards of micro-batches that a pipeline has under way, as many as in a step."""
         assert self._pipelined is not None

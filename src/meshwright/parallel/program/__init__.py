@@ -9,6 +9,9 @@ Reading order: `_program` (the value), `_signature` (which batches it is right f
 """
 
 from meshwright.parallel.program._capture import capture_program as capture_program
+from meshwright.parallel.program._forward import Forward as Forward
+from meshwright.parallel.program._forward import Structure as Structure
+from meshwright.parallel.program._forward import taken_apart as taken_apart
 from meshwright.parallel.program._program import Input as Input
 from meshwright.parallel.program._program import Program as Program
 from meshwright.parallel.program._segments import segment as segment

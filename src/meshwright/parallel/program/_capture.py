@@ -21,6 +21,7 @@ from meshwright.graph.capture_gap import construct_behind
 from meshwright.parallel.program._annotation import annotate
 from meshwright.parallel.program._cleaning import clean
 from meshwright.parallel.program._fixed import check_fixed
+from meshwright.parallel.program._forward import Forward
 from meshwright.parallel.program._functional import functional
 from meshwright.parallel.program._import import Names, imported, names_of
 from meshwright.parallel.program._program import Input, Program
@@ -77,6 +78,8 @@ def capture_program(model: nn.Module, loss: Loss, batch: Any, *, training: bool 
     annotate(graph_module.graph)
     graph_module.recompile()
     program = program_of(graph_module, names, inputs=inputs, batch_size=batch_size(batch))
+    if isinstance(loss, Forward):
+        program = replace(program, output="outputs", structure=loss.structure)
     return replace(program, custom_functions=tuple(sorted(step.custom_functions)))
 
 

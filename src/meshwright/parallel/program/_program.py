@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from meshwright.graph.capture_batch import leaves
+from meshwright.parallel.program._forward import Structure, blended
 
-Output = Literal["mean", "total and weight"]
+Output = Literal["mean", "total and weight", "outputs"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,13 +46,15 @@ class Program:
     and every `get_attr` of a parameter or buffer has the user's name of it as its target, tied ones the first name.
 
     Args:
-        graph_module: takes the batch's tensors; its output is a tuple: the mean, or total and weight.
+        graph_module: takes the batch's tensors; its output is a tuple: the mean, total and weight, or the tensors that
+            the model gives.
         inputs: the batch's tensors.
-        output: what the loss function returned.
+        output: what the loss function returned; `outputs`: the model's, without a loss.
         parameters: those that the graph reads, by the user's first name: the user's own objects.
         buffers: those that the graph reads or writes, likewise.
         tied: further names of parameters, by the first one.
         batch_size: examples in the captured micro-batch.
+        structure: how the model's outputs hang together, where there is no loss.
         custom_functions: names of the user's autograd functions; the graph has their forward, autograd its derivative.
     """
 
@@ -62,11 +65,14 @@ class Program:
     buffers: dict[str, Tensor]
     tied: dict[str, tuple[str, ...]]
     batch_size: int
+    structure: Structure | None = None
     custom_functions: tuple[str, ...] = ()
 
     def __call__(self, batch: Any) -> Tensor | tuple[Tensor, Any]:
-        """The loss of a batch with the captured signature: the mean, or `(total, weight)`."""
+        """The loss of a batch with the captured signature: the mean, or `(total, weight)`; outputs are blended."""
         outputs = self.graph_module(*tensors_of(batch))
+        if self.output == "outputs":
+            return blended(outputs)
         return outputs[0] if self.output == "mean" else outputs
 
     @property

@@ -14,6 +14,7 @@ from torch.autograd.function import BackwardCFunction
 
 from meshwright.errors import LossError
 from meshwright.graph.capture_batch import mapped
+from meshwright.parallel.program._forward import Forward
 
 MODEL = "model"
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
@@ -43,7 +44,13 @@ class StepModule(nn.Module):
         remaining = iter(tensors)
         batch = mapped(self._batch[0], lambda leaf: next(remaining) if isinstance(leaf, Tensor) else leaf)
         before = [(module, dict(module._buffers)) for module in self.model.modules()]
-        output = self._loss[0](self.model, batch)
+        loss = self._loss[0]
+        if isinstance(loss, Forward):
+            outputs = loss.outputs(self.model, batch)
+            _write_buffers(before)
+            self.custom_functions |= {name for output in outputs for name in _custom_functions(output)}
+            return outputs
+        output = loss(self.model, batch)
         _write_buffers(before)
         pair = output if isinstance(output, tuple) else (output,)
         if len(pair) > 2 or not isinstance(pair[0], Tensor) or pair[0].numel() != 1:

@@ -97,14 +97,18 @@ class ProgramStore:
     def _whole_shapes(self) -> Iterator[None]:
         """Parameters of the shapes that the user's forward expects, without memory for it, while it is captured."""
         kept = {key: tensor.data for key, tensor in self._tensors.items()}
+        # of the parts' shapes: a hand-written loop may be between a backward and its update
+        gradients = {key: tensor.grad for key, tensor in self._tensors.items()}
         try:
             for key, tensor in self._tensors.items():
+                tensor.grad = None
                 if tensor.shape != self._shapes[key]:
                     tensor.data = _of_shape(tensor, self._shapes[key])
             yield
         finally:
             for key, tensor in self._tensors.items():
                 tensor.data = kept[key]
+                tensor.grad = gradients[key]
 
 
 def _of_shape(tensor: Tensor, shape: torch.Size) -> Tensor:
