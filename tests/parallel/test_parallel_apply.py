@@ -51,6 +51,8 @@ def _scheduled(sharding: str) -> list[float]:
 
 def spread_experts_over_one_data_rank():
     chosen = strategy(Case())
+    with pytest.raises(PlanError, match="expert = 2 with context = 2"):
+        apply(_linear(), None, replace(chosen, mesh=Mesh(cp=2, ep=2), batch=replace(chosen.batch, shares=(2,))))
     with pytest.raises(PlanError, match="expert = 2 does not divide the 1 data ranks"):
         apply(_linear(), None, replace(chosen, mesh=Mesh(tp=2, ep=2), batch=replace(chosen.batch, shares=(1,))))
 
