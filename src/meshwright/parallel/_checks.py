@@ -80,8 +80,8 @@ def _check_experts(mesh: Mesh) -> None:
     if mesh.ep > 1 and mesh.cp > 1:
         raise PlanError(
             f"expert = {mesh.ep} with context = {mesh.cp}",
-            cause="tokens of all positions are sorted by expert together, and each worker of the context axis would send "
-            "all of them",
+            cause="tokens of all positions are sorted by expert together, and each worker of the context axis would "
+            "send all of them",
             alternatives=["--set context=1", "--set expert=1: experts are computed beside the split sequence"],
             command="meshwright plan SCRIPT",
         )
