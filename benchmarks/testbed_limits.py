@@ -14,6 +14,7 @@ ROOT = Path("/sys/fs/cgroup")
 PERIOD = 10_000  # µs
 # Hosts go before whatever else the machine does, so that it disturbs measurements little: the kernel's largest.
 WEIGHT = {"cpu.weight": 10_000, "cpu.shares": 262_144}
+LEAST_QUOTA = 1_000  # µs, the kernel's: a smaller share needs a longer period
 CONTROLLERS = ("cpu", "cpuset", "memory")
 ENDING_LIMIT = 5.0  # s
 
@@ -48,11 +49,12 @@ class Limits:
 
     def set_cpus(self, cpus: float) -> None:
         """Changes the processor time per second of clock time; 0: no limit."""
-        quota = round(cpus * PERIOD)
+        period = max(PERIOD, round(LEAST_QUOTA / cpus)) if cpus else PERIOD
+        quota = max(LEAST_QUOTA, round(cpus * period)) if cpus else 0
         if self._unified:
-            (self.folders[0] / "cpu.max").write_text(f"{quota or 'max'} {PERIOD}")
+            (self.folders[0] / "cpu.max").write_text(f"{quota or 'max'} {period}")
         else:
-            (self.folders[0] / "cpu.cfs_period_us").write_text(str(PERIOD))
+            (self.folders[0] / "cpu.cfs_period_us").write_text(str(period))
             (self.folders[0] / "cpu.cfs_quota_us").write_text(str(quota or -1))
 
     def remove(self) -> None:
