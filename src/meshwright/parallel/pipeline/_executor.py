@@ -115,6 +115,7 @@ class Executor:
         self._record = record
         self._pending = pending
         self._late: dict[tuple[int, int], list[Callable[[], None]]] = {}
+        self._expected = 0
 
     def run(self, begin: Begin, around: Surroundings) -> None:
         """Does everything in order; leaves the gradients in the parameters.
@@ -124,7 +125,7 @@ class Executor:
         """
         last = max((place for place, step in enumerate(self._steps) if step.action.work != "forward"), default=-1)
         for place, step in enumerate(self._steps):
-            self.expect(step.expects)
+            self._expect_until(place + self._links.ahead)
             action = step.action
             if action.work == "forward":
                 self._forward(step, begin, around)
@@ -143,6 +144,12 @@ class Executor:
             self._pending.inbox[_key(message)] = self._links.receive(
                 message.value, source=message.source % self._links.size, number=message.number
             )
+
+    def _expect_until(self, place: int) -> None:
+        """Begins to receive what belongs to the actions up to one."""
+        for step in self._steps[self._expected : place + 1]:
+            self.expect(step.expects)
+        self._expected = max(self._expected, place + 1)
 
     def end(self) -> None:
         """Waits until everything is sent; nothing may be left to do."""

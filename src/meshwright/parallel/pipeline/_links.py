@@ -1,8 +1,9 @@
 """Activations and gradients between the workers of a pipeline, sent and received while they compute.
 
 A tensor travels as the bytes of its memory in its own layout, whatever its type. Both sides know type and layout from
-the program, so nothing is negotiated. On gloo a message is found by its number; NCCL carries the messages between two
-workers in the order in which both start them, which `_messages` makes the same on both.
+the program, so nothing is negotiated. On gloo a message is found by its number, and goes at once where its receiver has
+asked for it before: receives are started an action early. NCCL carries the messages between two workers in the order in
+which both start them, which `_messages` makes the same on both.
 """
 
 import time
@@ -56,6 +57,7 @@ class Links:
     Attributes:
         rank: of this worker among them.
         size: how many they are.
+        ahead: how many actions before its own a receive may be started.
     """
 
     def __init__(self, group: dist.ProcessGroup | None, device: torch.device) -> None:
@@ -65,6 +67,8 @@ class Links:
         self._device = device
         self._sent: deque[tuple[dist.Work, Tensor]] = deque()
         self.waited: Seconds = 0.0
+        # a message of gloo that nobody has asked for yet waits for a second message, which asks for it
+        self.ahead = 1 if group is not None and dist.get_backend(group) == dist.Backend.GLOO else 0
 
     def send(self, tensor: Tensor, value: Value, *, to: int, number: int) -> None:
         """Begins to send a tensor.
