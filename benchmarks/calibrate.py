@@ -1,18 +1,19 @@
-"""Fits the step model of accelerators to published measurements, and says how far it carries over.
+"""Fits every free parameter of accelerators' steps and memory to published measurements; says how far it carries over.
 
-    python benchmarks/calibrate.py FOLDER             # fit, cross-validate, print; changes nothing
-    python benchmarks/calibrate.py FOLDER --write     # and write the package's calibration.toml
+    python benchmarks/calibrate.py FOLDER [--quick] [--json]   # fit, cross-validate, print; changes nothing
+    python benchmarks/calibrate.py FOLDER --write              # and write calibration.toml and memory.toml
 
 FOLDER has measurements.csv, op_profiles.csv.gz and network_calibration.csv. Parameters, what is known of them
-beforehand and where from: calibration_priors.toml. The table has, for each source, the error of the fit on it and the
-error when it, its models one by one, or its numbers of devices one by one were left out of the fit. What `_CHOSEN` and
-the priors read off the runs holds for all columns: the form of the model has seen every row.
+beforehand and where from: calibration_priors.toml for time, calibration_memory.py for memory. The rows have, for each
+source, the error of the fit on it and the error when it, its models one by one, or its numbers of devices one by one
+were left out of the fit; checks are on models that were left out. What `_CHOSEN` and the priors read off the runs holds
+for all columns: the form of the model has seen every row. `--quick` fits time alone, from the last fit on.
 """
 
 import argparse
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 from pathlib import Path
@@ -21,9 +22,12 @@ from typing import Any
 import numpy as np
 import tomli_w
 
+import outcome
 from calibration_fit import Problem, Vector, fit, newton_move, read_priors
+from calibration_memory import fit_memory, write_memory
 from calibration_points import Point, collective_points, product_points, run_points
-from meshwright.cost.accelerator import step_time
+from meshwright.cost.accelerator import Calibration, step_time
+from meshwright.errors import MeshwrightError
 
 _HERE = Path(__file__).resolve().parent
 _TARGET = _HERE.parent / "src" / "meshwright" / "cost" / "accelerator" / "calibration.toml"
@@ -57,8 +61,9 @@ _CHOSEN: dict[str, Any] = {
 _ROUNDS = 14
 # Newton steps after points were left out: parameters move little, and their derivatives less.
 _LEFT_OUT_ROUNDS = 3
-# An interval is made a little wider than the residuals that it comes from: they are from hardware seen before.
-_WIDENED = 1.15
+_QUICK_ROUNDS = 3
+# Single kernels and collectives, which are no runs.
+_SINGLE = ("products", "collectives")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,68 +102,120 @@ def quantile(errors: Vector, share: float) -> float:
     return float(np.quantile(np.abs(np.expm1(errors)), share)) if len(errors) else float("nan")
 
 
-def print_table(problem: Problem, columns: dict[str, Vector]) -> None:
+def table_of(problem: Problem, columns: dict[str, Vector]) -> list[dict[str, Any]]:
     """Median and 90th percentile of every source, fitted and left out."""
     sources = np.array([point.source for point in problem.points])
-    print(f"{'source':14s}{'rows':>6s}" + "".join(f"{name:>17s}" for name in columns))
+    table = []
     for source in dict.fromkeys(sources):
         rows = sources == source
-        cells = "".join(f"{quantile(e[rows], 0.5):9.3f}{quantile(e[rows], 0.9):8.3f}" for e in columns.values())
-        print(f"{source:14s}{rows.sum():6d}{cells}")
+        cells = {f"{name}, median": quantile(errors[rows], 0.5) for name, errors in columns.items()}
+        cells |= {f"{name}, p90": quantile(errors[rows], 0.9) for name, errors in columns.items()}
+        table.append({"time of": str(source), "rows": int(rows.sum()), **cells})
+    return table
 
 
-def with_intervals(document: dict[str, Any], problem: Problem, logs: Vector, errors: Vector) -> dict[str, Any]:
-    """Adds each framework's 90 % interval: quantiles of the errors on models that were left out.
+def with_intervals(
+    document: dict[str, Any], problem: Problem, logs: Vector, *, by_model: Vector, by_source: Vector
+) -> dict[str, Any]:
+    """Adds each framework's 90 % interval: what nine in ten errors on models that were left out stay within.
 
-    Runs that stalled are in the interval by the stall, not by its width.
+    A framework of few models says little about others: sources that were left out whole count as one model more, and
+    alone where a framework is not known. Runs that stalled are in the interval by the stall, not by its width.
     """
-    fitted = problem.calibration(logs)
-    spread: list[float] = []
+    smooth = np.array([_is_smooth(point, problem.calibration(logs)) for point in problem.points])
+    names = np.array([point.framework for point in problem.points])
+    sources = np.array([point.source for point in problem.points])
+    elsewhere = float(np.mean([_within(by_source[smooth & (sources == one)]) for one in np.unique(sources[smooth])]))
     for name, habits in document["frameworks"].items():
-        ratios = []
-        for point, error in zip(problem.points, errors, strict=True):
-            if point.framework != name or point.setup is None or point.machine is None:
-                continue
-            time = step_time(point.setup, point.machine, fitted=fitted)
-            stalled = habits.get("stall", 0.0) > 0 and point.measured > 1.5 * (time.step - time.stall)
-            if not stalled and not time.stall:
-                ratios.append(-error)
-        logarithms = np.array(ratios if ratios else spread)
-        spread.extend(ratios)
-        low, high = np.quantile(logarithms, 0.05), np.quantile(logarithms, 0.95)
-        habits["low"] = round(exp(min(-0.03, low * _WIDENED)), 3)
-        habits["high"] = round(exp(max(0.03, high * _WIDENED)), 3)
+        rows = smooth & (names == name)
+        models = len({point.model for point, counts in zip(problem.points, rows, strict=True) if counts})
+        own = _within(by_model[rows]) if models else 0.0
+        width = (models * own + elsewhere) / (models + 1)
+        habits["low"], habits["high"] = round(exp(-width), 3), round(exp(width), 3)
     return document
+
+
+def _within(errors: Vector) -> float:
+    """What nine in ten stay within."""
+    return float(np.quantile(np.abs(errors), 0.9))
+
+
+def _is_smooth(point: Point, fitted: Calibration) -> bool:
+    """Whether it is a run that neither stalled nor was foretold to."""
+    if point.setup is None or point.machine is None:
+        return False
+    time = step_time(point.setup, point.machine, fitted=fitted)
+    stalls = fitted.frameworks[point.framework].stall > 0
+    return not time.stall and not (stalls and point.measured > 1.5 * time.step)
+
+
+def fit_time(folder: Path, *, rounds: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Errors of every source, and the calibration's document.
+
+    Raises:
+        UsageError: a file is missing, or lacks columns.
+    """
+    points = (
+        run_points(folder / "measurements.csv")
+        + product_points(folder / "op_profiles.csv.gz")
+        + collective_points(folder / "network_calibration.csv")
+    )
+    problem = Problem(points, read_priors(_HERE / "calibration_priors.toml"), _CHOSEN)
+    earlier = tomllib.loads(_TARGET.read_text(encoding="utf-8"))
+    logs = fit(problem, problem.begin(earlier), rounds=rounds, report=lambda _: None)
+    errors = problem.errors(logs)
+    jacobian = problem.jacobian(logs, errors)
+    columns = {"fitted": errors}
+    for way in _WAYS:
+        columns[f"without {way.name}"] = left_out_errors(problem, logs, errors, jacobian, way)
+    document = with_intervals(
+        problem.document(logs), problem, logs, by_model=columns["without model"], by_source=columns["without source"]
+    )
+    return table_of(problem, columns), document
+
+
+def checks_of(time: Sequence[Mapping[str, Any]], memory: Sequence[Mapping[str, Any]]) -> list[outcome.Check]:
+    """Targets on models that were left out."""
+    found = []
+    for row in time:
+        if row["time of"] not in _SINGLE:
+            for part, bound in (("median", 0.08), ("p90", 0.2)):
+                name = f"step time of {row['time of']}, model left out, {part}"
+                found.append(outcome.at_most(name, row[f"without model, {part}"], bound))
+    for row in memory:
+        if row["left out"] == "model":
+            for part, bound in (("median", 0.04), ("p90", 0.12)):
+                name = f"memory of {row['memory of']}, model left out, {part}"
+                found.append(outcome.at_most(name, row[part], bound))
+    return found
 
 
 def main(arguments: list[str]) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--write", action="store_true", help="write the package's calibration.toml")
-    parser.add_argument("--rounds", type=int, default=_ROUNDS)
+    parser.add_argument("--write", action="store_true", help="write the package's calibration.toml and memory.toml")
+    parser.add_argument("--quick", action="store_true", help="time alone, three rounds")
+    parser.add_argument("--json", action="store_true", help="one object: machine, rows, checks")
     chosen = parser.parse_args(arguments)
-    points = (
-        run_points(chosen.folder / "measurements.csv")
-        + product_points(chosen.folder / "op_profiles.csv.gz")
-        + collective_points(chosen.folder / "network_calibration.csv")
-    )
-    problem = Problem(points, read_priors(_HERE / "calibration_priors.toml"), _CHOSEN)
-    earlier = tomllib.loads(_TARGET.read_text(encoding="utf-8"))
-    logs = fit(problem, problem.begin(earlier), rounds=chosen.rounds)
-    errors = problem.errors(logs)
-    jacobian = problem.jacobian(logs, errors)
-    columns = {"fitted": errors}
-    for way in _WAYS:
-        columns[f"without {way.name}"] = left_out_errors(problem, logs, errors, jacobian, way)
-    print_table(problem, columns)
-    document = with_intervals(problem.document(logs), problem, logs, columns["without model"])
-    for prior, value in zip(problem.priors, logs, strict=True):
-        print(f"{'.'.join(prior.path):45s} {prior.value:10.3g} -> {exp(value):10.3g}")
+    there = outcome.machine()
+    try:
+        time, document = fit_time(chosen.folder, rounds=_QUICK_ROUNDS if chosen.quick else _ROUNDS)
+        ways = ("model", "workers", "tenth")
+        memory = None if chosen.quick else fit_memory(chosen.folder / "measurements.csv", ways=ways)
+    except MeshwrightError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    errors = list(memory.rows) if memory is not None else []
     if chosen.write:
         _TARGET.write_text(_HEADER + tomli_w.dumps(document), encoding="utf-8")
-        print(f"written: {_TARGET}")
-    return 0
+        if memory is not None:
+            write_memory(memory.factors)
+    checks = checks_of(time, errors)
+    if chosen.json:
+        return outcome.publish([*time, *errors], checks, there=there, as_json=True)
+    outcome.publish(errors, [], there=there, as_json=False)
+    return outcome.publish(time, checks, there=there, as_json=False)
 
 
 _HEADER = """\

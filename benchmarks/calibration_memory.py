@@ -1,17 +1,15 @@
 """Fits what frameworks hold (`cost/memory/memory.toml`) to measured peaks and failures, and says how well it predicts.
 
-    python benchmarks/calibrate_memory.py MEASUREMENTS.csv [--write]
-
 Every framework's few factors are fitted to the logarithm of its rows' peaks, with a prior around what they mean, so
-that a source with few rows moves them little; outliers count less. Errors are printed in sample and with each model,
-each number of workers and each tenth of the rows left out in turn.
+that a source with few rows moves them little; outliers count less. Errors are given in sample and with each model, each
+number of workers or each tenth of the rows left out in turn.
 """
 
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,57 +108,79 @@ class Sample:
     contents: tuple[StageContent, ...]
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Fits, prints and, with `--write`, stores."""
-    paths = [Path(text) for text in arguments if text != "--write"]
-    if len(paths) != 1:
-        raise SystemExit(__doc__)
-    rows = [(row, _configured(row)) for row in read_rows(paths[0])]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FittedMemory:
+    """What was fitted.
+
+    Args:
+        rows: errors of every framework, in sample and with something left out.
+        factors: of every framework's conventions.
+    """
+
+    rows: tuple[dict[str, Any], ...]
+    factors: Mapping[str, Mapping[str, float]]
+
+
+def fit_memory(path: Path, *, ways: Sequence[str]) -> FittedMemory:
+    """Fits what frameworks hold to the rows of a file of measurements.
+
+    Args:
+        ways: what is left out in turn to see how far a fit carries over: `model`, `workers`, `tenth`.
+
+    Raises:
+        UsageError: no such file, or it lacks configuration columns.
+    """
+    rows = [(row, _configured(row)) for row in read_rows(path)]
     known = [(row, found) for row, found in rows if found is not None]
-    samples = [_sample(found, float(row["memory_gib"]) * GIB, row["model"])
-               for row, found in known if row["status"] == "ok" and row["memory_gib"]]  # fmt: skip
-    changed: dict[str, dict[str, float]] = {}
-    print(f"{'framework':28s} {'left out':10s} {'rows':>5s} {'median':>7s} {'90 %':>7s} {'bias':>7s}")
+    samples = [
+        _sample(found, float(row["memory_gib"]) * GIB, row["model"])
+        for row, found in known
+        if row["status"] == "ok" and row["memory_gib"]
+    ]
+    factors: dict[str, dict[str, float]] = {}
+    errors: list[dict[str, Any]] = []
     for names, priors in FITTED.items():
         mine = [sample for sample in samples if sample.conventions in names]
         if mine:
-            fitted = _report(names, priors, mine)
-            changed |= {name: dict(fitted) for name in names}
-    limits = _limits(known, changed)
-    for name, values in limits.items():
-        changed.setdefault(name, {}).update(values)
-    if "--write" in arguments:
-        _write(changed)
+            values, found = _report(names, priors, mine, ways)
+            factors |= {name: dict(values) for name in names}
+            errors += found
+    for name, values in _limits(known, factors).items():
+        factors.setdefault(name, {}).update(values)
+    return FittedMemory(rows=tuple(errors), factors=factors)
 
 
-def _report(names: tuple[str, ...], priors: Mapping[str, Prior], samples: Sequence[Sample]) -> dict[str, float]:
-    """Fits a framework, prints its errors, and returns its factors."""
-    everything = np.ones(len(samples), dtype=bool)
+def _report(
+    names: tuple[str, ...], priors: Mapping[str, Prior], samples: Sequence[Sample], ways: Sequence[str]
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """A framework's factors, and its errors."""
     values = _fit(priors, samples)
-    _print_errors(names, "nothing", _errors(priors, values, samples)[everything])
+    errors = [_errors_row(names, "nothing", _errors(priors, values, samples))]
     groups: dict[str, Callable[[int, Sample], object]] = {
         "model": lambda _, sample: sample.model,
         "workers": lambda _, sample: sample.workers,
         "tenth": lambda index, _: index % 10,
     }
-    left_out = np.zeros(len(samples))
-    for label, group in groups.items():
-        keys = [group(index, sample) for index, sample in enumerate(samples)]
+    left_out = _errors(priors, values, samples)
+    for label in ways:
+        keys = [groups[label](index, sample) for index, sample in enumerate(samples)]
         if len(set(keys)) < 2:
             continue
         for key in dict.fromkeys(keys):
             inside = np.array([other == key for other in keys])
             found = _fit(priors, [sample for sample, out in zip(samples, inside, strict=True) if not out])
             left_out[inside] = _errors(priors, found, [s for s, out in zip(samples, inside, strict=True) if out])
-        _print_errors(names, label, left_out)
+        errors.append(_errors_row(names, label, left_out))
     spread = float(np.quantile(np.abs(np.log1p(left_out)), 0.9)) / 1.645
-    return dict(zip(priors, values, strict=True)) | {"spread": spread}
+    return dict(zip(priors, values, strict=True)) | {"spread": spread}, errors
 
 
-def _print_errors(names: tuple[str, ...], label: str, errors: Vector) -> None:
+def _errors_row(names: tuple[str, ...], label: str, errors: Vector) -> dict[str, Any]:
     size = np.abs(errors)
-    print(f"{' '.join(names):28s} {label:10s} {len(errors):5d} {np.median(size):7.1%} {np.quantile(size, 0.9):7.1%} "
-          f"{np.median(errors):+7.1%}")  # fmt: skip
+    return {
+        "memory of": " ".join(names), "left out": label, "rows": len(errors), "median": float(np.median(size)),
+        "p90": float(np.quantile(size, 0.9)), "bias": float(np.median(errors)),
+    }  # fmt: skip
 
 
 def _fit(priors: Mapping[str, Prior], samples: Sequence[Sample]) -> list[float]:
@@ -247,9 +267,6 @@ def _limits(
         spread = changed.get(name, {}).get("spread", conventions(name).spread)
         shares, failed = np.log([share for share, _ in pairs]), np.array([fails for _, fails in pairs])
         found[name] = _threshold(shares, failed, spread=spread)
-        print(
-            f"{name}: {failed.sum()} of {len(pairs)} failed, half of them at {found[name]['limit']:.2f} of the memory"
-        )
     return found
 
 
@@ -270,7 +287,7 @@ def _threshold(shares: Vector, failed: NDArray[np.bool_], *, spread: float) -> d
     return {"limit": float(np.exp(found[0])), "limit_spread": spread if few else float(np.exp(found[1]))}
 
 
-def _write(changed: Mapping[str, Mapping[str, float]]) -> None:
+def write_memory(changed: Mapping[str, Mapping[str, float]]) -> None:
     """Puts factors into `memory.toml`, keeping facts and comments."""
     path = Path(meshwright.cost.memory.__file__).with_name("memory.toml")
     text = path.read_text("utf-8")
@@ -294,7 +311,3 @@ def _put(text: str, section: str, key: str, value: float) -> str:
         last = max(found.end() for found in re.finditer(r"^\w+ = .*\n", body, re.MULTILINE))
         body = body[:last] + f"{line}\n" + body[last:]
     return text[:start] + body + text[end:]
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from calibrate_memory import FITTED, Sample, _fit, _put, with_values
+from calibration_memory import FITTED, Sample, _fit, _put, with_values
 from meshwright.cost.memory import conventions, fullest, known_conventions, stage_memory, transformer_contents
 from meshwright.units import GIB
 from published_memory import PublishedMemory, published_memory, row_arrangement, row_conventions
