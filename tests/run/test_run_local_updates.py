@@ -12,6 +12,7 @@ from meshwright.cost import Compression, Mesh, Updates, island_ranks, suited_mom
 from meshwright.errors import PlanError
 from meshwright.parallel.stale._meetings import is_due
 from meshwright.run import Engine, Job
+from meshwright.run._checkpoint import load, save
 
 SIZE = 12
 
@@ -173,3 +174,78 @@ def test_islands_lie_along_the_replicas():
 
 def test_momentum_grows_with_the_interval():
     assert [suited_momentum(interval) for interval in (1, 16, 64, 1000)] == [0.0, 0.5, 0.9, 0.9]
+
+
+def whole_after(plan, count):
+    engine = Engine(a_job(), plan, rank=dist.get_rank())
+    for batch in batches(count):
+        engine.step(batch)
+    found = engine.placed.full_parameters()
+    engine.close()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("mesh", "sharding"),
+    [
+        (Mesh(dp_replicate=2, dp_shard=2), "parameters"),
+        (Mesh(dp_replicate=2, dp_shard=2), "gradients"),
+    ],
+    ids=["parameters", "gradients"],
+)
+def test_the_outer_state_of_shards_is_kept_where_they_are(workers, mesh, sharding):
+    plan = apart(Updates(kind="local", interval=3, momentum=0.5, fragments=1), num_workers=4)
+    batch = replace(plan.batch, shares=(1,) * mesh.num_shares)
+    expected = simulated(plan.exchange.updates, [(0, 6), (6, 12)], 6)
+    for found in workers(4).run(whole_after, replace(plan, mesh=mesh, sharding=sharding, batch=batch), 6):
+        assert furthest(found, expected.jobs[0]) < 1e-12
+
+
+def refused(plan):
+    try:
+        Engine(a_job(), plan, rank=dist.get_rank())
+    except PlanError as error:
+        return str(error)
+    return ""
+
+
+def test_islands_of_split_models_are_refused(workers):
+    plan = apart(Updates(kind="local", interval=3), num_workers=4)
+    plan = replace(plan, mesh=Mesh(dp_replicate=2, tp=2), batch=replace(plan.batch, shares=(1, 1)))
+    for message in workers(4).run(refused, plan):
+        assert "local updates of 3 steps with tensor = 2" in message
+
+
+def plain_job():
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return Job(model=model, optimizer=optimizer, loss=cross_entropy, allow=("compression", "staleness"))
+
+
+def continued(plan, after, folder):
+    """Whole parameters after 4 and 4 steps, once without a break and once from a checkpoint, maybe by another plan."""
+    found = []
+    for begin, chosen in ((0, plan), (4, after)):
+        job = load(plain_job(), None, folder) if begin else plain_job()
+        engine = Engine(job, chosen, rank=dist.get_rank())
+        for step in range(begin, 8):
+            engine.step(labelled(SIZE, step))
+            if step == 3:
+                save(job, engine, folder)
+        found.append(engine.placed.full_parameters())
+        engine.close()
+    return max(float((found[0][name] - tensor).abs().max()) for name, tensor in found[1].items())
+
+
+@pytest.mark.parametrize("compression", [None, Compression(method="int8", block=16)])
+def test_a_checkpoint_has_the_outer_state_and_what_was_left_out(workers, tmp_path, compression):
+    plan = apart(Updates(kind="local", interval=2, momentum=0.5), compression=compression)
+    # in equal parts: what an island takes back of the sum is rounded otherwise than its own part was
+    most = 1e-12 if compression is None else 1e-4
+    assert max(workers(2).run(continued, plan, plan, str(tmp_path / "saved"))) < most
+
+
+def test_a_checkpoint_of_islands_goes_on_in_shards(workers, tmp_path):
+    plan = apart(Updates(kind="local", interval=2, momentum=0.5), num_workers=4)
+    shards = replace(plan, mesh=Mesh(dp_replicate=2, dp_shard=2), sharding="parameters")
+    assert max(workers(4).run(continued, plan, shards, str(tmp_path / "saved"))) < 1e-12

@@ -32,10 +32,15 @@ class Pipeline:
             steps, so that early stages are updated late, with what they computed before other updates.
         cuts: path of the module whose first operation begins a stage, for every stage but the first; one worker has
             `(len(cuts) + 1) / pp` stages, number `i` belongs to worker `i % pp`.
+        check_every: steps between two comparisons with exact steps, where the schedule is `asynchronous`; 0: never.
+        tolerance: most of what exact steps gain that may be missing (0 to 1); beyond it, the pipeline is emptied after
+            every step.
     """
 
     schedule: Schedule = "1f1b"
     cuts: tuple[str, ...] = ()
+    check_every: int = 1000
+    tolerance: float = 0.5
 
     @property
     def num_stages(self) -> int:

@@ -25,6 +25,9 @@ class Updates:
         fragments: parts of the model that meet one after another, spread over the interval.
         delay: steps that the islands go on while a meeting is under way; less than `interval / fragments`.
         staleness: meetings of others after which an island's way counts for less; `asynchronous` only.
+        check_every: meetings between two comparisons with exact steps, or with a worker alone; 0: never.
+        tolerance: most of what exact steps gain in an interval that may be missing (0 to 1); beyond it, islands meet
+            more often.
     """
 
     kind: UpdatesKind
@@ -35,6 +38,8 @@ class Updates:
     fragments: int = 1
     delay: int = 0
     staleness: int = 4
+    check_every: int = 128
+    tolerance: float = 0.5
 
     @property
     def summary(self) -> str:

@@ -109,6 +109,30 @@ def assembled(pieces: Sequence[tuple[tuple[Span, ...], Tensor]]) -> Tensor:
     return torch.cat([piece for each in zip(*ranges, strict=True) for piece in each], dim=outer.dim)
 
 
+def taken(
+    whole: Tensor, spans: Sequence[Span], everyones: Sequence[tuple[tuple[Span, ...], tuple[int, ...]]]
+) -> Tensor:
+    """One piece of a whole tensor.
+
+    Args:
+        whole: what `assembled` gave, or something of that shape.
+        spans: of the piece.
+        everyones: spans and shapes of all pieces.
+    """
+    if not spans:
+        return whole
+    first = spans[0]
+    lengths = []
+    for index in sorted({others[0].index for others, _ in everyones}):
+        same = [(others[1:], shape) for others, shape in everyones if others[0].index == index]
+        shapes = {others: torch.empty(shape, device="meta") for others, shape in same}
+        lengths.append(assembled(list(shapes.items())).shape[first.dim] // first.groups)
+    ranges = whole.chunk(first.groups, dim=first.dim) if first.groups > 1 else (whole,)
+    part = torch.cat([each.split(lengths, dim=first.dim)[first.index] for each in ranges], dim=first.dim)
+    deeper = [(others[1:], shape) for others, shape in everyones if others[0].index == first.index]
+    return taken(part, spans[1:], deeper)
+
+
 def _chosen(
     own: Mapping[tuple[str, tuple[Span, ...]], Tensor], rank: int, group: dist.ProcessGroup | None
 ) -> Iterator[tuple[str, list[_Described]]]:

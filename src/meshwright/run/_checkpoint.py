@@ -18,7 +18,7 @@ from meshwright.errors import UsageError, from_json, to_json
 from meshwright.run._checkpoint_files import CheckpointReader, CheckpointWriter
 from meshwright.run._engine import Engine
 from meshwright.run._job import Job
-from meshwright.run._placement import Carrying, Drifting
+from meshwright.run._placement import Drifting, Remembering
 
 if TYPE_CHECKING:
     from meshwright.parallel import Piece
@@ -147,7 +147,7 @@ class _Together:
 
     def exchange(self) -> Iterator[tuple[str, Tensor]]:
         """What the exchange has left out so far, summed over the workers."""
-        return self._placed.carried() if isinstance(self._placed, Carrying) else iter(())
+        return self._placed.carried() if isinstance(self._placed, Remembering) else iter(())
 
     def _optimizer_pieces(self) -> "list[Piece]":
         from meshwright.parallel import optimizer_pieces

@@ -7,7 +7,7 @@ the sum is divided by the weight of all parts of all workers once.
 
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -24,8 +24,9 @@ from meshwright.run._circle import circle_of
 from meshwright.run._clock import BACKWARD, BEGIN, COMMUNICATION, FORWARD, OPTIMIZER, OVERHEAD, Stamps, clock_for
 from meshwright.run._guard import Check, Guard, guard_of
 from meshwright.run._job import Job
-from meshwright.run._placement import SplitPlaced, place
+from meshwright.run._placement import Drifting, SplitPlaced, place
 from meshwright.run._randomness import RankStream
+from meshwright.run._staleness_guard import SpanCheck, StalenessGuard, staleness_guard_of
 from meshwright.run._watch import check_finite, checked
 
 
@@ -68,6 +69,7 @@ class Engine:
         )
         self.told: list[str] = []
         self._guard = guard_of(job, self.placed, strategy)
+        self._staleness = staleness_guard_of(job, self.placed, strategy)
         self.stream = RankStream(self.device, _stream(strategy, rank)) if self.num_workers > 1 else None
         self.placed.zero_gradients()
 
@@ -77,9 +79,10 @@ class Engine:
         updates = self.strategy.exchange.updates if self.strategy is not None else None
         return updates is not None and updates.kind != "local"
 
-    def new_checks(self) -> list[Check]:
-        """Comparisons of compressed steps with exact ones since this was asked last."""
-        return self._guard.new_checks() if self._guard is not None else []
+    def new_checks(self) -> list[Check | SpanCheck]:
+        """Comparisons of steps with exact ones since this was asked last."""
+        compressed = [] if self._guard is None else self._guard.new_checks()
+        return [*compressed, *([] if self._staleness is None else self._staleness.new_checks())]
 
     @property
     def times(self) -> TimeBreakdown:
@@ -159,6 +162,11 @@ class Engine:
     def _finish(self, share: Share) -> Tensor:
         if self._guard is not None and self._guard.is_due(self.steps + 1):
             return self._guarded(self._guard, share)
+        if self._staleness is not None:
+            return self._watched(self._staleness, share)
+        return self._plain(share)
+
+    def _plain(self, share: Share) -> Tensor:
         loss = self.compute(share)
         if self.device.type == "cpu" and not math.isfinite(value := loss.item()):
             if is_empty(share.parts[0].batch):
@@ -218,14 +226,32 @@ class Engine:
         self.stamps.marks.append((OVERHEAD, self.clock.stamp()))
         return loss
 
+    def _watched(self, guard: StalenessGuard, share: Share) -> Tensor:
+        """A step that may belong to a span which is compared with exact steps."""
+
+        def again(share: Share) -> None:
+            self.compute(share)
+            self._advance()
+
+        loss, check = guard.step(self.steps + 1, share, run=self._plain, again=again, loss=self._loss_now)
+        if check is not None:
+            self.told.append(check.sentence)
+        return loss
+
     def _loss_now(self, share: Share) -> float:
-        """The global mean loss of a share."""
+        """The mean loss of a share over those that agree in every step; what the share is computed with stays."""
+        if self._is_split:
+            with self.placed.in_step() if isinstance(self.placed, Drifting) else nullcontext():
+                value = self.compute(share)
+            self.placed.zero_gradients()
+            return float(value)
         tally = _Tally(whole=False, group=self._circle.group, device=self.device, dtype=self._dtype)
         for part in share.parts:
             if part.examples or self.placed.forwards_together:
                 with self.placed.micro_batch(last=False), self._forward_context():
                     tally.add(self.job.loss(self.placed.model, part.batch), part, share.size)
-        tally.exchange()
+        if self._circle.num_workers > 1:
+            tally.exchange()
         return float(tally.result()[0])
 
     def _rebalance(self, balance: Balance, reports: list[float], share: Share, *, seconds: float) -> None:

@@ -7,15 +7,14 @@ tolerance, more is sent from then on. A check costs an exact exchange, one forwa
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from meshwright.cost import Strategy
 from meshwright.run._job import Job
 from meshwright.run._placement import Carrying, Placed
+from meshwright.run._snapshot import Snapshot
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,17 +119,9 @@ class Guard:
         """Puts parameters, buffers, the optimizer's state and random numbers back."""
         optimizer = self._job.optimizer
         tensors = list({id(item): item for group in optimizer.param_groups for item in group["params"]}.values())
-        values = [tensor.detach().clone() for tensor in tensors]
-        state = {key: {name: _kept(value) for name, value in held.items()} for key, held in optimizer.state.items()}
-        random = torch.get_rng_state()
-        with self._buffers_kept():
-            yield
-        with torch.no_grad():
-            for tensor, value in zip(tensors, values, strict=True):
-                tensor.copy_(value)
-        optimizer.state.clear()
-        optimizer.state.update(state)
-        torch.set_rng_state(random)
+        start = Snapshot(self._job.model, optimizer, tensors)
+        yield
+        start.restore()
 
     @contextmanager
     def _buffers_kept(self) -> Iterator[None]:
@@ -151,7 +142,3 @@ def guard_of(job: Job, placed: Placed, strategy: Strategy | None) -> Guard | Non
     if strategy is None or strategy.sharding not in ("none", "optimizer"):
         return None
     return Guard(job, placed, every=choice.check_every, tolerance=choice.tolerance)
-
-
-def _kept(value: object) -> object:
-    return value.clone() if isinstance(value, Tensor) else copy(value)

@@ -118,16 +118,21 @@ class SplitPlaced(Placed, Protocol):
 
 
 @runtime_checkable
-class Carrying(Protocol):
-    """A placed job whose exchange leaves something out, to be sent later."""
+class Remembering(Protocol):
+    """A placed job whose exchange goes on from something in a checkpoint."""
 
     def carried(self) -> Iterator[tuple[str, Tensor]]:
-        """What was left out, summed over the workers, by kind and parameter."""
+        """What was left out, or agreed on, summed over the workers, by kind and parameter."""
         ...
 
     def carry(self, state: Mapping[str, Tensor]) -> None:
         """Goes on from what `carried` gave."""
         ...
+
+
+@runtime_checkable
+class Carrying(Remembering, Protocol):
+    """A placed job whose exchange leaves something out, to be sent later."""
 
     def exactly(self) -> AbstractContextManager[object]:
         """Inside of it nothing is left out."""
@@ -156,6 +161,15 @@ class Drifting(Protocol):
 
     def averaged(self, value: float) -> float:
         """A loss of those that agree in every step, averaged over all."""
+        ...
+
+
+@runtime_checkable
+class Parting(Drifting, Protocol):
+    """One of which workers train apart, so that each has a loss of its own."""
+
+    def alone(self) -> AbstractContextManager[object]:
+        """Inside of it nobody meets; `settle` makes up for it."""
         ...
 
 
@@ -190,7 +204,7 @@ def place(
         job.model, job.optimizer, strategy, loss=job.loss, graph_blocks=job.blocks, group=group, context=context
     )
     undo.callback(placed.close)
-    if job.carried and isinstance(placed, Carrying):
+    if job.carried and isinstance(placed, Remembering):
         placed.carry(job.carried)
     return placed, context
 

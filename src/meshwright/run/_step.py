@@ -217,7 +217,8 @@ class Step:
         if self._tracer is not None:
             self._tracer.look_at(engine)
         for check in engine.new_checks():
-            recorder.note("exchange.jsonl", {**asdict(check), "shortfall": check.shortfall})
+            told = {**asdict(check), "shortfall": check.shortfall, "refined": check.refined}
+            recorder.note("exchange.jsonl", told)
         while recorder.told or engine.told:
             sentence = (recorder.told or engine.told).pop()
             if self.is_main:

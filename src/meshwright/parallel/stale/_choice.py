@@ -28,7 +28,7 @@ def set_apart(
     updates, compression = strategy.exchange.updates, strategy.exchange.compression
     assert updates is not None
     if updates.kind == "local":
-        return LocalUpdates(inner, island, updates, compression=compression)
+        return LocalUpdates(inner, island, updates, compression=compression, group=group)
     if compression is not None:
         raise PlanError(
             f"{updates.kind} updates with {compression.summary}",

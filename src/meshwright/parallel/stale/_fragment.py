@@ -44,7 +44,7 @@ class Fragment:
         message_dtype: torch.dtype | None = None,
     ) -> None:
         self._parameters = FlatParameters(parameters)
-        self._updates = updates
+        self.updates = updates
         self._weight = weight
         self._add_up = add_up
         self._thread = thread
@@ -69,7 +69,7 @@ class Fragment:
             return
         self._transfer.wait()
         self._transfer = None
-        self.momentum.mul_(self._updates.momentum).add_(self._message)
-        self.agreed.sub_(self._message, alpha=self._updates.rate)
-        self.agreed.sub_(self.momentum, alpha=self._updates.rate * self._updates.momentum)
+        self.momentum.mul_(self.updates.momentum).add_(self._message)
+        self.agreed.sub_(self._message, alpha=self.updates.rate)
+        self.agreed.sub_(self.momentum, alpha=self.updates.rate * self.updates.momentum)
         self._parameters.go_on(self.agreed, sent=self._sent)

@@ -45,13 +45,7 @@ def make_island(strategy: Strategy, updates: Updates, group: dist.ProcessGroup |
     """
     everyone: Any = dist.group.WORLD if group is None else group
     rank, members = dist.get_rank(everyone), dist.get_process_group_ranks(everyone)
-    if strategy.pipeline is not None and strategy.pipeline.schedule == "asynchronous":
-        raise PlanError(
-            f"{updates.summary} with schedule asynchronous",
-            cause="islands would meet on parameters for which gradients are still under way in their pipelines",
-            alternatives=["--set schedule=1f1b", "--set updates=every_step"],
-            command="meshwright run SCRIPT",
-        )
+    _check(strategy, updates)
     message = [uuid4().hex]
     dist.broadcast_object_list(message, src=members[0], group=everyone)
     ranks = island_ranks(strategy.mesh, updates, rank)
@@ -68,3 +62,16 @@ def make_island(strategy: Strategy, updates: Updates, group: dist.ProcessGroup |
         group=subgroup([members[other] for other in ranks], f"meshwright/{message[0]}/island", everyone),
         bridge=bridge,
     )
+
+
+def _check(strategy: Strategy, updates: Updates) -> None:
+    mesh = strategy.mesh
+    degrees = (("pipeline", mesh.pp), ("context", mesh.cp), ("expert", mesh.ep), ("tensor", mesh.tp))
+    split = ", ".join(f"{name} = {degree}" for name, degree in degrees if degree > 1)
+    if split:
+        raise PlanError(
+            f"{updates.summary} with {split}",
+            cause="a split model is computed as a whole step of its own, which islands do not surround",
+            alternatives=["--set updates=every_step", "--set sharding=parameters, which islands can do inside"],
+            command="meshwright run SCRIPT",
+        )

@@ -1,6 +1,6 @@
 """When islands meet: every fragment once in an interval, at another time than the others."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from meshwright.cost import Compression, Updates
 from meshwright.exchange import CommunicationThread, Wire
-from meshwright.exchange.compression import make_method
+from meshwright.exchange.compression import Method, make_method
 from meshwright.parallel.stale._fragment import Fragment
 
 
@@ -39,6 +39,8 @@ class Meetings:
         self._wire = Wire(bridge, backend=backend)
         self._thread = CommunicationThread(device)
         self._draw = 0
+        self._methods: list[Method] = []
+        self._parts = split_evenly(parameters, updates.fragments)
         self.fragments = [
             Fragment(
                 part,
@@ -48,9 +50,9 @@ class Meetings:
                 thread=self._thread,
                 message_dtype=None if compression is None else torch.float32,
             )
-            for part in split_evenly(parameters, updates.fragments)
+            for part in self._parts
         ]
-        self._under_way: dict[int, Fragment] = {}
+        self._under_way: dict[int, list[Fragment]] = {}
 
     @property
     def sent(self) -> int:
@@ -62,27 +64,59 @@ class Meetings:
         for place, fragment in enumerate(self.fragments):
             if is_due(step, self._updates, place, count=len(self.fragments)):
                 fragment.start()
-                self._under_way[step + self._updates.delay] = fragment
-        due = self._under_way.pop(step, None)
-        if due is not None:
-            due.finish()
+                self._under_way.setdefault(step + self._updates.delay, []).append(fragment)
+        for fragment in self._under_way.pop(step, []):
+            fragment.finish()
 
     def meet_now(self) -> None:
         """Brings all islands to the same parameters; all of them call it after the same step."""
-        for fragment in self._under_way.values():
-            fragment.finish()
-        self._under_way.clear()
+        self._finish()
         for fragment in self.fragments:
             fragment.start()
             fragment.finish()
 
+    def follow(self, updates: Updates) -> None:
+        """Meets otherwise from now on; nothing may be under way."""
+        assert not self._under_way
+        self._updates = updates
+        for fragment in self.fragments:
+            fragment.updates = updates
+
+    def refine(self) -> bool:
+        """Leaves out less of the messages from now on; False where it cannot."""
+        return sum(method.refine() for method in self._methods) > 0
+
+    def sum(self, values: Tensor) -> None:
+        """Sums something else over the islands, in place; nothing may be under way."""
+        self._wire.sum(values)
+
+    def momenta(self) -> list[Tensor]:
+        """The outer optimizer's memory of every parameter, in its place."""
+        return [
+            place
+            for part, fragment in zip(self._parts, self.fragments, strict=True)
+            for place in _places(fragment.momentum, part)
+        ]
+
+    def left_out(self) -> dict[str, list[Tensor]]:
+        """What messages have left out so far, by kind and parameter, in its place; the islands' sum is what counts."""
+        found: dict[str, list[Tensor]] = {}
+        for part, method in zip(self._parts, self._methods, strict=False):
+            for kind, flat in method.elements().items():
+                found.setdefault(kind, []).extend(_places(flat, part))
+        return found
+
     def close(self) -> None:
         """Ends what is under way and closes the connections."""
-        for fragment in self._under_way.values():
-            fragment.finish()
-        self._under_way.clear()
+        self._finish()
         self._thread.close()
         self._wire.close()
+
+    def _finish(self) -> None:
+        for fragments in self._under_way.values():
+            for fragment in fragments:
+                fragment.finish()
+        self._under_way.clear()
 
     def _sum_of(self, parameters: Sequence[Tensor], compression: Compression | None) -> Callable[[Tensor], object]:
         wire = self._wire
@@ -97,6 +131,7 @@ class Meetings:
             device=parameters[0].device,
             size=wire.size,
         )
+        self._methods.append(method)
         return lambda message: method.sum(message, wire, draw=self._next_draw())
 
     def _next_draw(self) -> int:
@@ -127,6 +162,14 @@ def split_evenly(tensors: Sequence[Tensor], count: int) -> list[list[Tensor]]:
         parts[min(count - 1, int(middle * count / max(total, 1)))].append(tensor)
         before += tensor.numel()
     return [part for part in parts if part]
+
+
+def _places(flat: Tensor, tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Parts of a flat tensor, one like each of some."""
+    start = 0
+    for tensor in tensors:
+        yield flat[start : start + tensor.numel()].view(tensor.shape)
+        start += tensor.numel()
 
 
 def averaged(buffers: Sequence[Tensor], *, bridge: dist.ProcessGroup, weight: float) -> None:
