@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from meshwright.cost.hybrid import HybridPricer, Layout, Stages, in_flight
 from meshwright.plan.search._cover import Choice, cheapest_cover
@@ -44,8 +45,8 @@ class Burdens:
         self._recompute, self._thrifty = recompute, thrifty
         self.workers, self.stages = layout.mesh.pp, len(layout.bounds)
         parts = [pricer.kinds(layout, replica) for replica in layout.replicas]
-        self.forward = np.array([[times.forward for _, times in part] for part in parts])
-        self.backward = np.array([[times.backward for _, times in part] for part in parts])
+        self.forward = np.array([_by_worker([times.forward for _, times in part]) for part in parts])
+        self.backward = np.array([_by_worker([times.backward for _, times in part]) for part in parts])
         self.pieces = [[pieces for pieces, _ in part] for part in parts]
         self.flying = in_flight(layout.form)
         last = pricer.units.num_kinds - 1
@@ -147,3 +148,11 @@ class Burdens:
         repeated = np.array(again).sum(axis=0)
         more = float((self.forward[:, rank] @ repeated).max()) if repeated.any() else 0.0
         return Burden(self.busy(rank, mine) + more, again)
+
+
+def _by_worker(columns: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """One row per worker; those of one kind share their column."""
+    places: dict[int, int] = {}
+    which = [places.setdefault(id(column), len(places)) for column in columns]
+    distinct = {id(column): column for column in columns}
+    return np.array(list(distinct.values()))[which]

@@ -1,8 +1,8 @@
 """Layouts but for their stages: every combination of degrees, modes and levels that is legal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import permutations
+from itertools import permutations, product
 from math import ceil
 
 from meshwright.cost import Exchange, Kernels, Mesh, Precision, Schedule, Sharding
@@ -49,6 +49,10 @@ class Devices:
     def total(self) -> int:
         """All of them."""
         return sum(self.counts)
+
+
+def _anything(_shape: Layout, _examples: float) -> bool:
+    return True
 
 
 def device_sets(hosts: Sequence[Host], goal: Goal) -> Iterator[Devices]:
@@ -107,10 +111,16 @@ def choices_of(pricer: HybridPricer, goal: Goal) -> Choices:
     )
 
 
-def shapes(pricer: HybridPricer, choices: Choices, devices: Devices) -> Iterator[Layout]:
+def shapes(
+    pricer: HybridPricer, choices: Choices, devices: Devices, *, worth: Callable[[Layout, float], bool] = _anything
+) -> Iterator[Layout]:
     """Degrees of tensor, context, expert and pipeline with micro-batches; data sharding is still open.
 
     The data axes are `dp_replicate` here.
+
+    Args:
+        worth: asked, where all devices are of one kind, about a layout without its data ranks and the examples of each
+            micro-batch, before its attention and its order are chosen; what is not worth it is left out.
     """
     splits, pins = choices.splits, choices.goal.pins
     tensor, context, expert = splits.tensor, splits.context, splits.expert
@@ -123,29 +133,33 @@ def shapes(pricer: HybridPricer, choices: Choices, devices: Devices) -> Iterator
                 for ep in _pinned(pins.expert, (1, *(expert.degrees if expert else ()))):
                     if (dp * cp) % ep == 0:
                         mesh = Mesh(pp=pp, dp_replicate=dp, cp=cp, ep=ep, tp=tp)
-                        yield from _modes(pricer, choices, devices, mesh)
+                        yield from _modes(pricer, choices, devices, mesh, worth)
 
 
-def _modes(pricer: HybridPricer, choices: Choices, devices: Devices, mesh: Mesh) -> Iterator[Layout]:
+def _modes(
+    pricer: HybridPricer, choices: Choices, devices: Devices, mesh: Mesh, worth: Callable[[Layout, float], bool]
+) -> Iterator[Layout]:
     pins = choices.goal.pins
     host = pricer.hosts[devices.kinds[0]]
     on_cpu = host.device.kind == "cpu"
     threads = max(1, host.device.cores // max(1, ceil(devices.total / host.count))) if on_cpu else 1
     transport = pins.transport or ("gloo" if on_cpu else "nccl")
-    for sequence in _sequences(choices, mesh):
-        for attention in _attentions(choices.splits, mesh):
-            for order in _orders(host, mesh, devices):
-                for count in accumulations(pricer.graph, (1,) * mesh.num_shares, choices.goal):
-                    for kernels in choices.kernels:
-                        for precision in choices.precisions:
-                            base = Layout(
-                                mesh=mesh, replicas=(), sequence=sequence, attention=attention, order=order,
-                                micro_batches=count, kernels=kernels, precision=precision, threads=threads,
-                                exchange=Exchange(transport=transport),
-                            )  # fmt: skip
-                            replicas = _replicas(pricer, devices, base)
-                            if replicas is not None:
-                                yield replace(base, replicas=replicas)
+    examples = ceil(pricer.graph.batch_size / mesh.num_shares)
+    counts = accumulations(pricer.graph, (1,) * mesh.num_shares, choices.goal)
+    ways = list(product(_attentions(choices.splits, mesh), _orders(host, mesh, devices)))
+    for sequence, kernels, precision in product(_sequences(choices, mesh), choices.kernels, choices.precisions):
+        for count in counts:
+            base = Layout(
+                mesh=mesh, replicas=(), sequence=sequence, micro_batches=count, kernels=kernels, precision=precision,
+                threads=threads, exchange=Exchange(transport=transport),
+            )  # fmt: skip
+            if len(devices.kinds) == 1 and not worth(base, examples / count):
+                continue
+            for attention, order in ways:
+                shape = replace(base, attention=attention, order=order)
+                replicas = _replicas(pricer, devices, shape)
+                if replicas is not None:
+                    yield replace(shape, replicas=replicas)
 
 
 def _sequences(choices: Choices, mesh: Mesh) -> Sequence:
@@ -218,19 +232,34 @@ def _by_speed(
 
 def frames(shape: Layout, choices: Choices) -> Iterator[Frame]:
     """Sharding, buckets, schedules and numbers of stages for a shape."""
-    cuts = len(choices.splits.cuts)
-    pins = choices.goal.pins
+    for layout in levels(shape, choices):
+        yield from (framed(layout, schedule, stages) for schedule, stages in schedules(layout, choices))
+
+
+def levels(shape: Layout, choices: Choices) -> Iterator[Layout]:
+    """Sharding and buckets for a shape."""
+    exchange = replace(shape.exchange, bucket_size=choices.goal.pins.bucket_size or _BUCKET_SIZE)
     for sharding, mesh in _shardings(shape, choices.goal):
-        exchange = replace(shape.exchange, bucket_size=pins.bucket_size or _BUCKET_SIZE)
-        layout = replace(shape, mesh=mesh, sharding=sharding, exchange=exchange)
-        if mesh.pp == 1:
-            if pins.schedule is None and pins.stages in (None, 1):
-                yield Frame(layout=layout, num_stages=1)
-            continue
-        for schedule, chunks in _schedules(mesh.pp, cuts, layout.micro_batches, pins.schedule):
-            stages = mesh.pp * chunks
-            if pins.schedule in (None, schedule) and pins.stages in (None, stages):
-                yield Frame(layout=replace(layout, schedule=schedule), num_stages=stages)
+        yield replace(shape, mesh=mesh, sharding=sharding, exchange=exchange)
+
+
+def schedules(layout: Layout, choices: Choices) -> Iterator[tuple[Schedule, int]]:
+    """Schedules with numbers of stages."""
+    pins, workers = choices.goal.pins, layout.mesh.pp
+    if workers == 1:
+        if pins.schedule is None and pins.stages in (None, 1):
+            yield layout.schedule, 1
+        return
+    for schedule, chunks in _schedules(workers, len(choices.splits.cuts), layout.micro_batches, pins.schedule):
+        if pins.schedule in (None, schedule) and pins.stages in (None, workers * chunks):
+            yield schedule, workers * chunks
+
+
+def framed(layout: Layout, schedule: Schedule, stages: int) -> Frame:
+    """The frame with a schedule."""
+    return Frame(
+        layout=replace(layout, schedule=schedule) if schedule != layout.schedule else layout, num_stages=stages
+    )
 
 
 def _shardings(shape: Layout, goal: Goal) -> Iterator[tuple[Sharding, Mesh]]:

@@ -1,14 +1,17 @@
 r"""How many blocks a worker can take within a time: the relaxation that bounds every staging of a frame.
 
 Blocks of one kind alone, shared out among the workers in any numbers, each worker computing again what its memory asks
-for. A worker with $c$ blocks, $n$ of them computed again, holds at least $c·w + f·(c·a - n·(a - i)) + a·[n > 0]$ bytes
-(weights $w$, activations $a$, input $i$, $f$ micro-batches under way) and takes $c·t + n·t_f$.
+for. A worker with $c$ blocks, $n$ of them computed again, holds at least $c·w + H(c) - F(n) + a·[n > 0]$ bytes and
+takes $c·t + n·t_f$: $w$ are weights, $a$ activations, $i$ the input. Every stage has a block, with as many
+micro-batches under way as its place asks for, and all other blocks are where the fewest are: $H$ sums $a$ over them,
+$F$ sums $a - i$ over the $n$ of them that free most.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meshwright.cost.hybrid import HybridPricer, Layout
+from meshwright.cost.hybrid._units import Units
 from meshwright.plan.search._burden import Burdens
 from meshwright.units import Bytes, Seconds
 
@@ -31,7 +34,8 @@ def block_times(
     total = int((pricer.units.kinds == kind).sum())
     counts = np.arange(total + 1, dtype=np.float64)
     weight = pricer.weight_of(layout, kind)
-    flying = np.array(burdens.flying, dtype=np.float64).reshape(-1, burdens.workers).min(axis=0)[:, None]
+    flying = _flying(burdens, pricer.units)
+    under_way = _under_way(flying, counts)
     table = np.zeros((burdens.workers, total + 1))
     for number, replica in enumerate(layout.replicas):
         here = burdens.pieces[number]
@@ -40,15 +44,45 @@ def block_times(
         limit = np.array([limits[one] for one in replica.kinds])[:, None] / pricer.correction.memory
         forward = burdens.forward[number][:, kind][:, None]
         each = forward + burdens.backward[number][:, kind][:, None]
-        over = counts * (weight + flying * whole) - limit
-        again = np.where(over > 0, np.ceil((over + whole) / np.maximum(flying * (whole - kept), 1e-30) - 1e-9), 0.0)
+        over = counts * weight + under_way * whole - limit
+        again = np.where(over > 0, _needed(flying, (over + whole) / np.maximum(whole - kept, 1e-30)), 0.0)
         if recompute == "none":
             again = np.where(again > 0, np.inf, 0.0)
         if recompute == "all":
-            again = np.where(counts * (weight + flying * kept) + whole * (counts > 0) > limit, np.inf, counts)
+            again = np.where(counts * weight + under_way * kept + whole * (counts > 0) > limit, np.inf, counts)
         again = np.where(again > counts, np.inf, again)
         table = np.maximum(table, counts * each + again * forward)
     return np.maximum.accumulate(table, axis=1)
+
+
+def _flying(burdens: Burdens, units: Units) -> Times:
+    """Micro-batches under way in each worker's stages, most first; the last is where any further block would be.
+
+    What comes first and last may stand alone in its stage, which then need not have a block; nor need any stage one of
+    this kind where there are several.
+    """
+    each = np.array(burdens.flying, dtype=np.float64).reshape(-1, burdens.workers)
+    least = each.min(axis=0, keepdims=True)
+    if len(set(units.kinds[units.is_block].tolist())) > 1:
+        return least.T
+    each[0, 0], each[-1, -1] = least[0, 0], least[0, -1]
+    return np.vstack((-np.sort(-each, axis=0), least)).T
+
+
+def _under_way(flying: Times, counts: Times) -> Times:
+    """Micro-batches under way in the first so many blocks of each worker together."""
+    before = np.cumsum(flying, axis=1)
+    stages = flying.shape[1]
+    some = np.hstack((np.zeros((len(flying), 1)), before))[:, np.minimum(counts, stages).astype(np.intp)]
+    return some + np.maximum(0.0, counts - stages) * flying[:, -1:]
+
+
+def _needed(flying: Times, freed: Times) -> Times:
+    """How many of the blocks that free most must be computed again to free so much."""
+    before, freed = np.cumsum(flying, axis=1), freed * (1 - 1e-12) - 1e-9
+    short = np.maximum(0.0, freed - before[:, -1:])
+    first = (freed[:, :, None] > np.hstack((np.zeros((len(flying), 1)), before[:, :-1]))[:, None, :]).sum(axis=2)
+    return first + np.ceil(short / flying[:, -1:])
 
 
 def least_bottleneck(table: Times) -> Seconds:
@@ -70,3 +104,18 @@ def least_bottleneck(table: Times) -> Seconds:
 def capacity(table: Times, limit: Seconds) -> NDArray[np.intp]:
     """How many blocks each worker can take within a time."""
     return (table <= limit).sum(axis=1) - 1
+
+
+def least_total(table: Times, limit: Seconds) -> Seconds:
+    """The least time of all blocks over all workers together, none above a limit; infinite where they cannot take all.
+
+    Each worker takes as many as it can; each block that is too many frees at most the dearest block's time.
+    """
+    counts = capacity(table, limit)
+    over = int(counts.sum()) - (table.shape[1] - 1)
+    if over < 0:
+        return float("inf")
+    rows = np.arange(len(table))
+    filled = table[rows, counts]
+    steps = np.diff(np.where(np.arange(table.shape[1]) <= counts[:, None], table, filled[:, None]), axis=1)
+    return float(filled.sum() - over * steps.max(initial=0.0))

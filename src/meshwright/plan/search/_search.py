@@ -1,23 +1,35 @@
 """The best layout of all: shapes in the order of their bounds, until no bound is below the best price found."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from itertools import count
 
 import numpy as np
 
 from meshwright.cost import Mesh
-from meshwright.cost.hybrid import HybridPricer, Layout, Price
+from meshwright.cost.hybrid import Form, HybridPricer, Layout, Price, Replica
 from meshwright.cost.memory import usable_memory
 from meshwright.plan._goal import Goal
 from meshwright.plan.search._aim import Aim
-from meshwright.plan.search._frame import Choices, Devices, Frame, choices_of, device_sets, frames, shapes
-from meshwright.plan.search._stages import ROUNDING, Effort, StageSearch, bubble
-from meshwright.units import Bytes
+from meshwright.plan.search._bubble import least_share, least_step
+from meshwright.plan.search._burden import Counts
+from meshwright.plan.search._frame import (
+    Choices,
+    Devices,
+    Frame,
+    choices_of,
+    device_sets,
+    framed,
+    levels,
+    schedules,
+    shapes,
+)
+from meshwright.plan.search._stages import ROUNDING, Effort, StageSearch, bubble, least_sent
+from meshwright.units import Bytes, Dollars, Seconds, Watts
 
-# What is looked at, in partial choices of a pipeline of up to so many stages: making a frame, bounding one.
-_FRAME, _BOUND, _STAGES = 0.1, 2.0, 8
+# What is looked at, in partial choices of a pipeline: making a frame, bounding one; a price counts once per stage.
+_FRAME, _BOUND = 0.1, 2.0
 _PATIENCE = 8  # times the effort that is spent where nothing that fits was found yet
 
 
@@ -101,6 +113,11 @@ class Search:
     def __init__(self, pricer: HybridPricer, goal: Goal, aim: Aim, *, effort: Effort = Effort()) -> None:  # noqa: B008
         self._pricer, self._goal, self._aim, self._effort = pricer, goal, aim, effort
         self._choices: Choices = choices_of(pricer, goal)
+        one_hot = np.eye(pricer.units.num_kinds, dtype=np.intp)[pricer.units.kinds]
+        before = np.vstack((np.zeros(pricer.units.num_kinds, dtype=np.intp), np.cumsum(one_hot, axis=0)))
+        self._summed: list[Counts] = [tuple(row) for row in before.tolist()]
+        self._computed: dict[tuple, Seconds] = {}
+        self._draws: dict[tuple, tuple[Watts, Dollars]] = {}
 
     def run(self, *, accept: Callable[[Mesh], bool] = _any) -> Result:
         """The best layout of every set of devices, and the best of all.
@@ -129,30 +146,42 @@ class Search:
         Every frame is probed with its most even stages; those that this leaves open are searched afterwards.
         """
         heap = _Heap(state)
-        left: list[tuple[float, StageSearch]] = []
-        for bound, shape in self._bounded(devices, accept=accept):
+        left: list[StageSearch] = []
+        for bound, shape in self._bounded(devices, state, accept=accept):
             heap.push(bound, bound * (1 + (shape.mesh.pp - 1) / (8 * shape.micro_batches)), shape)
         for bound, item in heap:
             if state.work > self._effort.total * (1 if state.best is not None else _PATIENCE):
                 state.open = min(state.open, bound, heap.least)
                 break
             if isinstance(item, Layout):
-                for low, frame in self._framed(item):
-                    heap.push(low, low * (1 + bubble(frame)), frame)
-                    state.work += _FRAME
+                self._split_up(item, heap, state)
             elif isinstance(item, Frame):
                 search = self._stages(item)
                 state.work += _BOUND
-                heap.push(max(bound, search.bound), search.estimate, search)
-            elif self._solve(item, state, Effort(priced=1, visited=4 + 2 * item.num_stages), probing=True):
-                left.append((bound, item))
-        for bound, search in sorted(left, key=lambda pair: pair[0]):
-            if bound >= state.value * (1 - ROUNDING):
-                break
+                if search.may_beat(state.value):
+                    heap.push(max(bound, search.bound), search.estimate, search)
+            elif item.may_beat(state.value):
+                probe = Effort(priced=1, visited=4 + 2 * item.num_stages)
+                if self._solve(item, state, probe, probing=True):
+                    left.append(item)
+        self._finish(left, state)
+
+    def _split_up(self, shape: Layout, heap: "_Heap", state: _State) -> None:
+        """Puts the frames of a shape where it was."""
+        for low, frame in self._framed(shape, state.value):
+            heap.push(low, low * (1 + bubble(frame)), frame)
+            state.work += _FRAME
+        state.work += _FRAME
+
+    def _finish(self, left: list[StageSearch], state: _State) -> None:
+        """Searches what probing left open, as far as the effort goes; the rest keeps its bound."""
+        for search in sorted(left, key=lambda one: one.bound):
+            if not search.may_beat(state.value):
+                continue
             if state.work <= self._effort.total:
                 self._solve(search, state, self._effort, probing=False)
             else:
-                state.open = min(state.open, bound)
+                state.open = min(state.open, search.least(state.value))
 
     def _solve(self, search: StageSearch, state: _State, effort: Effort, *, probing: bool) -> bool:
         """Looks for better stages; whether something was left that may be better still."""
@@ -162,50 +191,98 @@ class Search:
         if solved.layout is not None and solved.price is not None:
             state.best = Found(layout=solved.layout, price=solved.price)
             state.value = self._aim.value(solved.price)
-        state.work += (1 + solved.visited) * max(1.0, search.num_stages / _STAGES)
-        if not probing:
-            state.open = min(state.open, solved.open)
+        state.work += 1 + solved.visited + solved.tried * search.num_stages
+        if not probing and solved.open < state.value:
+            state.open = min(state.open, search.least(state.value))
         return solved.open < state.value * (1 - ROUNDING)
 
-    def _framed(self, shape: Layout) -> Iterator[tuple[float, Frame]]:
-        """Frames of a shape with a lower bound: work with its exchange, shared out evenly; weights that may fit."""
-        pricer = self._pricer
-        units = np.bincount(pricer.units.kinds, minlength=pricer.units.num_kinds)
-        known: dict[object, float] = {}
+    def _framed(self, shape: Layout, best: float) -> Iterator[tuple[float, Frame]]:
+        """Frames of a shape with a lower bound: work with its exchange and the least bubble; weights that may fit.
+
+        Args:
+            best: what the bound must be below.
+        """
+        pricer, draw = self._pricer, self._drawn(shape)
+        known: dict[object, tuple[float, float]] = {}
+        sent = least_sent(pricer, shape)
         most = limits(pricer, self._goal, shape)
-        room = [max(most[replica.kinds[rank]] for replica in shape.replicas) for rank in range(shape.mesh.pp)]
-        for frame in frames(shape, self._choices):
-            layout = frame.layout
+        room = sum(max(most[replica.kinds[rank]] for replica in shape.replicas) for rank in range(shape.mesh.pp))
+        for layout in levels(shape, self._choices):
             key = layout.mesh.dp_shard if layout.sharding == "parameters" else 0
             if key not in known:
-                times = [[(one.forward + one.backward) @ units for _, one in pricer.kinds(layout, replica)]
-                         for replica in layout.replicas]  # fmt: skip
-                known[key] = max(float(min(one)) for one in times)
-            if pricer.weighs(layout) * pricer.correction.memory <= sum(room):
-                least = layout.micro_batches * known[key] / layout.mesh.pp * pricer.correction.time
-                yield self._aim.least(least, *pricer.draw(layout)), frame
+                known[key] = self._work_of(layout)
+            if pricer.weighs(layout) * pricer.correction.memory > room:
+                continue
+            work, ahead = known[key]
+            after = pricer.least_after(layout)
+            for schedule, stages in schedules(layout, self._choices):
+                form = Form(
+                    schedule=schedule, num_workers=layout.mesh.pp, num_stages=stages, micro_batches=layout.micro_batches
+                )
+                least = least_step(form, work + 2 * (stages - 1) * sent, ahead=ahead, after=after)
+                value = self._aim.least(least * pricer.correction.time, *draw)
+                if value < best * (1 - ROUNDING):
+                    yield value, framed(layout, schedule, stages)
 
-    def _bounded(self, devices: Devices, *, accept: Callable[[Mesh], bool]) -> Iterator[tuple[float, Layout]]:
+    def _work_of(self, layout: Layout) -> tuple[float, float]:
+        """Work of a micro-batch of the slowest replica on its fastest workers (s), and the forward's least share."""
+        work, ahead = 0.0, 1.0
+        for replica in layout.replicas:
+            times = list({id(one): one for _, one in self._pricer.kinds(layout, replica)}.values())
+            both = np.array([one.forward + one.backward for one in times])
+            work = max(work, float((both @ self._summed[-1]).min()))
+            ahead = min(ahead, least_share(np.array([one.forward for one in times]), both))
+        return work, ahead
+
+    def _drawn(self, layout: Layout) -> tuple[Watts, Dollars]:
+        """Power and price of a layout's devices: of as many of the same kinds they are the same."""
+        places = layout.mesh.tp * layout.mesh.cp
+        key = tuple(
+            (replica.kinds, replica.count * places) if len(set(replica.kinds)) > 1
+            else (replica.kinds[0], replica.count * places * layout.mesh.pp)
+            for replica in layout.replicas
+        )  # fmt: skip
+        if key not in self._draws:
+            self._draws[key] = self._pricer.draw(layout)
+        return self._draws[key]
+
+    def _bounded(
+        self, devices: Devices, state: _State, *, accept: Callable[[Mesh], bool]
+    ) -> Iterator[tuple[float, Layout]]:
         """Shapes with a lower bound on their value: all work shared out evenly, without any exchange."""
-        pricer = self._pricer
-        units = np.bincount(pricer.units.kinds, minlength=pricer.units.num_kinds)
-        work: dict[tuple, float] = {}
-        for shape in shapes(pricer, self._choices, devices):
+        kind, draws = devices.kinds[0], list[tuple[Watts, Dollars]]()
+
+        def worth(base: Layout, examples: float) -> bool:
+            state.considered += 1
+            if not draws:  # the same for all layouts of as many devices of a kind
+                places = Replica(count=base.mesh.num_shares, kinds=(kind,) * base.mesh.pp, examples=examples)
+                draws.append(self._pricer.draw(replace(base, replicas=(places,))))
+            each = base.micro_batches * self._computing(base, kind, examples) / base.mesh.pp
+            return self._aim.least(each * self._pricer.correction.time, *draws[0]) < state.value * (1 - ROUNDING)
+
+        for shape in shapes(self._pricer, self._choices, devices, worth=worth):
             if not accept(shape.mesh):
                 continue
             least = 0.0
             for replica in shape.replicas:
-                key = (shape.division, shape.mesh.cp, replica.examples, replica.kinds, shape.kernels, shape.precision)
-                if key not in work:
-                    pieces = [pricer.pieces_for(shape, replica, kind) for kind in set(replica.kinds)]
-                    work[key] = min(float((one.forward + one.backward) @ units) for one in pieces)
-                least = max(least, shape.micro_batches * work[key] / shape.mesh.pp)
-            yield self._aim.least(least * pricer.correction.time, *pricer.draw(shape)), shape
+                each = min(self._computing(shape, kind, replica.examples) for kind in set(replica.kinds))
+                least = max(least, shape.micro_batches * each / shape.mesh.pp)
+            yield self._aim.least(least * self._pricer.correction.time, *self._drawn(shape)), shape
+
+    def _computing(self, shape: Layout, kind: int, examples: float) -> Seconds:
+        """Computing of a micro-batch on all workers of a pipeline of one kind together (s)."""
+        mesh = shape.mesh
+        processes = self._pricer.processes(shape, kind)
+        key = mesh.tp, mesh.cp, mesh.ep, shape.sequence, shape.kernels, shape.precision, kind, examples, processes
+        if key not in self._computed:
+            pieces = self._pricer.pieces_for(shape, Replica(count=1, kinds=(kind,), examples=examples), kind)
+            self._computed[key] = float((pieces.forward + pieces.backward) @ self._summed[-1])
+        return self._computed[key]
 
     def _stages(self, frame: Frame) -> StageSearch:
         recompute = self._goal.pins.recompute
         most = limits(self._pricer, self._goal, frame.layout)
-        return StageSearch(self._pricer, frame, self._aim, limits=most, recompute=recompute)
+        return StageSearch(self._pricer, frame, self._aim, limits=most, recompute=recompute, summed=self._summed)
 
 
 def limits(pricer: HybridPricer, goal: Goal, layout: Layout) -> tuple[Bytes, ...]:

@@ -12,12 +12,15 @@ import numpy as np
 
 from meshwright.cost.hybrid import HybridPricer, Layout, Price
 from meshwright.plan.search._aim import Aim
+from meshwright.plan.search._bubble import least_share, least_step, may_interleave
 from meshwright.plan.search._burden import Burdens, Counts
 from meshwright.plan.search._frame import Frame
-from meshwright.plan.search._relaxed import block_times, capacity, least_bottleneck
+from meshwright.plan.search._relaxed import block_times, capacity, least_bottleneck, least_total
+from meshwright.plan.search._walk import Walk
 from meshwright.units import Bytes, Seconds
 
 ROUNDING = 1e-9  # what is not better by more than rounding is not better
+_HALVINGS = 9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +35,7 @@ class Effort:
 
     priced: int = 40
     visited: int = 400
-    total: int = 8_000
+    total: int = 25_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,26 +68,28 @@ class StageSearch:
         aim: what is made small.
         limits: bytes that a worker may use, by kind of training host.
         recompute: `none` and `all` as pinned; None: as needed.
+        summed: units of each kind before every unit, and in all.
     """
 
     def __init__(
-        self, pricer: HybridPricer, frame: Frame, aim: Aim, *, limits: tuple[Bytes, ...], recompute: str | None
+        self, pricer: HybridPricer, frame: Frame, aim: Aim, *, limits: tuple[Bytes, ...], recompute: str | None,
+        summed: list[Counts],
     ) -> None:  # fmt: skip
         self._pricer, self._frame, self._aim, self._limits = pricer, frame, aim, limits
         layout = replace(frame.layout, bounds=(0,) * frame.num_stages)
         self._layout, self._form, self._factor = layout, layout.form, pricer.correction.time
         thrifty = aim.minimize == "memory"
         self._burdens = Burdens(pricer, layout, limits=limits, recompute=recompute, thrifty=thrifty)
-        kinds = pricer.units.kinds
-        one_hot = np.eye(pricer.units.num_kinds, dtype=np.intp)[kinds]
-        summed = np.vstack((np.zeros(pricer.units.num_kinds, dtype=np.intp), np.cumsum(one_hot, axis=0)))
-        self._summed: list[Counts] = [tuple(row) for row in summed.tolist()]
+        self._summed = summed
         both = self._burdens.forward + self._burdens.backward
         self._fastest: list[float] = both.min(axis=1).max(axis=0).tolist()
         split = self._form.schedule == "zero_bubble"
         self._way: list[list[float]] = (self._burdens.forward if split else both).min(axis=0).tolist()
         # A micro-batch passes through every unit; the fastest worker of the slowest replica bounds its time.
-        self._work = float((both @ summed[-1]).min(axis=1).max())
+        self._sent = least_sent(pricer, layout)
+        self._work = float((both @ np.array(summed[-1])).min(axis=1).max()) + 2 * (frame.num_stages - 1) * self._sent
+        self._after = pricer.least_after(layout)
+        self._ahead = least_share(self._burdens.forward, both)
         self._draw = pricer.draw(layout)
         self._tables = {
             kind: block_times(pricer, layout, self._burdens, kind, limits=limits, recompute=recompute)
@@ -92,11 +97,45 @@ class StageSearch:
         }  # fmt: skip
         self._weighs = pricer.weighs(layout) * pricer.correction.memory
         self.bound = self._value(self._least_step()) if self._may_fit() else float("inf")
+        self._walk: Walk | None = None
+        if 1 < layout.mesh.pp == frame.num_stages and np.isfinite(self.bound):
+            self._walk = Walk(
+                pricer, layout, self._burdens, limits=limits, recompute=recompute, sent=self._sent
+            )  # fmt: skip
 
     @property
     def num_stages(self) -> int:
         """Of the frame."""
         return self._frame.num_stages
+
+    def may_beat(self, value: float) -> bool:
+        """Whether stages may exist that are better than a value."""
+        if self.bound >= value * (1 - ROUNDING):
+            return False
+        step = self._longest(value)
+        return not np.isfinite(step) or self._reaches(step / self._factor)
+
+    def least(self, value: float) -> float:
+        """A lower bound on what is better than a value, closer than `bound`."""
+        high = self._longest(value) / self._factor
+        if not np.isfinite(high) or self._aim.minimize == "memory":
+            return self.bound
+        low = self._least_step() / self._factor
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self._reaches(middle) else (middle, high)
+        return max(self.bound, self._value(low * self._factor))
+
+    def _reaches(self, span: Seconds) -> bool:
+        """Whether stages may exist that are done within a time (before any correction)."""
+        if self._walk is not None:
+            return self._walk.reaches(span)
+        if self._form.schedule != "interleaved" or len(self._tables) != 1:
+            return True
+        ((kind, table),) = self._tables.items()
+        blocks = float(self._fastest[kind]) * self._summed[-1][kind]
+        again = least_total(table, span / self._form.micro_batches) - blocks
+        return may_interleave(self._form, self._work + max(0.0, again), span, after=self._after)
 
     @property
     def estimate(self) -> float:
@@ -111,19 +150,15 @@ class StageSearch:
         )
 
     def _least_step(self) -> Seconds:
-        r"""A lower bound on the step.
-
-        The bottleneck of the blocks alone, an even share of all work, and for schedules that leave no work for the way
-        back $W / (1 - (1 - 1/m)^p)$, the solution of $x_1 + … + x_r + (m - 1) x_r = T$ for all $r$.
-        """
-        workers, count = self._form.num_workers, self._form.micro_batches
-        if workers == 1:
+        """A lower bound on the step: the bottleneck of the blocks alone, and all work with the bubble it must have."""
+        count = self._form.micro_batches
+        if self._form.num_workers == 1:
             burden = self._burdens.of(0, (self._summed[-1],))
-            return count * burden.busy * self._factor if burden is not None else float("inf")
-        least = count * self._work / workers
-        if self._form.schedule in ("gpipe", "1f1b"):
-            least = max(least, self._work / (1 - (1 - 1 / count) ** workers))
-        return max(least, *(count * least_bottleneck(table) for table in self._tables.values()), 0.0) * self._factor
+            span = count * burden.busy if burden is not None else float("inf")
+        else:
+            span = least_step(self._form, self._work, ahead=self._ahead, after=self._after)
+            span = max(span, *(count * least_bottleneck(table) for table in self._tables.values()), 0.0)
+        return span * self._factor
 
     def solve(self, best: float, effort: Effort) -> Solved:
         """The best stages whose value is below `best`.
@@ -134,8 +169,9 @@ class StageSearch:
         state = _Progress(best, effort)
         if self.bound >= best * (1 - ROUNDING):
             return Solved()
+        single = self._frame.num_stages == len(self._pricer.units.cuts) + 1
         for bounds, again in self._complete(state):
-            if state.tried >= effort.priced:
+            if state.tried >= effort.priced and not single:
                 state.cut_short = True
                 break
             state.tried += 1
@@ -165,7 +201,7 @@ class StageSearch:
                 yield partial.bounds, self._units(partial)
                 continue
             state.visited += 1
-            if state.visited > state.effort.visited:
+            if state.visited > state.effort.visited and self._frame.num_stages < len(self._pricer.units.cuts) + 1:
                 state.cut_short = True
                 return
             stack.append(self._extended(partial, state))
@@ -258,6 +294,16 @@ class StageSearch:
 
     def _value(self, step: Seconds) -> float:
         return self._aim.least(step, *self._draw, peak=self._weighs / self._form.num_workers)
+
+
+def least_sent(pricer: HybridPricer, layout: Layout) -> Seconds:
+    """What a worker spends at least on what crosses one of its cuts, there and back (s)."""
+    habits = pricer.devices.own_habits
+    if habits is None or layout.mesh.pp == 1:
+        return 0.0
+    lightest = {(size.fixed, size.per_example): bound for bound, size in pricer.units.cuts.items()}
+    layout = replace(layout, bounds=(0, *lightest.values()))
+    return habits.send * min(min(pricer.transfers(layout, replica)) for replica in layout.replicas)
 
 
 def bubble(frame: Frame) -> float:

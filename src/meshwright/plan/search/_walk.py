@@ -1,0 +1,104 @@
+r"""Whether any stages of a frame can be done within a time: units handed to one worker after another, all it can take.
+
+Worker $r$ with the units from $P$ to $E$ needs $m (W(E) - W(P)) + A(P) \le T$, where $W$ sums the work of a micro-batch
+and $A$ the way through the units before (forward and backward, or forward only where halves of a backward fill the way
+back). What it must compute again grows with what does not fit its memory. Each of these bounds on $E$ grows with $P$,
+so that taking as many units as possible is best for all that follow: the end is reached if any stages reach it.
+"""
+
+from bisect import bisect_right
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meshwright.cost.hybrid import HybridPricer, Layout
+from meshwright.plan.search._burden import Burdens
+from meshwright.units import Bytes, Seconds
+
+_SLACK = 1 + 1e-9  # a bound may be too low by rounding, never too high
+
+Columns = NDArray[np.float64]
+Sums = list[list[float]]
+
+
+class Walk:
+    """The walk over one frame with a stage for each worker.
+
+    What limits each worker is kept as sums over the units before each unit: its work; work with what must be computed
+    again once memory is full; bytes with all computed again that may be; and what is left of a worker's halves of
+    backwards once its first micro-batch is back.
+
+    Args:
+        pricer: prices layouts.
+        layout: of the frame, with as many bounds as stages.
+        burdens: of its workers.
+        limits: bytes that a worker may use, by kind of training host.
+        recompute: `none` and `all` as pinned; None: as needed.
+        sent: a worker's time for what crosses one of its cuts, there and back (s).
+    """
+
+    def __init__(
+        self, pricer: HybridPricer, layout: Layout, burdens: Burdens, *, limits: tuple[Bytes, ...],
+        recompute: str | None, sent: Seconds,
+    ) -> None:  # fmt: skip
+        self._sent, self._count, self._workers = sent, layout.micro_batches, burdens.workers
+        self._kinds = pricer.units.kinds
+        both = burdens.forward + burdens.backward
+        all_units = np.bincount(self._kinds, minlength=pricer.units.num_kinds)
+        slowest, ranks = np.argmax(both @ all_units, axis=0), np.arange(burdens.workers)
+        forward, backward = burdens.forward[slowest, ranks], burdens.backward[slowest, ranks]
+        split = layout.schedule == "zero_bubble"
+        ahead = burdens.forward.min(axis=(0, 1))
+        self._way = self._sums(ahead if split else both.min(axis=(0, 1)))[0]
+        self._forward = float(ahead @ all_units)
+        self._return = self._sums(burdens.backward.min(axis=(0, 1)) / 2)[0]
+        self._back = self._sums(self._after_return(forward, backward)) if split else []
+        pieces = [burdens.pieces[replica][rank] for replica, rank in zip(slowest, ranks, strict=True)]
+        saved, inputs = np.array([one.activations for one in pieces]), np.array([one.inputs for one in pieces])
+        flying, blocks = np.array(burdens.flying, dtype=np.float64)[:, None], np.array(burdens.is_block)
+        freed = np.where(blocks, saved - inputs, 0.0) * flying
+        weights = np.array([pricer.weight_of(layout, kind) for kind in range(pricer.units.num_kinds)])
+        held = weights + flying * saved
+        room = [max(limits[one.kinds[rank]] for one in layout.replicas) for rank in ranks.tolist()]
+        self._room = np.array(room) / pricer.correction.memory
+        self._work = self._sums(forward + backward + (forward * blocks if recompute == "all" else 0.0))
+        self._least = self._sums(held if recompute == "none" else held - freed)
+        worth = np.divide(forward, freed, out=np.full_like(forward, np.inf), where=freed > 0).min(axis=1)
+        rate = np.where(np.isfinite(worth), worth, 0.0) if recompute is None else np.zeros_like(worth)
+        self._crowded = self._sums(forward + backward + rate[:, None] * held) if rate.any() else []
+        self._spared: list[float] = (rate * self._room).tolist()
+        self._room_bytes: list[float] = (self._room * _SLACK).tolist()
+
+    def reaches(self, step: Seconds) -> bool:
+        """Whether stages may exist that are done within a time (before any correction)."""
+        place, size = 0, len(self._kinds)
+        for rank in range(self._workers):
+            place = min(self._furthest(rank, place, step), size - (self._workers - rank - 1))
+        return place >= size
+
+    def _furthest(self, rank: int, place: int, step: Seconds) -> int:
+        cuts = (rank > 0) + (rank < self._workers - 1)
+        spare = (step * _SLACK - self._way[place]) / self._count - cuts * self._sent
+        end = _end(self._work[rank], place, spare)
+        end = min(end, _end(self._least[rank], place, self._room_bytes[rank]))
+        if self._crowded:
+            end = min(end, _end(self._crowded[rank], place, spare + self._spared[rank]))
+        if self._back:
+            spare = step * _SLACK - self._forward - (self._return[-1] - self._return[place])
+            end = min(end, _end(self._back[rank], place, spare))
+        return max(end, place)
+
+    def _after_return(self, forward: Columns, backward: Columns) -> Columns:
+        """What is left to a worker once its first micro-batch is back: halves of backwards fill the time until then."""
+        started = np.minimum(self._count, self._workers - np.arange(self._workers))[:, None]
+        return (self._count - started) * forward + (2 * self._count - 1) / 2 * backward
+
+    def _sums(self, values: Columns) -> Sums:
+        """By worker, or for all of them."""
+        each = np.atleast_2d(values)[:, self._kinds]
+        return np.hstack((np.zeros((len(each), 1)), np.cumsum(each, axis=1))).tolist()
+
+
+def _end(sums: list[float], place: int, spare: float) -> int:
+    """Up to which unit the sums grow by no more than what is to spare."""
+    return bisect_right(sums, sums[place] + spare) - 1
