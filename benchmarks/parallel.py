@@ -1,11 +1,11 @@
 """Each way of splitting a model against the same plan written by hand with torch's own pieces, on two processes.
 
-    python benchmarks/parallel.py              # every method on a GPT of 25M parameters and an MLP; about ten minutes
+    python benchmarks/parallel.py              # every method on a GPT of 25M parameters and an MLP; about 15 minutes
     python benchmarks/parallel.py --quick      # few rounds of data, tensor and pipeline on the GPT
     python benchmarks/parallel.py --json
 
-Both sides of a pair run in turns on the same machine; what counts is their ratio and their peak memory. The pipeline's
-bubble against its formula is in `pipeline.py`.
+`hybrid` is stages by shards by parts of tensors, on eight processes. Both sides of a pair run in turns on the same
+machine; what counts is their ratio and their peak memory. Bubbles against their formulas are in `pipeline.py`.
 """
 
 import argparse
@@ -21,10 +21,12 @@ from referee import HERE, Contest
 
 PAIRS = (
     ("data", "gpt"), ("sharded", "gpt"), ("tensor", "gpt"), ("sequence", "gpt"), ("pipeline", "gpt"),
+    ("interleaved", "gpt"), ("zero_bubble", "gpt"), ("hybrid", "gpt"),
     ("data", "mlp"), ("sharded", "mlp"), ("tensor", "mlp"), ("pipeline", "mlp"),
 )  # fmt: skip
 
 
+WORKERS = {"hybrid": 8}
 QUICK = ("data", "tensor", "pipeline")
 # Time and peak memory of a method over the same plan by hand.
 TARGET = 1.03
@@ -35,7 +37,7 @@ class Pair:
     """One method on one model.
 
     Args:
-        method: data, sharded, tensor, sequence or pipeline.
+        method: data, sharded, tensor, sequence, pipeline, interleaved, zero_bubble or hybrid.
         model: gpt or mlp.
         ours: median step (s).
         torch: median step of the hand-written plan (s).
@@ -59,7 +61,8 @@ def measured(method: str, model: str, *, rounds: int, block: float, logs: Path) 
     with Contest(logs) as contest:
         for way in ways.values():
             script = str(HERE / "parallel_contestant.py")
-            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+            workers = str(WORKERS.get(method, 2))
+            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", workers]
             contest.start(way, [*launcher, script, way, str(contest.port), str(logs)])
         seconds = contest.rounds(rounds, block=block)
     mine, theirs = seconds[ways["ours"]], seconds[ways["torch"]]

@@ -5,7 +5,7 @@ engine, or written by hand with torch's own pieces.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
+from torch.distributed.pipelining.schedules import ScheduleInterleavedZeroBubble
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -26,11 +27,21 @@ from torch.distributed.tensor.parallel import (
 )
 
 from contestant import serve
-from meshwright.cost import Batch, Exchange, Mesh, Pipeline, Strategy, Worker
+from meshwright.cost import Batch, Exchange, Mesh, Pipeline, Schedule, Strategy, Worker
 from meshwright.run import Engine, Job
 from meshwright.run._memory import peak_memory
 
-WORLD, MICRO_BATCHES = 2, 4
+MICRO_BATCHES = 4
+MESHES = {
+    "data": Mesh(dp_replicate=2), "sharded": Mesh(dp_shard=2), "tensor": Mesh(tp=2), "sequence": Mesh(tp=2),
+    "pipeline": Mesh(pp=2), "interleaved": Mesh(pp=2), "zero_bubble": Mesh(pp=2),
+    "hybrid": Mesh(pp=2, dp_shard=2, tp=2),
+}  # fmt: skip
+# Schedule, and stages of each worker.
+SCHEDULES: dict[str, tuple[Schedule, int]] = {
+    "pipeline": ("1f1b", 1), "interleaved": ("interleaved", 2), "zero_bubble": ("zero_bubble", 1), "hybrid": ("1f1b", 1)
+}  # fmt: skip
+TORCHS: dict[str, Any] = {"interleaved": ScheduleInterleaved1F1B, "zero_bubble": ScheduleInterleavedZeroBubble}
 WIDTH, LAYERS, HEADS, VOCABULARY, LENGTH, EXAMPLES = 448, 8, 8, 12_000, 64, 8
 MLP_WIDTH, MLP_LAYERS = 1536, 8
 Step = Callable[[Any], Any]
@@ -133,44 +144,61 @@ def ours(method: str, model: nn.Module, loss: Any, batch: Tensor) -> Step:
 
 def strategy_of(method: str, size: int, model: nn.Module) -> Strategy:
     """The plan that the hand-written way follows too."""
-    meshes = {"data": Mesh(dp_replicate=WORLD), "sharded": Mesh(dp_shard=WORLD), "pipeline": Mesh(pp=WORLD)}
-    mesh = meshes.get(method, Mesh(tp=WORLD))
-    half = model.blocks[len(model.blocks) // 2]
+    mesh = MESHES[method]
+    pipeline = None
+    if method in SCHEDULES:
+        schedule, per_worker = SCHEDULES[method]
+        length = len(model.blocks) // (mesh.pp * per_worker)
+        pipeline = Pipeline(schedule=schedule, cuts=tuple(model.blocks[length::length]))
     return Strategy(
-        workers=tuple(Worker(rank=rank, host="here", device="cpu", threads=1) for rank in range(WORLD)),
+        workers=tuple(Worker(rank=rank, host="here", device="cpu", threads=1) for rank in range(mesh.num_workers)),
         mesh=mesh,
-        batch=Batch(size=size, shares=(1,) * mesh.num_shares, accumulation=MICRO_BATCHES if mesh.pp > 1 else 1),
-        sharding="parameters" if method == "sharded" else "none",
+        batch=Batch(size=size, shares=(1,) * mesh.num_shares, accumulation=MICRO_BATCHES if pipeline else 1),
+        sharding="parameters" if mesh.dp_shard > 1 else "none",
         sequence="split" if method == "sequence" else "whole",
-        pipeline=Pipeline(schedule="1f1b", cuts=(half,)) if mesh.pp > 1 else None,
+        pipeline=pipeline,
         exchange=Exchange(transport="gloo"),
     )
 
 
 def by_hand(method: str, model: nn.Module, loss: Any, _: Tensor) -> Step:
     """The same plan with torch's own pieces."""
-    if method == "pipeline":
-        return _pipeline(model)
-    mesh = init_device_mesh("cpu", (WORLD,))
+    degrees = MESHES[method]
+    mesh = init_device_mesh(
+        "cpu",
+        (degrees.pp, degrees.dp_replicate * degrees.dp_shard, degrees.tp),
+        mesh_dim_names=("pp", "data", "tp"),
+    )
+    if method in SCHEDULES:
+        return _pipeline(method, model, mesh)
     if method == "data":
         parallel: nn.Module = nn.parallel.DistributedDataParallel(model)
     elif method == "sharded":
-        for path in model.blocks:
-            fully_shard(model.get_submodule(path), mesh=mesh)
-        parallel = fully_shard(model, mesh=mesh)
+        parallel = _sharded(model, [model.get_submodule(path) for path in model.blocks], mesh["data"])
     else:
-        parallel = _tensor(model, mesh, sequence=method == "sequence")
+        parallel = _tensor(model, mesh["tp"], sequence=method == "sequence")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    shared = method in ("data", "sharded")
 
     def step(examples: Tensor) -> float:
         optimizer.zero_grad()
-        value = loss(parallel, examples.chunk(WORLD)[dist.get_rank()] if shared else examples)
+        value = loss(parallel, _share(examples, mesh))
         value.backward()
         optimizer.step()
         return value.item()
 
     return step
+
+
+def _share(examples: Tensor, mesh: DeviceMesh) -> Tensor:
+    """What this worker computes of a global batch."""
+    return examples.chunk(mesh["data"].size())[mesh.get_local_rank("data")]
+
+
+def _sharded(model: nn.Module, blocks: Sequence[nn.Module], mesh: DeviceMesh) -> nn.Module:
+    """Parameters in shards, gathered block by block."""
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
 
 
 def _tensor(model: nn.Module, mesh: Any, *, sequence: bool) -> nn.Module:
@@ -203,25 +231,47 @@ def _tensor(model: nn.Module, mesh: Any, *, sequence: bool) -> nn.Module:
     return parallelize_module(model, mesh, around)
 
 
-def _pipeline(model: nn.Module) -> Step:
-    """Two stages by 1F1B."""
-    rank, half = dist.get_rank(), len(model.layers) // 2
-    parts: list[nn.Module] = [model.layers[number] for number in (range(half) if rank == 0 else range(half, 2 * half))]
-    if isinstance(model, GPT):
-        parts = [model.embedding, *parts] if rank == 0 else [*parts, model.norm, model.head]
-    stage = PipelineStage(nn.Sequential(*parts), rank, WORLD, torch.device("cpu"))
-    schedule = Schedule1F1B(stage, MICRO_BATCHES, loss_fn=_loss_of_output(model))
-    optimizer = torch.optim.AdamW(stage.submod.parameters(), lr=1e-4)
+def _pipeline(method: str, model: nn.Module, mesh: DeviceMesh) -> Step:
+    """Stages in the order of the layers, dealt out to the workers round by round."""
+    rank, workers = mesh.get_local_rank("pp"), mesh["pp"].size()
+    if mesh["tp"].size() > 1:
+        _tensor(model, mesh["tp"], sequence=False)
+    count = workers * SCHEDULES[method][1]
+    numbers = range(rank, count, workers)
+    modules = [_stage_module(model, number, count) for number in numbers]
+    if mesh["data"].size() > 1:
+        modules = [
+            _sharded(module, [part for part in module if len(list(part.children())) > 1], mesh["data"])
+            for module in modules
+        ]
+    stages = [
+        PipelineStage(module, number, count, torch.device("cpu"), group=mesh.get_group("pp"))
+        for number, module in zip(numbers, modules, strict=True)
+    ]
+    single = method not in TORCHS
+    kind = Schedule1F1B if single else TORCHS[method]
+    schedule = kind(stages[0] if single else stages, MICRO_BATCHES, loss_fn=_loss_of_output(model))
+    optimizer = torch.optim.AdamW([tensor for module in modules for tensor in module.parameters()], lr=1e-4)
 
     def step(examples: Tensor) -> None:
         optimizer.zero_grad()
-        if rank == 0:
-            schedule.step(examples)
-        else:
-            schedule.step(target=examples, losses=[])
+        share = _share(examples, mesh)
+        inputs = (share,) if rank == 0 else ()
+        outputs: dict[str, Any] = {"target": share, "losses": []} if count - 1 in numbers else {}
+        schedule.step(*inputs, **outputs)
         optimizer.step()
 
     return step
+
+
+def _stage_module(model: nn.Module, number: int, count: int) -> nn.Sequential:
+    """The layers of one stage; the embedding is in the first, norm and head in the last."""
+    length = len(model.layers) // count
+    parts: list[nn.Module] = [model.layers[layer] for layer in range(number * length, (number + 1) * length)]
+    if isinstance(model, GPT):
+        parts = [*([model.embedding] if number == 0 else []), *parts]
+        parts += [model.norm, model.head] if number == count - 1 else []
+    return nn.Sequential(*parts)
 
 
 def _loss_of_output(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
@@ -237,9 +287,9 @@ def main() -> None:
     dist.init_process_group("gloo")
     torch.manual_seed(0)
     kind, loss, draw = MODELS[name]
-    model, batches = kind(), [draw() for _ in range(4)]
-    make = ours if side == "ours" else by_hand
-    step = make(method, model, loss, batches[0])
+    # nobody else holds the model: what a plan has no use for is freed
+    make, batches = ours if side == "ours" else by_hand, [draw() for _ in range(4)]
+    step = make(method, kind(), loss, batches[0])
     serve(step, batches, port)
     (folder / f"{method}-{side}-{name}-{dist.get_rank()}.memory").write_text(str(peak_memory()), encoding="ascii")
 
