@@ -69,11 +69,12 @@ def peak_memory(workload: Workload, device: Device, strategy: Strategy, *, examp
         transient=round(graph.transient.at(micro) + _recomputed_size(workload, micro, strategy.recompute)),
     )
     in_update = replace(constant, gradients=round(gradients), transient=round(_update_size(workload, device, strategy)))
-    both = (_with_allocator(items, device) for items in (in_backward, in_update))
+    both = (with_allocator(items, device) for items in (in_backward, in_update))
     return max(both, key=lambda items: items.peak)
 
 
-def _with_allocator(items: MemoryBreakdown, device: Device) -> MemoryBreakdown:
+def with_allocator(items: MemoryBreakdown, device: Device) -> MemoryBreakdown:
+    """The items with what a processor's allocator and its matrix libraries take besides; elsewhere as they are."""
     if device.kind != "cpu":
         return items
     changing = items.activations + items.gradients + items.transient

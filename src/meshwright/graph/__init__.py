@@ -1,7 +1,7 @@
 """What does a step do? Operations, parameters, saved activations and their lifetimes, for any batch size.
 
 In: model, optimizer, loss, one batch. Out: a `Graph`.
-Reading order: `_linear`, `_splits`, `_graph` (the data), `_regions`, `_cuts`,
+Reading order: `_linear`, `_splits`, `_graph` (the data), `_regions`, `_sections`, `_cuts`,
 `_derived_splits` (what splits would do), `_transformer` (a model by its dimensions), `_document` (the
 data as a file), `capture` (the only part that loads torch; its docstring names the order of the files it is made of).
 """
@@ -20,6 +20,8 @@ from meshwright.graph._graph import OperationKind as OperationKind
 from meshwright.graph._graph import OptimizerState as OptimizerState
 from meshwright.graph._graph import Parameter as Parameter
 from meshwright.graph._linear import Linear as Linear
+from meshwright.graph._sections import in_sections as in_sections
+from meshwright.graph._sections import is_in_sections as is_in_sections
 from meshwright.graph._splits import ContextSplit as ContextSplit
 from meshwright.graph._splits import Cut as Cut
 from meshwright.graph._splits import ExpertSplit as ExpertSplit

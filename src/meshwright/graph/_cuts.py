@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from meshwright.graph._graph import Block, Graph
+from meshwright.graph._sections import sections
 from meshwright.graph._splits import Cut
 
 
@@ -23,10 +24,13 @@ class Instance:
 def instances(graph: Graph) -> tuple[Instance, ...]:
     """Every instance of every block in the order of execution.
 
-    Kinds that alternate within one list of modules are sorted by their place in it; lists follow one another as their
-    first operations do.
+    Blocks of one instance each stand in the order of their first operations. Kinds that alternate within one list of
+    modules are sorted by their place in it; lists follow one another as their first operations do.
     """
     first = _first_operations(graph)
+    if all(len(block.paths) == 1 for block in graph.blocks):
+        numbers = sorted(range(len(graph.blocks)), key=lambda number: first.get(number, 0))
+        return tuple(Instance(path=graph.blocks[number].paths[0], block=number) for number in numbers)
     lists: dict[str, list[tuple[int, Instance]]] = {}
     for number, block in enumerate(graph.blocks):
         for order, path in enumerate(block.paths):
@@ -38,9 +42,13 @@ def instances(graph: Graph) -> tuple[Instance, ...]:
 
 
 def cuts(graph: Graph) -> tuple[Cut, ...]:
-    """A cut before every instance but what the model begins with, and one before what follows the last of them."""
-    found = list(_cuts(graph, graph.blocks))
-    return tuple(found)
+    """A cut before every instance but what the model begins with, and one before what follows the last of them.
+
+    A model without repeated blocks can be cut before every section but the first.
+    """
+    if not graph.blocks:
+        return tuple(Cut(path=one.path, size=one.crossing) for one in sections(graph)[1:])
+    return tuple(_cuts(graph, graph.blocks))
 
 
 def _cuts(graph: Graph, blocks: tuple[Block, ...]) -> Iterator[Cut]:

@@ -16,6 +16,8 @@ from meshwright.plan.search import Aim, Effort, Found, Search
 _EFFORT = Effort(priced=20, visited=200, total=2_000)
 # What makes a step another one from batch to batch, so that there is no one program that could be split.
 _OBSTACLES = {"data_dependent", "batch_statistics"}
+# What carries activations as well as gradients.
+_CARRIERS = ("gloo", "nccl", "shared_memory")
 _USES: dict[str, tuple[Callable[[Splits], bool], Callable[[Mesh], bool]]] = {
     "tensor": (lambda splits: splits.tensor is not None, lambda mesh: mesh.tp > 1),
     "context": (lambda splits: splits.context is not None, lambda mesh: mesh.cp > 1),
@@ -62,6 +64,7 @@ def _may_split(graph: Graph, pins: Pins) -> bool:
         pins.sharing == "adaptive",
         pins.compression not in (None, "none"),
         pins.updates not in (None, "every_step"),
+        pins.transport not in (None, *_CARRIERS),
     )
     return not any(whole_only) and not _OBSTACLES & set(graph.traits)
 

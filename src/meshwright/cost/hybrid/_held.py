@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from meshwright.cost._flowing import delay
+from meshwright.cost._memory import with_allocator
 from meshwright.cost._prediction import MemoryBreakdown
 from meshwright.cost._workload import Column
 from meshwright.cost.hybrid._layout import Layout
 from meshwright.cost.hybrid._pieces import Pieces, Weights
 from meshwright.cost.hybrid._pipeline_time import in_flight
-from meshwright.graph import Graph
+from meshwright.graph import Graph, is_in_sections
 from meshwright.hardware import Device
 
 # Temporaries of an update that treats a worker's parameters together, as a share of the gradients it updates (torch's
@@ -69,7 +70,7 @@ def held(
     transient = pieces.transient if mine[-1, -1] or stages.workers == 1 else 0.0
     transient += float((pieces.activations * again).max(initial=0.0))
     update = 0.0 if layout.kernels.optimizer == "fused" and graph.optimizer.fused else _UPDATE_SHARE * gradients / shard
-    return MemoryBreakdown(
+    items = MemoryBreakdown(
         context=device.context,
         parameters=round(parameters / (shard if level == 3 else 1)),
         gradients=round(kept + _stashed(layout, parameters, gradients, rank=rank)),
@@ -78,8 +79,9 @@ def held(
         transient=round(max(transient, update - activations)),
         buffers=graph.buffer_size,
         batch=round(graph.batch_bytes.at(examples * layout.micro_batches)),
-        communication=round(_communication(layout, weights, units, gradients)),
+        communication=round(_communication(graph, layout, weights, units, gradients)),
     )
+    return with_allocator(items, device)
 
 
 def _stashed(layout: Layout, parameters: float, gradients: float, *, rank: int) -> float:
@@ -109,11 +111,16 @@ def activation_bytes(layout: Layout, stages: Stages, pieces: Pieces) -> Column:
     return flying * (stages.units @ pieces.activations - stages.again @ (pieces.activations - pieces.inputs))
 
 
-def _communication(layout: Layout, weights: Weights, units: Column, gradients: float) -> float:
-    """What exchanges hold: two buckets, and for parameters in shards two gathered units."""
+def _communication(graph: Graph, layout: Layout, weights: Weights, units: Column, gradients: float) -> float:
+    """What exchanges hold: two buckets, and for parameters in shards two gathered units.
+
+    Only repeated blocks are gathered one by one; where there are none, a worker gathers all that it computes with.
+    """
     if layout.mesh.num_workers == 1:
         return 0.0
     slots = 2 * min(gradients, float(layout.exchange.bucket_size))
     if layout.sharding == "parameters":
+        if is_in_sections(graph):
+            return slots + float(weights.parameters @ units)
         return slots + 2 * float((weights.parameters * (units > 0)).max(initial=0.0))
     return slots

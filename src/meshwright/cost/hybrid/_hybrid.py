@@ -29,7 +29,7 @@ from meshwright.cost.hybrid._step import (
 )
 from meshwright.cost.hybrid._topology import workers_on
 from meshwright.cost.hybrid._units import Units, units_of
-from meshwright.graph import Graph
+from meshwright.graph import Graph, in_sections
 from meshwright.hardware import Cluster, Correction, Host
 from meshwright.units import Dollars, Joules, Seconds, Watts
 
@@ -87,7 +87,7 @@ class HybridPricer:
         habits: Habits | None = None,
     ) -> None:
         known = fitted or calibration()
-        self.graph = graph
+        self.graph = graph = in_sections(graph)
         self.cluster = cluster
         self.correction = correction
         accelerated = tuple(host for host in cluster.hosts if host.device.kind != "cpu")
