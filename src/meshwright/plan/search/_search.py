@@ -135,7 +135,7 @@ class Search:
 
     def solve(self, frame: Frame) -> Found | None:
         """The best stages of one frame."""
-        solved = self._stages(frame).solve(float("inf"), self._effort)
+        solved = self.stages(frame).solve(float("inf"), self._effort)
         if solved.layout is None or solved.price is None:
             return None
         return Found(layout=solved.layout, price=solved.price)
@@ -156,7 +156,7 @@ class Search:
             if isinstance(item, Layout):
                 self._split_up(item, heap, state)
             elif isinstance(item, Frame):
-                search = self._stages(item)
+                search = self.stages(item)
                 state.work += _BOUND
                 if search.may_beat(state.value):
                     heap.push(max(bound, search.bound), search.estimate, search)
@@ -279,7 +279,8 @@ class Search:
             self._computed[key] = float((pieces.forward + pieces.backward) @ self._summed[-1])
         return self._computed[key]
 
-    def _stages(self, frame: Frame) -> StageSearch:
+    def stages(self, frame: Frame) -> StageSearch:
+        """What finds the stages of one frame, with its bounds."""
         recompute = self._goal.pins.recompute
         most = limits(self._pricer, self._goal, frame.layout)
         return StageSearch(self._pricer, frame, self._aim, limits=most, recompute=recompute, summed=self._summed)

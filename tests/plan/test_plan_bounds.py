@@ -1,0 +1,55 @@
+"""Bounds of the search against prices: no staging of a pipeline may be better than what was said to be possible."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+import search_builders as build
+from meshwright.cost import Mesh
+from meshwright.cost.hybrid import HybridPricer, Layout, Replica
+from meshwright.plan import Goal
+from meshwright.plan.search import Aim, Frame, Search, limits
+
+SCHEDULES = (("1f1b", 1), ("zero_bubble", 1), ("interleaved", 2), ("gpipe", 1))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_is_below_its_bound(seed: int) -> None:
+    """Pipelines of 2 to 4 workers over up to 9 units, cut and recomputed at random."""
+    rng, compared = random.Random(seed), 0
+    for _ in range(40):
+        pricer = HybridPricer(build.random_graph(rng, most_blocks=8), build.random_cluster(rng))
+        search, frame = Search(pricer, Goal(), Aim()), _frame(pricer, rng)
+        if frame is None:
+            continue
+        stages, most = search.stages(frame), limits(pricer, Goal(), frame.layout)
+        for _ in range(6):
+            price = pricer.price(_cut_at_random(pricer, frame, rng))
+            if all(items.peak <= most[0] for items in price.memory):
+                compared += 1
+                assert stages.bound <= price.step * (1 + 1e-7)
+                assert stages.may_beat(price.step * (1 + 1e-6))
+                assert stages.least(price.step) <= price.step * (1 + 1e-6)
+    assert compared > 20
+
+
+def _frame(pricer: HybridPricer, rng: random.Random) -> Frame | None:
+    schedule, chunks = rng.choice(SCHEDULES)
+    workers = rng.choice((2, 4))
+    if workers * chunks > len(pricer.units.kinds) or workers > sum(host.count * host.devices for host in pricer.hosts):
+        return None
+    count = rng.choice((1, 2, 4, 8)) if chunks == 1 else workers * rng.choice((1, 2))
+    examples = pricer.graph.batch_size / count
+    layout = Layout(
+        mesh=Mesh(pp=workers), replicas=(Replica(count=1, kinds=(0,) * workers, examples=examples),),
+        micro_batches=count, schedule=schedule,
+    )  # fmt: skip
+    return Frame(layout=layout, num_stages=workers * chunks)
+
+
+def _cut_at_random(pricer: HybridPricer, frame: Frame, rng: random.Random) -> Layout:
+    cuts = sorted(rng.sample(sorted(pricer.units.cuts), frame.num_stages - 1))
+    blocks = [unit for unit, there in enumerate(pricer.units.is_block) if there]
+    again = sorted(rng.sample(blocks, rng.randint(0, len(blocks))))
+    return replace(frame.layout, bounds=(0, *cuts), recomputed=tuple(again))
