@@ -39,7 +39,7 @@ from typing import IO, Self
 from meshwright.errors import MeshwrightError
 from meshwright.units import BytesPerSecond
 from testbed_description import Description, HostDescription, read_description
-from testbed_limits import Limits, groups_named, remove_group
+from testbed_limits import Limits, MemoryUse, groups_named, remove_group
 from testbed_network import CommandError, Network, Traffic, namespaces_named, remove_namespace
 
 PREFIX = "testbed"
@@ -122,6 +122,10 @@ class Testbed:
     def traffic(self) -> tuple[Traffic, ...]:
         """What went over each host's link."""
         return self.network.traffic()
+
+    def memory(self, rank: int) -> MemoryUse:
+        """What a host's processes have taken of memory so far."""
+        return self._limits[rank].memory()
 
     def limit(self, rank: int, *, cpus: float) -> None:
         """Changes a host's processor time per second of clock time; 0: no limit."""

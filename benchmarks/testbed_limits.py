@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from meshwright.units import Bytes
@@ -17,6 +18,20 @@ WEIGHT = {"cpu.weight": 10_000, "cpu.shares": 262_144}
 LEAST_QUOTA = 1_000  # µs, the kernel's: a smaller share needs a longer period
 CONTROLLERS = ("cpu", "cpuset", "memory")
 ENDING_LIMIT = 5.0  # s
+_FIRST_VERSION = ("memory.max_usage_in_bytes", "memory.oom_control")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryUse:
+    """Memory of a host's processes.
+
+    Args:
+        peak: most at one time, files that were read included (B); 0 where the kernel does not say.
+        killed: processes that the kernel ended because there was no more.
+    """
+
+    peak: Bytes
+    killed: int
 
 
 class Limits:
@@ -46,6 +61,8 @@ class Limits:
             (self.folders[0] / "memory.max").write_text(str(memory))
         elif memory:
             (self.folders[2] / "memory.limit_in_bytes").write_text(str(memory))
+        if memory:
+            self._forbid_swap(memory)
 
     def set_cpus(self, cpus: float) -> None:
         """Changes the processor time per second of clock time; 0: no limit."""
@@ -56,6 +73,26 @@ class Limits:
         else:
             (self.folders[0] / "cpu.cfs_period_us").write_text(str(period))
             (self.folders[0] / "cpu.cfs_quota_us").write_text(str(quota or -1))
+
+    def memory(self) -> MemoryUse:
+        """What the groups' processes have taken so far."""
+        folder = self.folders[0] if self._unified else self.folders[2]
+        peak, events = ("memory.peak", "memory.events") if self._unified else _FIRST_VERSION
+        counted = dict(line.split() for line in (folder / events).read_text().splitlines())
+        return MemoryUse(
+            peak=int((folder / peak).read_text()) if (folder / peak).exists() else 0,
+            killed=int(counted.get("oom_kill", 0)),
+        )
+
+    def _forbid_swap(self, memory: Bytes) -> None:
+        """What does not fit is to end, not to be slow; nothing to do where the kernel counts no swap."""
+        folder, name, value = (
+            (self.folders[0], "memory.swap.max", 0)
+            if self._unified
+            else (self.folders[2], "memory.memsw.limit_in_bytes", memory)
+        )
+        if (folder / name).exists():
+            (folder / name).write_text(str(value))
 
     def remove(self) -> None:
         """Ends the processes that are left in the groups, and removes the groups."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import testbed
 from meshwright.errors import UsageError
 from testbed import host_command, obstacle
 from testbed_description import Description, HostDescription, parse_rate, read_description
@@ -119,6 +120,19 @@ def test_a_host_is_another_host_and_keeps_its_limits(tmp_path):
     assert done.stdout.splitlines()[0] == "small 0 {0}"
     greedy = run_testbed(tmp_path, sys.executable, "-c", "b = bytearray(200 * 2**20); print(len(b))", text=text)
     assert greedy.returncode != 0
+
+
+@needs_testbed
+def test_what_the_kernel_ends_for_lack_of_memory_is_counted():
+    """200 MiB are asked for where 64 MiB may be used; a host without such a process counts none."""
+    hosts = (HostDescription(name="small", memory="64MiB"), HostDescription(name="other", memory="64MiB"))
+    with testbed.Testbed(Description(hosts=hosts)) as bed:
+        greedy = bed.start(0, [sys.executable, "-c", "bytearray(200 * 2**20)"], errors=subprocess.DEVNULL)
+        assert greedy.wait() != 0
+        use, other = bed.memory(0), bed.memory(1)
+    assert use.killed >= 1
+    assert use.peak <= 64 * 2**20
+    assert other.killed == 0
 
 
 @needs_testbed
