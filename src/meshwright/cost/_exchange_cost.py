@@ -156,6 +156,8 @@ def _gathered_parameters(
     count = 2 * units * strategy.batch.accumulation
     cost = collective_cost(cluster, strategy, "all_gather", strategy.mesh.dp_shard)
     size = 2 * strategy.batch.accumulation * workload.parameter_size
+    if strategy.exchange.compression is not None:
+        size //= 4  # in 8 bits
     total = count * cost.latency + size / cost.bandwidth
     beside = (computed.forward + computed.backward + computed.recompute) * strategy.batch.accumulation
     hidden = min(total, beside) if strategy.exchange.overlap else 0.0

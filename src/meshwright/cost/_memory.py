@@ -182,7 +182,7 @@ def _communication_size(workload: Workload, strategy: Strategy) -> float:
         return 0.0
     slots = 2 * min(workload.gradient_size, strategy.exchange.bucket_size + workload.largest_parameter)
     if strategy.sharding == "parameters":
-        return slots + 2 * workload.largest_unit
+        return slots + 2 * workload.largest_unit + carried_size(strategy, workload)
     seen = workload.gradient_size * (workers - 1) / workers if strategy.exchange.transport == "shared_memory" else 0.0
     return (
         seen + carried_size(strategy, workload) + slots * {"none": 0, "optimizer": 1, "gradients": 2}[strategy.sharding]

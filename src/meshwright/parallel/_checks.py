@@ -38,19 +38,45 @@ def _check_workers(strategy: Strategy, group: dist.ProcessGroup | None) -> None:
 
 
 def _check_sharding(strategy: Strategy, optimizer: Optimizer | None) -> None:
-    lossy = strategy.exchange.compression is not None or strategy.precision.reduction != "as_written"
-    if strategy.sharding == "parameters" and lossy and strategy.exchange.updates is None:
-        raise PlanError(
-            "gradients of sharded parameters are not rounded or compressed",
-            cause="torch's fully_shard scatters them itself",
-            alternatives=["--set sharding=gradients", "--set compression=none", "--set reduction=as_written"],
-        )
+    if strategy.sharding == "parameters" and strategy.exchange.updates is None:
+        _check_encoded_shards(strategy)
     if strategy.sharding != "none" and isinstance(optimizer, torch.optim.LBFGS):
         raise PlanError(
             f"{type(optimizer).__name__} cannot be sharded by {strategy.sharding}",
             cause="its update of a parameter depends on all others",
             alternatives=["--set sharding=none", "an optimizer such as AdamW or SGD"],
         )
+
+
+def _check_encoded_shards(strategy: Strategy) -> None:
+    """Shards of one copy of the whole model travel in blocks of 8 or 4 bits, and in no other lossy way."""
+    choice, mesh = strategy.exchange.compression, strategy.mesh
+    if strategy.precision.reduction != "as_written":
+        raise PlanError(
+            "gradients of sharded parameters are not rounded to 16 bits",
+            cause="torch's fully_shard scatters them itself",
+            alternatives=["--set compression=int8", "--set sharding=gradients", "--set reduction=as_written"],
+        )
+    if choice is None:
+        return
+    reasons = {
+        choice.summary: (
+            choice.method not in ("int8", "int4"),
+            "a shard of every parameter is scattered as soon as there is one: factors, momenta and chosen elements are "
+            "those of whole gradients",
+        ),
+        f"{mesh.dp_replicate} copies": (mesh.dp_replicate > 1, "sums of shards over the copies would be sent whole"),
+        "a split model": (mesh.splits_the_model, "what is left out of its gradients would not be in checkpoints"),
+        "shared memory": (strategy.exchange.transport == "shared_memory", "memory is faster than any encoding"),
+    }
+    for name, (is_there, cause) in reasons.items():
+        if is_there:
+            raise PlanError(
+                f"sharded parameters, compression = {choice.method} and {name}",
+                cause=cause,
+                alternatives=["--set compression=int8", "--set sharding=gradients", "--set compression=none"],
+                command="meshwright plan SCRIPT",
+            )
 
 
 def _check_statistics(model: nn.Module, strategy: Strategy) -> None:

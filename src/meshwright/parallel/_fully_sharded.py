@@ -1,7 +1,7 @@
 """Parameters, gradients and optimizer state in shards; whole parameters are gathered block by block when needed."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from meshwright.errors import PlanError
 from meshwright.exchange import GradientExchange, SharedMemoryTransport, Transport
 from meshwright.parallel._agreement import Buffers
 from meshwright.parallel._batch_norm import GlobalBatchNorm
+from meshwright.parallel._encoded_shards import EncodedShards
 from meshwright.parallel._named import state_pieces
 from meshwright.parallel._parallelized import Held, Parallelized
 from meshwright.parallel._pieces import Piece
@@ -74,7 +75,8 @@ class FullySharded(Parallelized):
         self._roots = [root for root, _ in layout.roots]
         before = layout.parameters
         successors = sharded(layout)
-        self._shards = None if layout.elsewhere else self._shared_exchange(strategy, group)
+        self._encoded = self._encoded_exchange(strategy, layout)
+        self._shards = None if layout.elsewhere or self._encoded else self._shared_exchange(strategy, group)
         self._named = [(name, successors.get(tensor, tensor)) for name, tensor in before]
         adopt(model, successors)
         if optimizer is not None:
@@ -197,6 +199,15 @@ class FullySharded(Parallelized):
         """The model's state."""
         return state_pieces(self._model, spans_of)
 
+    def carried(self) -> Iterator[tuple[str, Tensor]]:
+        """What messages have left out so far, summed over the workers; all of them ask for it."""
+        return iter(()) if self._encoded is None else self._encoded.carried()
+
+    def carry(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on from what `carried` gave."""
+        if self._encoded is not None:
+            self._encoded.carry(state)
+
     def close(self) -> None:
         """Takes hooks and wrappers off; the parameters stay sharded, and the model cannot run any further."""
         self.zero_gradients()
@@ -207,6 +218,8 @@ class FullySharded(Parallelized):
         self._transport.close()
         if self._shards is not None:
             self._shards.close()
+        if self._encoded is not None:
+            self._encoded.close()
         if self._batch_norm is not None:
             self._batch_norm.close()
 
@@ -220,6 +233,19 @@ class FullySharded(Parallelized):
                 module.set_custom_all_gather(cast(Any, SharedAllGather(transport)))
                 module.set_custom_reduce_scatter(cast(Any, SharedReduceScatter(transport)))
         return transport
+
+    def _encoded_exchange(self, strategy: Strategy, layout: ShardLayout) -> EncodedShards | None:
+        """Where the plan says so, shards travel in fewer bits."""
+        choice = strategy.exchange.compression
+        if choice is None:
+            return None
+        modules = {
+            f"{number}.{path}": module
+            for number, root in enumerate(self._roots)
+            for path, module in root.named_modules()
+            if isinstance(module, FSDPModule)
+        }
+        return EncodedShards(modules, choice, group=layout.mesh.get_group(), device=layout.parameters[0][1].device)
 
     @property
     def _device(self) -> torch.device:

@@ -191,8 +191,13 @@ def precisions(device: Device, goal: Goal, *, num_workers: int) -> tuple[Precisi
 def compressions(shape: Strategy, goal: Goal) -> tuple[Compression | None, ...]:
     """Nothing; where it is allowed, what costs no loss that was seen; what does only where it is pinned."""
     pins = goal.pins
-    if "compression" not in goal.allow or shape.sharding == "parameters" or pins.compression == "none":
+    if "compression" not in goal.allow or pins.compression == "none":
         return (None,)
+    if shape.sharding == "parameters" and (
+        shape.mesh.dp_replicate > 1 or pins.compression not in (None, "int8", "int4")
+    ):
+        # shards of one copy travel in blocks, and in no other lossy way
+        return (None,) if pins.compression is None else ()
     if pins.compression is None:
         return (None, Compression(method="int8"))
     usual = Compression(method=pins.compression)

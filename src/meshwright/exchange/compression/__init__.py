@@ -8,6 +8,7 @@ over), `_power` (factors of low rank), `_choice` (which one, by name). One more 
 """
 
 from meshwright.exchange.compression._blocks import ByteBlocks as ByteBlocks
+from meshwright.exchange.compression._choice import make_codec as make_codec
 from meshwright.exchange.compression._choice import make_method as make_method
 from meshwright.exchange.compression._codec import Codec as Codec
 from meshwright.exchange.compression._encoded_sum import EncodedSum as EncodedSum

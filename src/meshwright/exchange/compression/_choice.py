@@ -40,10 +40,11 @@ def make_method(
     if choice.method == "powersgd":
         return PowerSum(shapes, offsets, numel, rank=choice.rank, device=device)
     momentum = choice.momentum if choice.method == "sign" else 0.0
-    return EncodedSum(_codec(choice), numel, device, size=size, route=_route(choice, size), momentum=momentum)
+    return EncodedSum(make_codec(choice), numel, device, size=size, route=_route(choice, size), momentum=momentum)
 
 
-def _codec(choice: Compression) -> Codec:
+def make_codec(choice: Compression) -> Codec:
+    """The encoding of a strategy's `exchange.compression`, where it is one."""
     if choice.method == "int8":
         return ByteBlocks(choice.block)
     if choice.method == "int4":
