@@ -50,6 +50,25 @@ print("ends")
 """
 
 
+LOOP_SCRIPT = """
+import torch
+
+import meshwright as mw
+
+torch.manual_seed(0)
+model = mw.parallel(torch.nn.Linear(16, 4))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for number in range(6):
+    random = torch.Generator().manual_seed(number)
+    x, y = torch.randn(8, 16, generator=random), torch.randint(0, 4, (8,), generator=random)
+    optimizer.zero_grad()
+    loss = torch.nn.functional.cross_entropy(model(x), y)
+    loss.backward()
+    optimizer.step()
+print(f"{loss.item():.6f}")
+"""
+
+
 def tiny_script(folder: Path) -> Path:
     """The script: its first argument says what goes wrong; `ok` for nothing."""
     script = folder / "tiny.py"

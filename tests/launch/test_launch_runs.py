@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launch_builders import cluster, plan, tiny_script
+from launch_builders import LOOP_SCRIPT, cluster, plan, tiny_script
 from meshwright.cost import Measurement
 from meshwright.documents import read_toml
 from meshwright.hardware import write_cluster
@@ -53,6 +53,19 @@ def _run(place: Path, options: str, mode: str, *, verb: str = "run") -> tuple[in
     process = _start(place, options, mode, verb=verb)
     out, err = process.communicate(timeout=LIMIT)
     return process.returncode, out, err
+
+
+def test_a_hand_written_loop_runs_under_a_plan(place: Path) -> None:
+    """Two workers give the loss of one, steps are counted and timed, and what the loop costs is said."""
+    script = place / "tiny.py"
+    script.write_text(LOOP_SCRIPT, encoding="utf-8")
+    alone = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=LIMIT, check=True)
+    code, out, err = _run(place, "--plan two.toml", "ok")
+    assert code == 0, err
+    assert alone.stdout.strip() in out
+    folder = _folder(place)
+    assert read_toml(Measurement, folder.measurement).steps == 6
+    assert "receives 64 B of outputs per call" in folder.log(0, "err").read_text(encoding="utf-8")
 
 
 def _folder(place: Path) -> RunFolder:

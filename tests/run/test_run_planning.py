@@ -1,6 +1,7 @@
 """Plans made among processes that stand already, and a command line's wishes over a script's."""
 
 import os
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -10,10 +11,14 @@ from run_jobs import cross_entropy, labelled, mlp
 
 import meshwright as mw
 from meshwright.cost import MemoryBreakdown, Prediction, TimeBreakdown
+from meshwright.documents import write_toml
 from meshwright.errors import DoesNotFitError, PlanError
+from meshwright.graph import read_graph
 from meshwright.hardware import write_cluster
-from meshwright.plan import Goal, Pins
+from meshwright.plan import Goal, Pins, read_plan
 from meshwright.run import Job, Role, _planning
+from meshwright.run._by_hand import hand_written
+from meshwright.run._opening import Request
 from meshwright.run._planning import context_of, merged_goal, plan_together, scaled, trial_budget, with_context
 from meshwright.run._session import CURRENT, Session
 from planning_builders import GB, machine, processor
@@ -79,6 +84,24 @@ def test_joined_processes_plan_at_their_first_batch_and_run(workers, tmp_path):
     assert first[0] == pytest.approx([step(labelled(8, seed)).item() for seed in range(3)], abs=1e-12)
     assert (tmp_path / "plan.toml").exists()
     assert (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_hand_written_loop_is_planned_at_its_first_update(tmp_path):
+    """From the gradients that its own loss sent back, with the optimizer that steps."""
+    write_cluster(replace(machine(), identity=""), tmp_path / "cluster.toml")
+    write_toml(Goal(pins=Pins(workers=2)), tmp_path / "goal.toml")
+    role = Role(kind="plan", folder=tmp_path, cluster=tmp_path / "cluster.toml", goal=tmp_path / "goal.toml")
+    own = mlp()
+    model = hand_written(own, Request(), role, None)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    x, y = labelled(8)
+    torch.nn.functional.cross_entropy(model(x), y).backward()
+    with pytest.raises(SystemExit):
+        optimizer.step()
+    plan, graph = read_plan(tmp_path / "plan.toml"), read_graph(tmp_path / "graph.json")
+    assert (plan.strategy.num_workers, plan.strategy.mesh.pp, plan.strategy.batch.accumulation) == (2, 1, 1)
+    assert (graph.optimizer.name, graph.batch_size) == ("AdamW", 8)
+    torch.optim.SGD(own.parameters(), lr=0.1).step()
 
 
 def test_a_pin_of_the_command_line_wins_and_permissions_add_up():

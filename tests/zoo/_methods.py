@@ -64,6 +64,10 @@ METHODS = (
     Method(name="context", mesh=Mesh(cp=2)),
     Method(name="pipeline", mesh=Mesh(pp=2), micro_batches=2),
     Method(name="expert", mesh=Mesh(dp_replicate=2, ep=2), suits=lambda model: model.experts),
+    Method(
+        name="expert × sharded data", mesh=Mesh(dp_shard=4, ep=2), sharding="parameters",
+        suits=lambda model: model.experts,
+    ),
     Method(name="tensor × sharded data", mesh=Mesh(dp_shard=2, tp=2), sharding="parameters"),
     Method(
         name="pipeline × sharded data × tensor", mesh=Mesh(pp=2, dp_shard=2, tp=2), sharding="gradients",

@@ -67,7 +67,15 @@ def _under(plan: Plan, model: nn.Module, role: Role, session: Session) -> HandWr
     record = LoopRecord(Recorder(role.folder, clock=clock, rank=role.rank), clock=clock)
     session.attach(record)
     blocks = blocks_of(role.plan.parent) if role.plan is not None else ()
-    return _following(plan.strategy, model, record, blocks=blocks, plan=plan)
+    return _following(_with_gradients(plan), model, record, blocks=blocks, plan=plan)
+
+
+def _with_gradients(plan: Plan) -> Strategy:
+    """The plan's strategy, with whole gradients unless the user asked for shards: a script may look at them all."""
+    strategy = plan.strategy
+    if strategy.sharding == "gradients" and plan.origins.get("sharding", "default") == "default":
+        return replace(strategy, sharding="optimizer")
+    return strategy
 
 
 def _joined(model: nn.Module, request: Request, role: Role) -> HandWritten:

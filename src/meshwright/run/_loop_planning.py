@@ -64,7 +64,7 @@ class LoopPlanner:
         self._inputs: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._gradients: dict[int, Tensor] = {}
         self._own = {id(tensor) for tensor in model.parameters()}
-        register_optimizer_step_pre_hook(lambda optimizer, *_: self._update_begins(optimizer))
+        self._hook = register_optimizer_step_pre_hook(lambda optimizer, *_: self._update_begins(optimizer))
 
     def outputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The model's; the first call that a gradient comes back to is what is planned for."""
@@ -102,6 +102,7 @@ class LoopPlanner:
                 cause="a plan is made of what the model's forward and backward do",
                 alternatives=["call what mw.parallel returned, instead of the model itself"],
             )
+        self._hook.remove()
         optimizer.zero_grad()
         size = batch_size(self._inputs)
         shared = {number: tensor for number, tensor in self._gradients.items() if _has_examples(tensor, size)}

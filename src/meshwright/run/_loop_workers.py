@@ -57,6 +57,7 @@ class LoopWorkers:
         record.undo.callback(self.placed.close)
         self._stream = RankStream(first.device, mesh.peers(rank, "cp", "tp")[0])
         self._number = mesh.share(rank)
+        self._is_whole = not mesh.splits_the_model and strategy.sharding != "parameters"
         self._group = _shares_group(strategy, rank, record.undo)
         has_statistics = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
         # a program of no examples cannot be captured: one stands in there; statistics count what is computed
@@ -77,21 +78,24 @@ class LoopWorkers:
         return any(item.spans for item in self.placed.held())
 
     def outputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The model's outputs of the whole batch."""
+        """The model's outputs of the whole batch; without gradients, a whole model computes them by itself."""
+        if not torch.is_grad_enabled() and self._is_whole:
+            return self._model(*args, **kwargs)
         inputs = (args, kwargs)
         size = batch_size(inputs)
         share = OutputShare(
-            ends=bounds(size, self._strategy.batch.shares), number=self._number, group=self._group, computed=0
+            ends=bounds(size, self._strategy.batch.shares),
+            number=self._number,
+            stand_in=self._stand_in,
+            group=self._group,
         )
-        count = share.where.stop - share.where.start
-        where = share.where if count else self._stand_in
-        share = OutputShare(ends=share.ends, number=share.number, group=share.group, computed=where.stop - where.start)
         self._calls += 1
         if is_checked(self._calls):
             check_agreement(inputs)
         with self._record.forward(size):
+            own = inputs if share.is_whole else examples_of(inputs, share.computed, size)
             with self._stream:
-                output = self._own_outputs(inputs if count == size else examples_of(inputs, where, size), count)
+                output = self._own_outputs(own, share.count)
             name = type(self._model).__name__
             whole = mapped(output, lambda leaf: self._whole(leaf, share, name) if isinstance(leaf, Tensor) else leaf)
         if self._calls == 1 and dist.get_rank() == 0:

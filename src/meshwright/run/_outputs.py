@@ -19,19 +19,29 @@ class OutputShare:
     Args:
         ends: where the shares begin and end.
         number: of this one.
-        computed: how many examples the model was given: a rank without any may have a stand-in.
+        stand_in: examples that a rank without any computes, to join the exchanges.
         group: the data ranks, in the order of their shares; None: all workers.
     """
 
     ends: Sequence[int]
     number: int
-    computed: int
+    stand_in: slice
     group: dist.ProcessGroup | None
 
     @property
     def where(self) -> slice:
         """Its examples."""
         return slice(self.ends[self.number], self.ends[self.number + 1])
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self.where.stop - self.where.start
+
+    @property
+    def computed(self) -> slice:
+        """What the model is given."""
+        return self.where if self.count else self.stand_in
 
     @property
     def is_whole(self) -> bool:
@@ -52,9 +62,10 @@ def gathered(own: Tensor, share: OutputShare, *, model: str) -> Tensor:
     """
     if share.is_whole:
         return own
-    if own.dim() == 0 or len(own) != share.computed:
+    given = share.computed.stop - share.computed.start
+    if own.dim() == 0 or len(own) != given:
         raise UsageError(
-            f"{model}'s output has shape {list(own.shape)} for {share.computed} examples",
+            f"{model}'s output has shape {list(own.shape)} for {given} examples",
             cause="outputs of all workers are put together along their leading dim, which has to count examples",
             alternatives=[
                 "have the model give what belongs to each example, and compute the loss from that in the loop",
