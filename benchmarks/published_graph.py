@@ -9,7 +9,7 @@ from meshwright.graph import Graph
 from meshwright.hardware import Cluster, Host, Link
 from published_model import captured
 from published_rows import PublishedRow
-from published_setup import device_of_row, framework_class, links_of
+from published_setup import device_of_row, framework_class, links_of, topology_of_row
 
 _PARAMETER_BYTES = 2
 _WRITTEN = {"float8_e4m3fn": "bfloat16", "tfloat32": "float32"}
@@ -64,7 +64,7 @@ def _pricer(graph: Graph, cluster: Cluster, framework: str) -> HybridPricer:
 def _cluster(row: PublishedRow) -> Cluster:
     link, network, latency, domain = links_of(row)
     hosts = max(1, row.num_devices // domain)
-    links = [Link(tier="host", latency=0.0, bandwidth=link)]
+    links = [Link(tier="host", latency=0.0, bandwidth=link, topology=topology_of_row(row))]
     if hosts > 1:
         links.append(Link(tier="network", latency=latency, bandwidth=network * domain))
     host = Host(name="node", count=hosts, device=device_of_row(row.device), devices=domain)

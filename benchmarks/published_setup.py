@@ -4,8 +4,8 @@ import re
 from functools import cache
 
 from meshwright.cost.accelerator import Machine, MatrixType, Setup, machine
-from meshwright.hardware import Catalog, Device, catalog
-from meshwright.hardware._catalog import device_of
+from meshwright.hardware import Catalog, Device, Topology, catalog
+from meshwright.hardware._catalog import device_of, link_topology
 from meshwright.units import BytesPerSecond, Seconds
 from published_rows import PublishedRow
 
@@ -54,7 +54,7 @@ def machine_of_row(row: PublishedRow) -> Machine:
     link, network, latency, domain = links_of(row)
     return machine(
         device_of_row(row.device), link=link, network=network, domain=domain, num_devices=row.num_devices,
-        latency=latency,
+        latency=latency, topology=topology_of_row(row),
     )  # fmt: skip
 
 
@@ -65,6 +65,11 @@ def links_of(row: PublishedRow) -> tuple[BytesPerSecond, BytesPerSecond, Seconds
     link = row.link or (entry.link.value if entry.link else _USUAL_LINK)
     domain = max(row.devices_per_host, entry.link_reach)
     return link, network, _latency(row), min(domain, row.num_devices)
+
+
+def topology_of_row(row: PublishedRow) -> Topology:
+    """How the inner link joins a row's devices."""
+    return link_topology(_known().devices[row.device])
 
 
 def framework_class(name: str) -> str:

@@ -6,8 +6,11 @@ import pytest
 from accelerator_builders import CALIBRATION, MACHINE
 
 from meshwright.cost.accelerator import Collectives
+from meshwright.hardware import Topology
 
 TIMES = Collectives(MACHINE, CALIBRATION.network)
+# NVLink 4 joins devices through switches that add.
+ADDING = Collectives(replace(MACHINE, device="NVIDIA made up", link=4.5e11), CALIBRATION.network)
 
 
 def test_inside_a_host_a_ring_runs_over_the_link() -> None:
@@ -16,8 +19,20 @@ def test_inside_a_host_a_ring_runs_over_the_link() -> None:
 
 
 def test_a_switch_that_adds_halves_an_all_reduce() -> None:
-    """8 devices reduce 80 MB: 2·3 hops of a tree, 140 MB at 200 GB/s."""
-    assert TIMES.all_reduce(8, 1, 80e6) == pytest.approx(6e-6 + 140e6 / 2e11)
+    """8 devices reduce 80 MB: 2·3 hops of a tree, 140 MB at 900 GB/s; others and older ones copy, at 100."""
+    assert ADDING.all_reduce(8, 1, 80e6) == pytest.approx(6e-6 + 140e6 / 9e11)
+    assert TIMES.all_reduce(8, 1, 80e6) == pytest.approx(6e-6 + 140e6 / 1e11)
+    mesh = Collectives(replace(ADDING.machine, topology="mesh"), CALIBRATION.network)
+    assert mesh.all_reduce(8, 1, 80e6) == pytest.approx(6e-6 + 140e6 / 4.5e11)
+
+
+@pytest.mark.parametrize(("topology", "share", "part"), [("ring", 1 / 2, 1 / 2), ("torus", 1 / 4, 2 / 8**0.5),
+                                                         ("mesh", 1 / 7, 1.0), ("switch", 1.0, 1.0)])  # fmt: skip
+def test_messages_take_the_links_there_are(topology: Topology, share: float, part: float) -> None:
+    """8 MB to a neighbour over one of a device's links; all to all of 8 devices through those between."""
+    times = Collectives(replace(MACHINE, topology=topology), CALIBRATION.network)
+    assert times.send(1, 8e6) == pytest.approx(1e-6 + 8e6 / (1e11 * share))
+    assert times.all_to_all(8, 1, 8e6) == pytest.approx(8e-6 + 7e6 / (1e11 * part))
 
 
 def test_between_hosts_a_ring_crosses_with_all_its_cards() -> None:

@@ -9,6 +9,7 @@ from statistics import median
 from pydantic import TypeAdapter
 
 from meshwright.errors import UsageError, suggestion
+from meshwright.hardware._cluster import Topology
 from meshwright.hardware._device import Device, MatrixRate, OperationRate
 
 # The matrices with which achieved rates are measured are of this edge or larger; smaller ones are slower.
@@ -132,6 +133,14 @@ def device_of(known: Catalog, entry: CatalogEntry) -> Device:
             ),
         ),
     )
+
+
+def link_topology(entry: CatalogEntry) -> Topology:
+    """How a device's own links join it to others: a torus of TPUs and Trainium, all with all of AMD's and Gaudi."""
+    known: tuple[tuple[str, Topology], ...] = (
+        ("ICI", "torus"), ("NeuronLink", "torus"), ("Infinity Fabric", "mesh"), ("RoCE on-chip", "mesh"),
+    )  # fmt: skip
+    return next((shape for name, shape in known if entry.link_name.startswith(name)), "switch")
 
 
 def typical_share(known: Catalog, maker: str) -> float:

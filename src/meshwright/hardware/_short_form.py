@@ -3,7 +3,7 @@
 import re
 
 from meshwright.errors import UsageError
-from meshwright.hardware._catalog import Catalog, CatalogEntry, catalog, catalog_entry, device_of
+from meshwright.hardware._catalog import Catalog, CatalogEntry, catalog, catalog_entry, device_of, link_topology
 from meshwright.hardware._cluster import Cluster, Host, Link
 
 _FORM = re.compile(r"(?P<device>[^:]+)(?::(?P<devices>[1-9]\d*)(?:x(?P<hosts>[1-9]\d*))?)?")
@@ -40,9 +40,12 @@ def _links(known: Catalog, entry: CatalogEntry, *, text: str, devices: int, host
         # Workers on one processor exchange through its memory: each byte is written once and read once.
         links.append(Link(tier="process", latency=near, bandwidth=entry.bandwidth.value / 2))
     elif entry.link is not None:
-        links.append(Link(tier="host", latency=near, bandwidth=entry.link.value))
+        shape = link_topology(entry)
+        links.append(Link(tier="host", latency=near, bandwidth=entry.link.value, topology=shape))
         if hosts > 1 and entry.link_reach > devices:
-            links.append(Link(tier="rack", latency=near, bandwidth=entry.link.value, reach=entry.link_reach))
+            links.append(
+                Link(tier="rack", latency=near, bandwidth=entry.link.value, topology=shape, reach=entry.link_reach)
+            )
     if hosts > 1 and entry.network is not None:
         links.append(Link(tier="network", latency=far, bandwidth=entry.network.value, topology="tree"))
     if hosts > 1 and not any(link.tier in ("rack", "network") for link in links):

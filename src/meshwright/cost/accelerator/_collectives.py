@@ -6,7 +6,11 @@ is that of the inner link, or of the $i$ network cards that its ring crosses bet
     all-gather, reduce-scatter   ring: $n - 1$ hops, $(n-1)/n$ of the tensor
     all-reduce                   the faster of a ring (twice that) and a double tree between the hosts; inside a host
                                  a switch that adds makes it faster
-    all-to-all                   $(n-1)/n$ of the tensor, one device's card each
+    all-to-all                   $(n-1)/n$ of the tensor, one device's card each; inside a host at the full rate of a
+                                 switch or mesh. A message goes $n / 4$ links around a ring and $k / 2$ over a torus of
+                                 side $k$, whose devices have 2 and 4: $4 / n$ and $2 / k$ of the rate are left
+    message                      one neighbour's link: of a mesh of $d$ devices $1 / (d - 1)$ of what a device has, of a
+                                 ring or torus one of 2 or 4 links
 """
 
 from dataclasses import dataclass
@@ -56,7 +60,7 @@ class Collectives:
         inside, hosts = self.span(size, stride)
         moved = 2 * bytes_ * (size - 1) / size
         if hosts == 1:
-            adding = self.shares.switch_reduction if self.machine.has_switch else 1.0
+            adding = self.shares.switch_reduction if self.machine.adds_in_switch else 1.0
             latency = 2 * log2(size) * self.shares.link_hop + self.shares.link_start
             return calls * latency + moved / (self.link * adding)
         ring = 2 * calls * self._ring_latency(size) + moved / self._crossing(inside)
@@ -70,12 +74,23 @@ class Collectives:
         if size <= 1:
             return 0.0
         _, hosts = self.span(size, stride)
-        return bytes_ * (size - 1) / size / (self.link if hosts == 1 else self.network) + size * self._hop(hosts)
+        bandwidth = self.link * self._through(size) if hosts == 1 else self.network
+        return bytes_ * (size - 1) / size / bandwidth + size * self._hop(hosts)
 
     def send(self, distance: int, bytes_: float) -> Seconds:
         """A message to the device `distance` further on."""
         crosses = self.machine.num_devices > self.machine.domain and distance >= self.machine.domain
-        return self._hop(2 if crosses else 1) + bytes_ / (self.network if crosses else self.link)
+        return self._hop(2 if crosses else 1) + bytes_ / (self.network if crosses else self.link * self._one_link())
+
+    def _through(self, size: int) -> float:
+        """Share of the inner bandwidth that is left where messages go through other devices."""
+        return min(1.0, {"ring": 4 / size, "torus": 2 / size**0.5}.get(self.machine.topology, 1.0))
+
+    def _one_link(self) -> float:
+        """Share of a device's inner bandwidth that one neighbour is reached with."""
+        return {"ring": 1 / 2, "torus": 1 / 4, "mesh": 1 / max(1, self.machine.domain - 1)}.get(
+            self.machine.topology, 1.0
+        )
 
     def _hop(self, hosts: int) -> Seconds:
         return self.shares.link_hop if hosts == 1 else self.shares.network_hop * self.machine.latency

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 
 from meshwright.errors import HardwareError
-from meshwright.hardware import Cluster, Device, Host
+from meshwright.hardware import Cluster, Device, Host, Topology
 from meshwright.units import Bytes, BytesPerSecond, FLOPPerSecond, Seconds
 
 # Links below this come from PCIe, without a switch of their own (B/s).
 _FASTEST_PCIE: BytesPerSecond = 70e9
+# NVLink 3 has 300 GB/s one way and NVLink 4 450.
+_FASTEST_COPYING_SWITCH: BytesPerSecond = 400e9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +28,7 @@ class Machine:
         latency: of an empty message between hosts (s).
         domain: devices that the inner link joins.
         num_devices: all of them.
+        topology: how the inner link joins them.
     """
 
     device: str
@@ -39,6 +42,7 @@ class Machine:
     latency: Seconds
     domain: int
     num_devices: int
+    topology: Topology = "switch"
 
     @property
     def num_hosts(self) -> int:
@@ -49,6 +53,11 @@ class Machine:
     def has_switch(self) -> bool:
         """Whether the link inside a host is more than PCIe."""
         return self.link > _FASTEST_PCIE
+
+    @property
+    def adds_in_switch(self) -> bool:
+        """Whether the switch between the devices adds what they reduce, as NVIDIA's have done since NVLink 4."""
+        return self.topology == "switch" and self.device.startswith("NVIDIA") and self.link > _FASTEST_COPYING_SWITCH
 
 
 def machine_of(cluster: Cluster, *, host: Host | None = None, num_devices: int = 0) -> Machine:
@@ -81,6 +90,7 @@ def machine_of(cluster: Cluster, *, host: Host | None = None, num_devices: int =
         latency=network.latency if network else 0.0,
         domain=min(domain, num_devices),
         num_devices=num_devices,
+        topology=inner.topology if inner else "switch",
     )
 
 
@@ -92,6 +102,7 @@ def machine(
     latency: Seconds,
     domain: int,
     num_devices: int,
+    topology: Topology = "switch",
 ) -> Machine:
     """A machine of one kind of device.
 
@@ -120,4 +131,5 @@ def machine(
         latency=latency,
         domain=domain,
         num_devices=num_devices,
+        topology=topology,
     )
