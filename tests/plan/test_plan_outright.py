@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+import planning_builders as by_hand
 import search_builders as build
 from meshwright.cost import Pricer
 from meshwright.cost.hybrid import layout_of
 from meshwright.errors import DoesNotFitError, PlanError
 from meshwright.graph import Graph
 from meshwright.hardware import Cluster
-from meshwright.plan import Goal, Pins, Plan, plan_outright, price_change, read_plan, write_plan
+from meshwright.plan import Goal, Pins, Plan, plan_outright, price_change, read_plan, with_splits, write_plan
 
 
 def _case(seed: int = 3) -> tuple[Graph, Cluster]:
@@ -117,3 +118,16 @@ def test_a_change_is_priced(plan: Plan) -> None:
     assert change.before.step == plan.prediction.time.step
     assert change.after.reason
     assert ("tensor 2" in change.after.summary) == (other == 2)
+
+
+def test_late_updates_are_planned_where_they_are_asked_for_and_allowed() -> None:
+    """Without the way back a step is shorter by a backward of one stage; copies of two steps' parameters are held."""
+    graph, plans = with_splits(by_hand.multilayer(layers=4)), {}
+    for schedule in ("1f1b", "asynchronous"):
+        pins = Pins(workers=2, pipeline=2, schedule=schedule, accumulation=4)
+        plans[schedule] = plan_outright(graph, by_hand.machine(), Goal(pins=pins, allow=("staleness",))).prediction
+        if schedule == "asynchronous":
+            with pytest.raises(PlanError, match="--allow staleness"):
+                plan_outright(graph, by_hand.machine(), Goal(pins=pins))
+    assert plans["asynchronous"].time.step < plans["1f1b"].time.step
+    assert plans["asynchronous"].memory.peak > plans["1f1b"].memory.peak

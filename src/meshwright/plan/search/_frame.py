@@ -283,11 +283,11 @@ def _thinned(degrees: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _schedules(workers: int, cuts: int, micro_batches: int, pinned: Schedule | None) -> Iterator[tuple[Schedule, int]]:
-    """Schedules with stages per worker. GPipe takes as long as 1F1B and holds more, so that only a pin asks for it."""
+    """Schedules with stages per worker. Only a pin asks for GPipe, never better than 1F1B, and for late updates."""
     yield "1f1b", 1
     yield "zero_bubble", 1
-    if pinned == "gpipe":
-        yield "gpipe", 1
+    if pinned in ("gpipe", "asynchronous"):
+        yield pinned, 1
     for chunks in _CHUNKS:
         if workers * chunks <= cuts + 1 and micro_batches > 1:
             yield "interleaved", chunks

@@ -83,7 +83,7 @@ class StageSearch:
         self._summed = summed
         both = self._burdens.forward + self._burdens.backward
         self._fastest: list[float] = both.min(axis=1).max(axis=0).tolist()
-        split = self._form.schedule == "zero_bubble"
+        split = self._form.schedule in ("zero_bubble", "asynchronous")
         self._way: list[list[float]] = (self._burdens.forward if split else both).min(axis=0).tolist()
         # A micro-batch passes through every unit; the fastest worker of the slowest replica bounds its time.
         self._sent = least_sent(pricer, layout)

@@ -49,7 +49,8 @@ class Walk:
         forward, backward = burdens.forward[slowest, ranks], burdens.backward[slowest, ranks]
         split = layout.schedule == "zero_bubble"
         ahead = burdens.forward.min(axis=(0, 1))
-        self._way = self._sums(ahead if split else both.min(axis=(0, 1)))[0]
+        late = layout.schedule == "asynchronous"
+        self._way = self._sums(ahead if split or late else both.min(axis=(0, 1)))[0]
         self._forward = float(ahead @ all_units)
         self._return = self._sums(burdens.backward.min(axis=(0, 1)) / 2)[0]
         self._back = self._sums(self._after_return(forward, backward)) if split else []
