@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import planning_builders as build
-from meshwright.graph import Graph
+from meshwright.graph import Graph, Linear
 from meshwright.hardware import Cluster
 from meshwright.plan import Goal, choose, shortlist
 from meshwright.units import format_bytes, format_seconds
@@ -25,7 +25,7 @@ def _pairs() -> dict[str, tuple[Graph, Cluster, Goal]]:
     small, wide = build.multilayer(layers=2, batch=32), build.multilayer(layers=4, batch=2048)
     saving = build.multilayer(layers=8, batch=2048, scale=20.0)
     normalized = build.multilayer(layers=4, batch=2048, traits=("batch_norm",))
-    huge = build.multilayer(layers=2000, batch=1024)
+    huge = _reading_weights(build.multilayer(layers=2000, batch=1024))
     rack = build.accelerators(hosts=2)
     return {
         "small model, two cores": (small, two_cores, Goal()),
@@ -42,6 +42,12 @@ def _pairs() -> dict[str, tuple[Graph, Cluster, Goal]]:
         "model of 32 GB, sixteen accelerators of 20 GB": (huge, rack, Goal(memory_limit=20 * 10**9)),
         "long run, compiled": (wide, rack, Goal(steps=10**6)),
     }  # fmt: skip
+
+
+def _reading_weights(graph: Graph) -> Graph:
+    """The graph whose products read their weights, as real ones do: small micro-batches are then bound by memory."""
+    weights = Linear(fixed=4.0 * build.WIDTH**2)
+    return replace(graph, operations=tuple(replace(item, bytes_read=weights) for item in graph.operations))
 
 
 def summary(name: str) -> str:
