@@ -75,7 +75,7 @@ def test_the_search_takes_compression_where_it_is_allowed_and_pays():
     cluster = build.machine(latency=1e-3, bandwidth=5e6)
     links = tuple(replace(link, collectives=()) for link in cluster.links)
     cluster = replace(cluster, links=links)
-    goal = Goal(allow=("compression",), pins=replace(Goal().pins, workers=2))
+    goal = Goal(allow=("compression",), pins=replace(Goal().pins, workers=2, pipeline=1))
     assert choose(graph, cluster, goal, shortlist(graph, cluster, goal)).strategy.exchange.compression is not None
     exact = replace(goal, allow=())
     assert choose(graph, cluster, exact, shortlist(graph, cluster, exact)).strategy.exchange.compression is None
