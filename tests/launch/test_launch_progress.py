@@ -29,8 +29,16 @@ def test_the_time_left_is_told_where_the_end_is_known() -> None:
 
 
 def test_nothing_is_left_at_the_end_and_little_things_are_shown_finely() -> None:
-    record = {**RECORD, "samples_per_second": 3.21, "loss": None, "memory": 0}
-    assert progress_text([record], num_steps=50) == "step 50/50 · loss nan · 3.2 samples/s"
+    record = {**RECORD, "samples_per_second": 3.21, "memory": 0}
+    assert progress_text([record], num_steps=50) == "step 50/50 · loss 2.3457 · 3.2 samples/s"
+
+
+def test_a_loop_that_keeps_its_loss_to_itself_is_shown_without_one() -> None:
+    assert progress_text([{**RECORD, "loss": None}]) == "step 50 · 1,234 samples/s · 512.00 MiB"
+
+
+def test_a_script_that_goes_on_is_shown_without_the_total_it_passed() -> None:
+    assert progress_text([RECORD], num_steps=12) == "step 50 · loss 2.3457 · 1,234 samples/s · 512.00 MiB"
 
 
 def test_throughput_is_examples_over_time() -> None:

@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from math import nan
 from statistics import harmonic_mean
 from typing import Any, BinaryIO, TextIO
 
@@ -94,17 +93,17 @@ def progress_text(recent: Sequence[Mapping[str, Any]], *, num_steps: int = 0) ->
 
     Args:
         recent: `StepRecord`s as read from `metrics.jsonl`.
-        num_steps: steps the run will take; 0 where unknown.
+        num_steps: steps the run was said to take; 0 where unknown. A script that goes on after them is shown without.
     """
     record = recent[-1]
     step, loss = record["step"], record.get("loss")
+    num_steps = num_steps if step <= num_steps else 0
     rates = [record["samples_per_second"] for record in recent if record["samples_per_second"] > 0]
     throughput = harmonic_mean(rates) if rates else 0.0
-    parts = [
-        f"step {step}/{num_steps}" if num_steps else f"step {step}",
-        f"loss {nan if loss is None else loss:.4f}",
-        f"{throughput:,.{0 if throughput >= 100 else 1}f} samples/s",
-    ]
+    parts = [f"step {step}/{num_steps}" if num_steps else f"step {step}"]
+    if loss is not None:
+        parts.append(f"loss {loss:.4f}")
+    parts.append(f"{throughput:,.{0 if throughput >= 100 else 1}f} samples/s")
     if record.get("memory"):
         parts.append(format_bytes(record["memory"]))
     if num_steps > step:
