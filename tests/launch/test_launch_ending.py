@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from launch_builders import cluster, plan, run_folder
-from meshwright.cost import Measurement, StepRecord, TimeBreakdown
+from meshwright.cost import Measurement, Mesh, StepRecord, TimeBreakdown
 from meshwright.documents import write_toml
-from meshwright.hardware import identity, recorded_outcomes
+from meshwright.hardware import Correction, correction, identity, recorded_outcomes
 from meshwright.launch import sum_up
 from meshwright.launch._ending import remember
 
@@ -73,6 +73,27 @@ def test_a_trial_and_the_model_behind_it_are_remembered_both() -> None:
     remember(tried, MEASURED, cluster=cluster(identity=identity()))
     steps = {outcome.basis: outcome.predicted_step for outcome in recorded_outcomes(identity())}
     assert steps == {"trial": pytest.approx(0.003), "model": 0.004}
+
+
+@pytest.mark.usefixtures("cache")
+def test_runs_that_are_off_by_the_same_again_and_again_do_not_make_the_correction_grow() -> None:
+    """Uncorrected prices of 4 ms against 3 ms, three times: what the next one is multiplied by stays 3/4."""
+    here = identity()
+    for _ in range(3):
+        remember(replace(plan(), cluster=f"test {here}"), MEASURED, cluster=cluster(identity=here))
+        assert correction(here, "Linear, 10^0 FLOP, on cpu").time == pytest.approx(0.75)
+    halved = replace(plan(), cluster=f"test {here}", corrections={"model": Correction(time=0.5)})
+    remember(halved, MEASURED, cluster=cluster(identity=here))
+    assert correction(here, "Linear, 10^0 FLOP, on cpu").time == pytest.approx(0.75 * 0.5**0.25)
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_split_model_teaches_nothing_about_whole_ones() -> None:
+    split = replace(plan().strategy, workers=plan().strategy.workers * 2, mesh=Mesh(tp=2))
+    made = replace(plan(), strategy=split, cluster=f"test {identity()}")
+    remember(made, MEASURED, cluster=cluster(identity=identity()))
+    (outcome,) = recorded_outcomes(identity())
+    assert outcome.kind == "Linear, 10^0 FLOP, on cpu, split by tensor"
 
 
 @pytest.mark.usefixtures("cache")

@@ -37,7 +37,13 @@ class Mesh:
     @property
     def splits_the_model(self) -> bool:
         """Whether a worker computes less than the whole model on its share of the batch."""
-        return max(self.pp, self.cp, self.ep, self.tp) > 1
+        return bool(self.split_axes)
+
+    @property
+    def split_axes(self) -> tuple[str, ...]:
+        """The axes that split the model, as users call them."""
+        degrees = {"tensor": self.tp, "context": self.cp, "expert": self.ep, "pipeline": self.pp}
+        return tuple(name for name, degree in degrees.items() if degree > 1)
 
     def coordinate(self, rank: int, axis: Axis) -> int:
         """Where a worker stands on an axis."""

@@ -46,8 +46,8 @@ class Outcome:
     recorded_at: str = ""
 
 
-def outcome_kind(*, model: str, flops: FLOP, device: str) -> str:
-    """The kind that predictions for a model are filed under: `GPT, 10^11 FLOP, on cpu`.
+def outcome_kind(*, model: str, flops: FLOP, device: str, split: str = "") -> str:
+    """The kind that predictions for a model are filed under: `GPT, 10^11 FLOP, on cpu, split by tensor`.
 
     A class name alone says little (`Sequential`): what errs on a step of 100 µs says nothing of one of 100 ms.
 
@@ -55,9 +55,10 @@ def outcome_kind(*, model: str, flops: FLOP, device: str) -> str:
         model: class name.
         flops: of one step (FLOP).
         device: kind of the devices.
+        split: axes that split the model, whose exchanges err as whole models do not; empty: none.
     """
     decade = floor(log10(flops)) if flops >= 1 else 0
-    return f"{model}, 10^{decade} FLOP, on {device}"
+    return f"{model}, 10^{decade} FLOP, on {device}{f', split by {split}' if split else ''}"
 
 
 def record_outcome(identity: str, outcome: Outcome) -> None:

@@ -6,7 +6,7 @@ from statistics import median
 
 from meshwright.cost import Measurement, TimeBreakdown
 from meshwright.documents import read_toml, write_toml
-from meshwright.hardware import Cluster, Outcome, correction, identity, outcome_kind, record_outcome
+from meshwright.hardware import Cluster, Correction, Outcome, identity, outcome_kind, record_outcome
 from meshwright.launch._run_folder import RunFolder
 from meshwright.plan import Plan
 
@@ -64,7 +64,8 @@ def remember(plan: Plan, measurement: Measurement, *, cluster: Cluster) -> None:
     if not enough or cluster.identity != identity() or not plan.cluster.endswith(cluster.identity):
         return
     device = cluster.hosts[0].device.kind
-    kind = outcome_kind(model=plan.model, flops=plan.prediction.flops, device=device)
+    split = " and ".join(plan.strategy.mesh.split_axes)
+    kind = outcome_kind(model=plan.model, flops=plan.prediction.flops, device=device, split=split)
     prices = {plan.prediction.basis: plan.prediction.time.step}
     if plan.candidates and plan.candidates[0].step:
         prices["model"] = plan.candidates[0].step
@@ -76,6 +77,6 @@ def remember(plan: Plan, measurement: Measurement, *, cluster: Cluster) -> None:
             measured_step=measurement.step,
             predicted_memory=plan.prediction.memory.peak,
             measured_memory=measurement.memory,
-            applied=correction(cluster.identity, kind, basis=basis),
+            applied=plan.corrections.get(basis, Correction()),
         )
         record_outcome(cluster.identity, outcome)

@@ -60,6 +60,7 @@ def choose(
         origins=_origins(goal, shortlist),
         cluster=f"{cluster.name} {cluster.identity}".strip(),
         stages=_stages(pricer, chosen.strategy),
+        corrections={} if correction is None else {"model": correction},
     )
 
 

@@ -74,6 +74,7 @@ def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -
         front=tuple(_point(hybrid, one) for one in result.front),
         stages=stages_of(hybrid, layout, price),
         target=target_of(goal, graph, prediction),
+        corrections={} if pricer.correction == Correction() else {"model": pricer.correction},
     )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from meshwright.cost import Allowance, Prediction, Strategy
+from meshwright.hardware import Correction
 from meshwright.plan._target import Target
 from meshwright.units import Bytes, Dollars, Joules, Seconds
 
@@ -88,6 +89,7 @@ class Plan:
         front: layouts that are best in some weighing of time, money and memory, fastest first.
         stages: of the pipeline, or the whole model.
         target: what the whole run takes, where its length is known.
+        corrections: from earlier runs, that its prices contain, by basis (`model`, `trial`); none where there are none.
     """
 
     model: str
@@ -105,3 +107,4 @@ class Plan:
     front: tuple[FrontPoint, ...] = ()
     stages: tuple[PlannedStage, ...] = ()
     target: Target | None = None
+    corrections: dict[str, Correction] = field(default_factory=dict)

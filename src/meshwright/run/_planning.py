@@ -35,7 +35,7 @@ from meshwright.plan import (
 )
 from meshwright.run._job import Job, block_paths
 from meshwright.run._role import Role, role_of
-from meshwright.run._split_plan import asks_for_a_split, split_plan, with_programs
+from meshwright.run._split_plan import SPLITS, asks_for_a_split, split_plan, with_programs
 from meshwright.units import Bytes, Seconds
 
 # From the start of the process; a trial's last heats and the choice come on top, and the whole stays under 10 s.
@@ -123,7 +123,7 @@ def _planned(
     """The plan, and whether a trial of one worker went well."""
     progress(f"pricing strategies for {graph.model}")
     if asks_for_a_split(goal.pins):
-        plan = split_plan(job, batch, graph, cluster, goal)
+        plan = split_plan(job, batch, graph, cluster, goal, correction=_split_correction(cluster, graph, goal.pins))
         laps += [time.perf_counter()] * 2
         return plan, False
     correction = _correction(cluster, graph, basis="model")
@@ -146,7 +146,9 @@ def _planned(
         listed.candidates[place].strategy.num_workers == 1 and result.step > 0 for place, result in trials.items()
     )
     if plan.prediction.basis == "trial":
-        plan = replace(plan, prediction=scaled(plan.prediction, _correction(cluster, graph, basis="trial").time))
+        trial = replace(_correction(cluster, graph, basis="trial"), memory=correction.memory)
+        corrections = {**plan.corrections, "trial": trial}
+        plan = replace(plan, prediction=scaled(plan.prediction, trial.time), corrections=corrections)
     return plan, alone
 
 
@@ -296,7 +298,7 @@ def _plan_for_world(job: Job, batch: Any, role: Role, *, pins: Pins, allow: tupl
     goal = merged_goal(goal, pins=replace(pins, workers=role.world_size), allow=allow)
     graph = capture(job.model, job.optimizer, job.loss, batch)
     if asks_for_a_split(goal.pins):
-        return split_plan(job, batch, graph, cluster, goal)
+        return split_plan(job, batch, graph, cluster, goal, correction=_split_correction(cluster, graph, goal.pins))
     correction = _correction(cluster, graph, basis="model")
     return choose(graph, cluster, goal, shortlist(graph, cluster, goal, correction=correction), correction=correction)
 
@@ -305,12 +307,18 @@ def _cluster(role: Role, progress: Any) -> Cluster:
     return read_cluster(role.cluster) if role.cluster else hardware.here(progress=progress)
 
 
-def _correction(cluster: Cluster, graph: Graph, *, basis: str) -> Correction:
+def _split_correction(cluster: Cluster, graph: Graph, pins: Pins) -> Correction:
+    """From earlier runs that were split over the same axes."""
+    split = " and ".join(name for name in SPLITS if (getattr(pins, name) or 1) > 1)
+    return _correction(cluster, graph, basis="model", split=split)
+
+
+def _correction(cluster: Cluster, graph: Graph, *, basis: str, split: str = "") -> Correction:
     """From the outcomes of earlier runs of this model on this machine, predicted by the model or by a trial."""
     if not cluster.identity:
         return Correction()
     flops = sum(operation.flops.at(graph.batch_size) * operation.repeats for operation in graph.operations)
-    kind = hardware.outcome_kind(model=graph.model, flops=flops, device=cluster.hosts[0].device.kind)
+    kind = hardware.outcome_kind(model=graph.model, flops=flops, device=cluster.hosts[0].device.kind, split=split)
     return hardware.correction(cluster.identity, kind, basis=basis)
 
 

@@ -7,21 +7,31 @@ from meshwright.cost import Strategy
 from meshwright.errors import PlanError, ProgramError
 from meshwright.graph import Graph
 from meshwright.graph.capture_batch import batch_size
-from meshwright.hardware import Cluster
+from meshwright.hardware import Cluster, Correction
 from meshwright.plan import Goal, Pins, Plan, Priced, Shortlist
 from meshwright.run._batch import bounds, examples_of
 from meshwright.run._job import Job
 
-_AXES = ("tensor", "pipeline", "context", "expert")
+SPLITS = ("tensor", "context", "expert", "pipeline")
 
 
 def asks_for_a_split(pins: Pins) -> bool:
     """Whether a pin splits the model itself."""
-    return any((getattr(pins, name) or 1) > 1 for name in _AXES)
+    return any((getattr(pins, name) or 1) > 1 for name in SPLITS)
 
 
-def split_plan(job: Job, batch: Any, graph: Graph, cluster: Cluster, goal: Goal) -> Plan:
+def split_plan(
+    job: Job, batch: Any, graph: Graph, cluster: Cluster, goal: Goal, *, correction: Correction | None = None
+) -> Plan:
     """The best plan by the model among those with the pinned split; what it leaves open, the program decides.
+
+    Args:
+        job: as the user handed it over.
+        batch: a global batch.
+        graph: of its step.
+        cluster: to run on.
+        goal: with the split among its pins.
+        correction: how far earlier runs that were split so were off.
 
     Raises:
         PlanError: the pins allow nothing, or the program cannot be split so.
@@ -30,7 +40,7 @@ def split_plan(job: Job, batch: Any, graph: Graph, cluster: Cluster, goal: Goal)
     """
     from meshwright.plan import plan_outright
 
-    plan = plan_outright(graph, cluster, goal)
+    plan = plan_outright(graph, cluster, goal, correction=correction)
     return replace(plan, strategy=completed_for(job, batch, plan.strategy))
 
 
