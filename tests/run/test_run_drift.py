@@ -2,8 +2,15 @@
 
 from dataclasses import replace
 
-from meshwright.plan import Candidate
+from meshwright.cost import TimeBreakdown
+from meshwright.documents import write_toml
+from meshwright.graph import write_graph
+from meshwright.hardware import write_cluster
+from meshwright.plan import Candidate, Goal, Pins, better_plan, choose, plan_outright, shortlist
 from meshwright.run._drift import Drift, Forecast
+from meshwright.run._opening import Request
+from meshwright.run._reconsideration import reconsideration
+from planning_builders import machine, multilayer
 
 PROMISED = Forecast(step=0.10, low=0.09, high=0.12)
 
@@ -58,3 +65,39 @@ def test_a_candidate_that_was_tried_and_faster_is_offered():
     )
     (told,) = sentences(replace(PROMISED, others=others), 0.13)
     assert "Tried before" not in told
+
+
+def test_where_nothing_was_tried_the_plan_is_reconsidered_with_what_the_steps_took():
+    """Of the first 20 steps, 19 wait 50 ms for others, one 1 s: the median is what is priced with."""
+    asked = []
+
+    def reconsider(measured):
+        asked.append(measured)
+        return ". Take the other"
+
+    drift = Drift(replace(PROMISED, reconsider=reconsider))
+    waits = [1.0, *[0.05] * 59]
+    told = [drift.add(0.2, step, TimeBreakdown(forward=0.15, waiting=wait)) for step, wait in enumerate(waits, start=1)]
+    assert [text for text in told if text] == [told[19]]
+    assert told[19].endswith("the next plan here counts with it. Take the other")
+    assert asked == [TimeBreakdown(forward=0.15, waiting=0.05)]
+
+
+def test_from_the_files_beside_a_plan_the_better_one_is_named_with_its_gain_and_its_command(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", "--size", "a b"])
+    cluster, graph, goal = machine(), multilayer(layers=4), Goal(pins=Pins(pipeline=2))
+    plan = plan_outright(graph, cluster, goal)
+    assert reconsideration(plan, tmp_path, Request()) is None
+    write_cluster(cluster, tmp_path / "cluster.toml")
+    write_graph(graph, tmp_path / "graph.json")
+    write_toml(Goal(), tmp_path / "goal.toml")
+    reconsider = reconsideration(plan, tmp_path, Request(pins=Pins(pipeline=2)))
+    slow = replace(plan.prediction.time, communication=30 * plan.prediction.time.communication)
+    said = reconsider(slow)
+    offer = better_plan(plan, graph, cluster, goal, slow)
+    assert f'"{offer.summary}" is expected to take' in said
+    assert f"{1 - offer.step / slow.step:.0%} less: `meshwright run --set " in said
+    assert said.endswith("train.py --size 'a b'`, without the pinned pipeline=2")
+    best = choose(graph, cluster, Goal(), shortlist(graph, cluster, Goal()))
+    stays = reconsideration(best, tmp_path, Request())
+    assert "no tenth lower: this one stays the best" in stays(best.prediction.time)

@@ -3,7 +3,8 @@
 In: a `Graph`, a `Cluster`, a `Goal`. Out: a `Plan`.
 Reading order: `_goal`, `_plan` (the data); `_layouts`, `_space` (what is legal; `_legality` says why something is not),
 `_priced`, `_model_splits`, `_shortlist` (`_fit` says why nothing fits), `_choice` (with `_reasons` and `_flips`),
-`_compiled` (one more trial in long runs), `_explain`; `_balanced_cuts` (where a pipeline's stages begin).
+`_compiled` (one more trial in long runs), `_explain`; `_balanced_cuts` (where a pipeline's stages begin),
+`_offer` (what is better once steps were seen).
 """
 
 from meshwright.plan._balanced_cuts import Balance as Balance
@@ -23,6 +24,8 @@ from meshwright.plan._explain import explain as explain
 from meshwright.plan._goal import Goal as Goal
 from meshwright.plan._goal import Objective as Objective
 from meshwright.plan._goal import Pins as Pins
+from meshwright.plan._offer import Offer as Offer
+from meshwright.plan._offer import better_plan as better_plan
 from meshwright.plan._outright import is_elsewhere as is_elsewhere
 from meshwright.plan._outright import plan_outright as plan_outright
 from meshwright.plan._outright import with_splits as with_splits

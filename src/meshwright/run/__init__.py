@@ -5,10 +5,11 @@ parameters, metrics and a `Measurement`; from a planning process a `Plan`; from 
 Reading order: `_role` (what this process is asked to do), `_parallel` (what the user calls), `_step`, `_opening`
 (what the first batch decides), `_engine` (one step), `_guard` and `_staleness_guard` (some steps beside exact ones),
 `_batch` and `_loader` (who computes which examples),
-`_metrics`, `_trace`, `_planning` and `_trial` with `_race` and `_heat`, `_split_plan` (where pins split the model),
-`_proof`, `_checkpoint`, `worker` (the process around the script). A loop of the user's own: `_by_hand` (how it starts),
-`_hand_written` (what stands for the model), `_lone_worker`, `_loop_workers` with `_outputs` and `_own_optimizer`,
-`_pinned_strategy`, `_loop_planning`, `_loop_record`.
+`_metrics` with `_drift` and `_reconsideration` (steps beside their prediction), `_trace`, `_planning` and `_trial` with
+`_race` and `_heat`, `_split_plan` (where pins split the model), `_proof`, `_checkpoint`, `worker` (the process around
+the script). A loop of the user's own: `_by_hand` (how it starts), `_hand_written` (what stands for the model),
+`_lone_worker`, `_loop_workers` with `_outputs` and `_own_optimizer`, `_pinned_strategy`, `_loop_planning`,
+`_loop_record`.
 
 Names are loaded when they are used: `worker` has settings to make before torch is loaded.
 """

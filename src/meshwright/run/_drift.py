@@ -1,8 +1,10 @@
 """Notices when steps do not take what was predicted, or no longer take what they took; says what could be done."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from statistics import median
 
+from meshwright.cost import TimeBreakdown
 from meshwright.plan import Candidate, Plan
 from meshwright.units import Seconds, format_seconds
 
@@ -23,15 +25,18 @@ class Forecast:
         low: the step is faster than this in 5 % of cases (s).
         high: the step is slower than this in 5 % of cases (s).
         others: the candidates that fit and were tried, fastest first.
+        reconsider: given the medians of what steps took, says what else would be better, or that nothing would; None
+            where there is nothing to price.
     """
 
     step: Seconds
     low: Seconds
     high: Seconds
     others: tuple[Candidate, ...] = ()
+    reconsider: Callable[[TimeBreakdown], str] | None = None
 
 
-def forecast_of(plan: Plan) -> Forecast:
+def forecast_of(plan: Plan, reconsider: Callable[[TimeBreakdown], str] | None = None) -> Forecast:
     """What a plan promises, beside what its trial found of the others."""
     others = [candidate for candidate in plan.candidates[1:] if candidate.fits and candidate.trial > 0]
     prediction = plan.prediction
@@ -40,6 +45,7 @@ def forecast_of(plan: Plan) -> Forecast:
         low=prediction.low,
         high=prediction.high,
         others=tuple(sorted(others, key=lambda candidate: candidate.trial)),
+        reconsider=reconsider,
     )
 
 
@@ -53,14 +59,23 @@ class Drift:
     def __init__(self, forecast: Forecast | None) -> None:
         self._forecast = forecast
         self._window: list[Seconds] = []
+        self._times: list[TimeBreakdown] = []
         self._spent: Seconds = 0.0
         self._first = self._next = 1
         self._normal: Seconds = 0.0
         self._told = False
 
-    def add(self, duration: Seconds, step: int) -> str:
-        """Takes a step's duration (s); gives a sentence when the last ones are off or have drifted, else nothing."""
+    def add(self, duration: Seconds, step: int, time: TimeBreakdown | None = None) -> str:
+        """Takes a step; gives a sentence when the last ones are off or have drifted, else nothing.
+
+        Args:
+            duration: of the step (s).
+            step: its number.
+            time: where it went.
+        """
         self._window.append(duration)
+        if time is not None and not self._normal:
+            self._times.append(time)
         self._spent += duration
         if len(self._window) < WINDOW or self._spent < SHORTEST_WINDOW:
             return ""
@@ -68,7 +83,8 @@ class Drift:
         now, self._window, self._spent = median(self._window), [], 0.0
         if not self._normal:
             self._normal = now
-            return self._off_forecast(now, step)
+            times, self._times = self._times, []
+            return self._off_forecast(now, step, times)
         if now < SLOWER * self._normal:
             self._told = False
             return ""
@@ -80,7 +96,7 @@ class Drift:
             "`meshwright run` plans anew for what there is now",
         )
 
-    def _off_forecast(self, now: Seconds, step: int) -> str:
+    def _off_forecast(self, now: Seconds, step: int, times: Sequence[TimeBreakdown]) -> str:
         forecast = self._forecast
         if forecast is None or not forecast.step:
             return ""
@@ -95,7 +111,10 @@ class Drift:
             )
             + "; the next plan here counts with it"
         )
-        return self._once(now, step, comparison + _better(forecast, now))
+        better = _tried_better(forecast, now)
+        if not better and forecast.reconsider is not None and times:
+            better = forecast.reconsider(_medians(times))
+        return self._once(now, step, comparison + better)
 
     def _once(self, now: Seconds, step: int, comparison: str) -> str:
         if self._told:
@@ -104,7 +123,13 @@ class Drift:
         return f"meshwright: steps {self._first} to {step} took {format_seconds(now)} each, {comparison}"
 
 
-def _better(forecast: Forecast, now: Seconds) -> str:
+def _medians(times: Sequence[TimeBreakdown]) -> TimeBreakdown:
+    return TimeBreakdown(
+        **{item.name: median(getattr(time, item.name) for time in times) for item in fields(TimeBreakdown)}
+    )
+
+
+def _tried_better(forecast: Forecast, now: Seconds) -> str:
     """The candidate that its trial found faster than the steps are now."""
     best = next((candidate for candidate in forecast.others if candidate.trial < now), None)
     if best is None:

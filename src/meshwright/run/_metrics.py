@@ -209,7 +209,7 @@ class Recorder:
             self._lines.append(_line(record))
         if item.loss is not None:
             check_finite(loss, item.step)
-        told = self._drift.add(duration, item.step)
+        told = self._drift.add(duration, item.step, breakdown)
         if told:
             self.told.append(told)
 

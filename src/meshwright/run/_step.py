@@ -23,6 +23,7 @@ from meshwright.run._metrics import Recorder
 from meshwright.run._opening import Request, opened
 from meshwright.run._placement import SplitPlaced
 from meshwright.run._proof import Proof
+from meshwright.run._reconsideration import reconsideration
 from meshwright.run._session import Session
 from meshwright.run._trace import Tracer
 
@@ -182,8 +183,11 @@ class Step:
         )
         if self._engine is None:
             return
-        forecast = forecast_of(self._plan) if self._plan is not None else None
         folder, rank = opening.folder, self._session.role.rank
+        forecast = None
+        if self._plan is not None:
+            known = folder is not None and rank == 0
+            forecast = forecast_of(self._plan, reconsideration(self._plan, folder, self._request) if known else None)
         if self._plan is not None:
             # Collecting garbage among the objects of torch takes up to a second; new objects are still looked at.
             gc.freeze()
