@@ -70,9 +70,16 @@ def read_toml(kind: type[T], path: Path) -> T:
     return from_mapping(kind, mapping, where=str(path))
 
 
-def write_toml(value: object, path: Path) -> None:
-    """Stores a frozen dataclass as TOML, whole or not at all."""
-    write_text(path, tomli_w.dumps(to_mapping(value)))
+def write_toml(value: object, path: Path, *, heading: str = "") -> None:
+    """Stores a frozen dataclass as TOML, whole or not at all.
+
+    Args:
+        value: the dataclass.
+        path: of the file.
+        heading: lines for whoever opens the file; written as comments.
+    """
+    comments = "".join(f"# {line}".rstrip() + "\n" for line in heading.splitlines())
+    write_text(path, comments + tomli_w.dumps(to_mapping(value)))
 
 
 def to_json(value: object) -> str:

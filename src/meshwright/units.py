@@ -28,6 +28,8 @@ _COUNT_FACTORS = {None: 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
 _BINARY = (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB))
 _DECIMAL = (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
+_RATE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([kMGT]?)(B|bit)/s\s*")
+_DECIMAL_FACTORS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _SIZE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(B|KiB|MiB|GiB|TiB|kB|MB|GB|TB)?\s*")
 _SIZE_FACTORS = {
     None: 1, "B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": TIB,
@@ -75,6 +77,18 @@ def parse_bytes(text: str) -> Bytes:
         units = ", ".join(unit for unit in _SIZE_FACTORS if unit)
         raise ValueError(f"{text!r} is not a size; write a number and one of {units}, for example 4GiB")
     return int(float(match[1]) * _SIZE_FACTORS[match[2]])
+
+
+def parse_rate(text: str) -> BytesPerSecond:
+    """The rate a person wrote: `"25GB/s"`, `"100Gbit/s"` (B/s).
+
+    Raises:
+        ValueError: the text is no rate; names the units that are understood.
+    """
+    match = _RATE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no rate; write a number and a unit, for example 25GB/s or 100Gbit/s")
+    return float(match[1]) * _DECIMAL_FACTORS[match[2]] / (8 if match[3] == "bit" else 1)
 
 
 def parse_seconds(text: str) -> Seconds:

@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from meshwright.cli._settings import Settings
 from meshwright.errors import UsageError
-from meshwright.hardware import Cluster, here, parse_cluster, read_cluster
+from meshwright.hardware import Cluster, here, identity, parse_cluster, read_cluster
 from meshwright.launch import Origin, Progress, Value, plan_script, spread_over
 from meshwright.plan import Plan, explain, read_plan
 
@@ -36,11 +37,16 @@ def find_cluster(settings: Settings, *, progress: Progress, num_hosts: int = 1) 
 def named_cluster(text: str) -> Cluster:
     """The cluster in a file, or of a short form where there is no such file.
 
+    One that was measured elsewhere loses its identity: nothing can be tried on it here.
+
     Raises:
         UsageError: neither.
     """
     path = Path(text)
-    return read_cluster(path) if path.is_file() or path.suffix == ".toml" else parse_cluster(text)
+    if not (path.is_file() or path.suffix == ".toml"):
+        return parse_cluster(text)
+    cluster = read_cluster(path)
+    return cluster if cluster.identity == identity() else replace(cluster, identity="")
 
 
 def beside(plan: Path) -> tuple[Path, Path]:

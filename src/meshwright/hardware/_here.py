@@ -75,9 +75,9 @@ def read_cluster(path: Path) -> Cluster:
     return read_toml(Cluster, path)
 
 
-def write_cluster(cluster: Cluster, path: Path) -> None:
-    """Stores a cluster as TOML, whole or not at all."""
-    write_toml(cluster, path)
+def write_cluster(cluster: Cluster, path: Path, *, heading: str = "") -> None:
+    """Stores a cluster as TOML, whole or not at all; with a heading for whoever edits it, if there is one."""
+    write_toml(cluster, path, heading=heading)
 
 
 def _cached(path: Path, known: str) -> Cluster | None:
