@@ -32,6 +32,7 @@ from meshwright.parallel._shards import (
     repoint,
     sharded,
     spans_of,
+    update_apart,
 )
 from meshwright.units import Seconds
 
@@ -81,6 +82,7 @@ class FullySharded(Parallelized):
         adopt(model, successors)
         if optimizer is not None:
             repoint(optimizer, {old: new for (_, old), (_, new) in zip(before, self._named, strict=True)})
+        self._form = None if optimizer is None else optimizer.register_step_pre_hook(update_apart)
         self._requires_gradient = [tensor.requires_grad for _, tensor in self._named]
         bucket_size = strategy.exchange.bucket_size
         self._whole = GradientExchange(
@@ -212,6 +214,8 @@ class FullySharded(Parallelized):
         """Takes hooks and wrappers off; the parameters stay sharded, and the model cannot run any further."""
         self.zero_gradients()
         self._presence.close()
+        if self._form is not None:
+            self._form.remove()
         self._whole.close()
         self._buffers.close()
         self._recomputation.close()

@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.fsdp._fully_shard._fsdp_common import FSDPMeshInfo, ShardPlacementResult
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
-from torch.optim import Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 
 from meshwright.cost import Mesh
 from meshwright.errors import PlanError
@@ -142,6 +142,20 @@ def repoint(optimizer: Optimizer, successors: dict[Tensor, Tensor]) -> None:
         if old is not new and old in optimizer.state:
             state = optimizer.state.pop(old)
             optimizer.state[new] = {key: _like(value, old, new) for key, value in state.items()}
+
+
+def update_apart(optimizer: Optimizer, *_: Any) -> None:
+    """Before a step: takes forms of the update off groups that torch cannot update in them.
+
+    Experts and scalars are whole beside shards, or in shards of another mesh, which no single fused or foreach call
+    takes; and of the fused forms torch knows only Adam's for shards. A checkpoint of another plan brings its own forms,
+    so that every step is looked at.
+    """
+    for group in optimizer.param_groups:
+        meshes = {tensor.device_mesh if isinstance(tensor, DTensor) else None for tensor in group["params"]}
+        unknown = len(meshes) > 1 or (meshes != {None} and not isinstance(optimizer, (Adam, AdamW)))
+        wrong = {"fused": unknown, "foreach": len(meshes) > 1}
+        group.update({form: False for form, is_wrong in wrong.items() if is_wrong and form in group})
 
 
 def _like(value: Any, old: Tensor, new: Tensor) -> Any:
