@@ -96,18 +96,18 @@ def _check_statistics(model: nn.Module, strategy: Strategy) -> None:
 
 
 def _check_experts(mesh: Mesh) -> None:
-    if mesh.ep > 1 and mesh.num_shares % mesh.ep:
-        raise PlanError(
-            f"expert = {mesh.ep} does not divide the {mesh.num_shares} data ranks",
-            cause="experts are spread over neighbouring data ranks",
-            alternatives=["--set expert=1", f"--set data={mesh.ep}"],
-            command="meshwright plan SCRIPT",
-        )
     if mesh.ep > 1 and mesh.cp > 1:
         raise PlanError(
             f"expert = {mesh.ep} with context = {mesh.cp}",
             cause="tokens of all positions are sorted by expert together, and each worker of the context axis would "
             "send all of them",
             alternatives=["--set context=1", "--set expert=1: experts are computed beside the split sequence"],
+            command="meshwright plan SCRIPT",
+        )
+    if mesh.ep > 1 and mesh.num_shares % mesh.ep:
+        raise PlanError(
+            f"expert = {mesh.ep} does not divide the {mesh.num_shares} data ranks",
+            cause="experts are spread over neighbouring data ranks",
+            alternatives=["--set expert=1", f"--set data={mesh.ep}"],
             command="meshwright plan SCRIPT",
         )
