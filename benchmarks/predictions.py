@@ -1,0 +1,264 @@
+"""What `meshwright run` predicts of every method of the product, beside what the steps then take on this machine.
+
+    python benchmarks/predictions.py --quick                       # one worker, two of data, two of tensor
+    python benchmarks/predictions.py --rows rows.jsonl --budget 240  # what fits into 240 s; again: the next ones
+    python benchmarks/predictions.py --methods tensor-2 pipeline-2 --json
+
+A GPT of 3.7M parameters, and a mixture of experts for the expert axis, each as its script is written for one device, is
+run under `meshwright run --set …`. The prediction is the one that the run prints before its first step, by the model of
+cost alone: what a trial timed is shown beside it and not judged. The cache holds this machine's calibration and nothing
+else, so that no outcome of an earlier run corrects what is predicted. The planner refuses more workers than cores; such
+methods are run with `--cluster`, a description of this machine with as many cores as workers, each with its part of the
+measured rates. Run it on a machine that does nothing else: its load is in the prediction, and in the steps.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from math import prod
+from pathlib import Path
+from statistics import median
+
+import outcome
+from meshwright.hardware import Cluster, here, identity, write_cluster
+from meshwright.hardware._cache import calibration_path
+from meshwright.plan import read_plan
+from meshwright.units import format_bytes, format_seconds
+from referee import HERE
+
+METHODS: dict[str, tuple[str, ...]] = {
+    "one": ("workers=1",),
+    "data-2": ("data=2", "shard=1"),
+    "data-4": ("data=4", "shard=1"),
+    "data-8": ("data=8", "shard=1"),
+    **{
+        f"{level}-{count}": (f"shard={count}", "data=1", f"sharding={level}")
+        for level in ("optimizer", "gradients", "parameters")
+        for count in (2, 4)
+    },
+    "tensor-2": ("tensor=2", "workers=2"),
+    "tensor-4": ("tensor=4", "workers=4"),
+    "sequence-2": ("tensor=2", "sequence=split", "workers=2"),
+    "context-2": ("context=2", "workers=2"),
+    "pipeline-2": ("pipeline=2", "schedule=1f1b", "accumulation=4", "workers=2"),
+    "pipeline-4": ("pipeline=4", "schedule=1f1b", "accumulation=4", "workers=4"),
+    "gpipe-2": ("pipeline=2", "schedule=gpipe", "accumulation=4", "workers=2"),
+    "gpipe-4": ("pipeline=4", "schedule=gpipe", "accumulation=4", "workers=4"),
+    "expert-2": ("expert=2", "workers=2"),
+    "pipeline-2-data-2": ("pipeline=2", "data=2", "accumulation=2", "workers=4"),
+    "pipeline-2-shard-2-tensor-2": ("pipeline=2", "shard=2", "tensor=2", "accumulation=2", "workers=8"),
+}
+QUICK = ("one", "data-2", "tensor-2")
+TARGET = 0.15
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One method.
+
+    Args:
+        method: its name here.
+        plan: what the planner made of its pins.
+        workers: processes.
+        cores: of this machine.
+        predicted: step, by the model alone (s).
+        trial: the same after the trial, where there was one; else 0 (s).
+        measured: median step (s).
+        low: of the prediction that the run showed (s).
+        high: likewise (s).
+        predicted_memory: of the fullest worker (B).
+        measured_memory: likewise (B).
+    """
+
+    method: str
+    plan: str
+    workers: int
+    cores: int
+    predicted: float
+    trial: float
+    measured: float
+    low: float
+    high: float
+    predicted_memory: int
+    measured_memory: int
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured step, less one."""
+        return self.predicted / self.measured - 1
+
+    @property
+    def memory_error(self) -> float:
+        """Predicted over measured memory, less one."""
+        return self.predicted_memory / self.measured_memory - 1
+
+
+def taking_turns(cluster: Cluster, workers: int) -> Cluster:
+    """The machine as more workers than cores see it: every rate of one thread times cores over workers.
+
+    It has no identity, so that plans for it are searched and not tried.
+    """
+    host = cluster.hosts[-1]
+    cores = host.device.cores
+    part = cores / workers
+    device = replace(
+        host.device,
+        cores=workers,
+        matrix_rates=tuple(replace(row, rate=row.rate * part) for row in host.device.matrix_rates if row.threads == 1),
+        operation_rates=tuple(
+            replace(row, bandwidth=row.bandwidth * part, overhead=row.overhead / part)
+            for row in host.device.operation_rates
+            if row.threads == 1
+        ),
+    )
+    links = tuple(
+        replace(
+            link,
+            collectives=tuple(
+                replace(row, bandwidth=row.bandwidth * part, latency=row.latency / part) for row in link.collectives
+            ),
+        )
+        for link in cluster.links
+    )
+    return replace(
+        cluster,
+        name=f"{workers} workers on {cores} cores",
+        identity="",
+        hosts=(replace(host, device=device),),
+        links=links,
+    )
+
+
+def workers_of(method: str) -> int:
+    """How many workers a method has."""
+    degrees = dict(pin.split("=") for pin in METHODS[method])
+    axes = ("data", "shard", "tensor", "context", "expert", "pipeline")
+    return int(degrees.get("workers", 0)) or prod(int(degrees.get(axis, 1)) for axis in axes)
+
+
+class MethodError(Exception):
+    """A method did not run; says why."""
+
+
+def measured(method: str, *, steps: int, cache: Path) -> Row:
+    """Runs a method under the product's own command.
+
+    Raises:
+        MethodError: the run ended otherwise than well.
+    """
+    model = "mixture" if method.startswith("expert") else "gpt"
+    sets = [word for pin in (*METHODS[method], "compiled=false") for word in ("--set", pin)]
+    with tempfile.TemporaryDirectory(prefix="predictions-") as folder:
+        crowd = workers_of(method)
+        if crowd > (os.cpu_count() or 1):
+            description = Path(folder) / "cluster.toml"
+            write_cluster(taking_turns(here(), crowd), description)
+            sets += ["--cluster", str(description)]
+        script = [str(HERE / "predictions_contestant.py"), model, str(steps)]
+        product = str(Path(sys.executable).parent / "meshwright")
+        done = subprocess.run(
+            [product, "run", "--json", "--output", folder, *sets, *script],
+            capture_output=True, text=True, check=False, env={**os.environ, "MESHWRIGHT_CACHE": str(cache)},
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise MethodError(done.stderr.strip()[-2000:])
+        said = json.loads(done.stdout)
+        plan = read_plan(Path(said["folder"]) / "plan.toml")
+    prediction, measurement = plan.prediction, said["measurement"]
+    return Row(
+        method=method,
+        plan=said["plan"],
+        workers=plan.strategy.num_workers,
+        cores=os.cpu_count() or 1,
+        predicted=plan.candidates[0].step or prediction.time.step,
+        trial=prediction.time.step if prediction.basis == "trial" else 0.0,
+        measured=measurement["step"],
+        low=prediction.low,
+        high=prediction.high,
+        predicted_memory=prediction.memory.peak,
+        measured_memory=measurement["memory"],
+    )
+
+
+def calibrated(cache: Path) -> None:
+    """Makes a cache with this machine's calibration alone."""
+    cluster = here()
+    path = cache / calibration_path(identity()).name
+    write_cluster(cluster, path)
+
+
+def known(path: Path | None) -> dict[str, Row]:
+    """Rows of earlier runs."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else []
+    rows = [Row(**json.loads(line)) for line in lines]
+    return {row.method: row for row in rows}
+
+
+def line(row: Row) -> str:
+    """A row for people."""
+    times = f"{format_seconds(row.predicted):>9} took {format_seconds(row.measured):>9} {row.error:+7.1%}"
+    memory = f"{format_bytes(row.predicted_memory)} took {format_bytes(row.measured_memory)} {row.memory_error:+.1%}"
+    tried = f"  trial {row.trial / row.measured - 1:+.1%}" if row.trial else ""
+    return f"{row.method:28} {row.workers} on {row.cores}  {times}   memory {memory}{tried}   {row.plan}"
+
+
+def checks_of(rows: Sequence[Row]) -> list[outcome.Check]:
+    """Median errors of time and memory over all methods."""
+    if not rows:
+        return []
+    times = median(abs(row.error) for row in rows)
+    memories = median(abs(row.memory_error) for row in rows)
+    return [
+        outcome.at_most(f"error of predicted step times, median of {len(rows)} methods", times, TARGET),
+        outcome.at_most(f"error of predicted memory, median of {len(rows)} methods", memories, TARGET),
+    ]
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="three methods, 12 steps each")
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of lines")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=tuple(METHODS))
+    parser.add_argument("--rows", type=Path, help="file that keeps finished methods; known ones are not run again")
+    parser.add_argument("--budget", type=float, default=1800.0, help="no method starts after so many seconds")
+    parser.add_argument("--steps", type=int, default=25, help="of each method; the first five are not counted")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Runs what is not known yet, prints a line for each, and the checks; 1 where one does not hold."""
+    chosen = parse()
+    methods, steps = (QUICK, 12) if chosen.quick else (chosen.methods, chosen.steps)
+    there, rows, ends = outcome.machine(), known(chosen.rows), time.monotonic() + chosen.budget
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="predictions-cache-") as cache:
+        calibrated(Path(cache))
+        for method in (name for name in methods if name not in rows):
+            if time.monotonic() > ends:
+                break
+            try:
+                rows[method] = measured(method, steps=steps, cache=Path(cache))
+            except MethodError as error:
+                failed += 1
+                print(f"{method}: {error}", file=sys.stderr, flush=True)
+                continue
+            if chosen.rows is not None:
+                with chosen.rows.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(rows[method])) + "\n")
+    wanted = [rows[method] for method in methods if method in rows]
+    if not chosen.json:
+        print("\n".join(line(row) for row in wanted))
+    checks = [*checks_of(wanted), outcome.at_most("methods that did not run", failed, 0)]
+    shown = [asdict(row) for row in wanted] if chosen.json else []
+    return outcome.publish(shown, checks, there=there, as_json=chosen.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
