@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import search_builders as build
@@ -10,28 +11,44 @@ from meshwright.cost import Mesh
 from meshwright.cost.hybrid import HybridPricer, Layout, Replica
 from meshwright.plan import Goal
 from meshwright.plan.search import Aim, Frame, Search, limits
+from meshwright.plan.search._bubble import least_shared
 
 SCHEDULES = (("1f1b", 1), ("zero_bubble", 1), ("interleaved", 2), ("gpipe", 1))
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_nothing_is_below_its_bound(seed: int) -> None:
-    """Pipelines of 2 to 4 workers over up to 9 units, cut and recomputed at random."""
+    """Pipelines of 2 to 4 workers over up to 9 units, cut and recomputed at random; every fourth of two kinds."""
     rng, compared = random.Random(seed), 0
-    for _ in range(40):
-        pricer = HybridPricer(build.random_graph(rng, most_blocks=8), build.random_cluster(rng))
+    for case in range(40):
+        cluster = build.random_cluster(rng, mixed=case % 4 == 3)
+        pricer = HybridPricer(build.random_graph(rng, most_blocks=8), cluster)
         search, frame = Search(pricer, Goal(), Aim()), _frame(pricer, rng)
         if frame is None:
             continue
         stages, most = search.stages(frame), limits(pricer, Goal(), frame.layout)
         for _ in range(6):
             price = pricer.price(_cut_at_random(pricer, frame, rng))
-            if all(items.peak <= most[0] for items in price.memory):
+            (replica,) = frame.layout.replicas
+            if all(items.peak <= most[kind] for items, kind in zip(price.memory, replica.kinds, strict=True)):
                 compared += 1
                 assert stages.bound <= price.step * (1 + 1e-7)
                 assert stages.may_beat(price.step * (1 + 1e-6))
                 assert stages.least(price.step) <= price.step * (1 + 1e-6)
     assert compared > 20
+
+
+def test_unequal_workers_share_by_speed() -> None:
+    """Four units of 1 s, and of 3 s on the other worker: three and one. One worker of a kind more takes its part."""
+    times, units = np.array([[1.0], [3.0]]), np.array([4.0])
+    assert least_shared(times, np.array([1.0, 1.0]), units) == pytest.approx(3.0)
+    assert least_shared(times, np.array([1.0, 3.0]), units) == pytest.approx(2.0)
+
+
+def test_unequal_workers_whose_speeds_differ_by_unit() -> None:
+    """Each is fast at one of two units: both are done in 1 s."""
+    times, units = np.array([[1.0, 3.0], [3.0, 1.0]]), np.array([1.0, 1.0])
+    assert least_shared(times, np.array([1.0, 1.0]), units) == pytest.approx(1.0)
 
 
 def _frame(pricer: HybridPricer, rng: random.Random) -> Frame | None:
@@ -41,8 +58,10 @@ def _frame(pricer: HybridPricer, rng: random.Random) -> Frame | None:
         return None
     count = rng.choice((1, 2, 4, 8)) if chunks == 1 else workers * rng.choice((1, 2))
     examples = pricer.graph.batch_size / count
+    last = len(pricer.hosts) - 1
+    kinds = (0,) * (workers // 2) + (last,) * (workers // 2)
     layout = Layout(
-        mesh=Mesh(pp=workers), replicas=(Replica(count=1, kinds=(0,) * workers, examples=examples),),
+        mesh=Mesh(pp=workers), replicas=(Replica(count=1, kinds=kinds, examples=examples),),
         micro_batches=count, schedule=schedule,
     )  # fmt: skip
     return Frame(layout=layout, num_stages=workers * chunks)

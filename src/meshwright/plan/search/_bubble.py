@@ -10,6 +10,9 @@ stages for each worker:
   one of any. The mean over workers and stages is $T \ge m W / p + \sum_q (p - 1 - q) x_q / (v p)$; with
   $x_q \le T / m$ the sum is least where the last workers are full.
 
+- Where workers differ, worker $r$ needs $t_{ru}$ for unit $u$: for any $y$ with $\sum_r y_r = 1$,
+  $T \ge m \sum_u \min_r y_r t_{ru}$, the dual of sharing units out; here $y_r$ is $r$'s share of all workers' speed.
+
 Each worker's loads are continuous here; `_walk` places whole units.
 """
 
@@ -41,6 +44,22 @@ def least_step(form: Form, work: Seconds, *, ahead: float, after: Seconds = 0.0)
     if form.schedule == "interleaved":
         return max(even, work) if count % workers else max(work, _interleaved(form, work, even))
     return even
+
+
+def least_shared(times: NDArray[np.float64], workers: NDArray[np.float64], units: NDArray[np.float64]) -> Seconds:
+    """A lower bound on what the busiest worker of a pipeline takes for a micro-batch, however units are shared out.
+
+    Args:
+        times: of a unit of each kind, on each kind of worker (s; `kinds units`).
+        workers: how many of each kind there are.
+        units: how many of each kind there are.
+    """
+    whole = times @ units
+    if not whole.all():
+        return 0.0
+    speeds = 1 / whole
+    shares = speeds / (workers @ speeds)
+    return float((shares[:, None] * times).min(axis=0) @ units)
 
 
 def may_interleave(form: Form, work: Seconds, step: Seconds, *, after: Seconds) -> bool:

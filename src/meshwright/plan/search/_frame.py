@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import permutations, product
+from itertools import combinations, permutations, product
 from math import ceil
 
 from meshwright.cost import Exchange, Kernels, Mesh, Precision, Schedule, Sharding
@@ -17,7 +17,7 @@ from meshwright.units import MIB, Bytes
 _BUCKET_SIZE: Bytes = 25 * MIB  # torch's own; others are looked at where they are pinned
 _MOST_SHARDS = 6  # degrees of sharded parameters that are looked at; a pin asks for any other
 _CHUNKS = (2, 4, 8)  # stages of one worker, interleaved; published runs use up to 6
-_MOST_SUBSETS = 5  # kinds of devices whose combinations are all looked at
+_MOST_ORDERED = 5  # kinds of devices in a pipeline whose orders are all looked at
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +56,7 @@ def _anything(_shape: Layout, _examples: float) -> bool:
 
 
 def device_sets(hosts: Sequence[Host], goal: Goal) -> Iterator[Devices]:
-    """Which devices to use, most first: all, or doublings; of mixed clusters every combination and order of kinds."""
+    """Which devices to use, most first: all, or doublings; of mixed clusters every combination of kinds."""
     if len(hosts) == 1:
         for count in reversed(_counts(hosts[0], goal)):
             yield Devices(kinds=(0,), counts=(count,))
@@ -64,9 +64,7 @@ def device_sets(hosts: Sequence[Host], goal: Goal) -> Iterator[Devices]:
     whole = [host.count * host.devices for host in hosts]
     numbers = range(len(hosts))
     for size in range(len(hosts), 0, -1):
-        for kinds in permutations(numbers, size):
-            if size > 1 and len(hosts) > _MOST_SUBSETS and kinds != tuple(sorted(kinds)):
-                continue
+        for kinds in combinations(numbers, size):
             counts = tuple(whole[kind] for kind in kinds)
             if goal.pins.workers in (None, sum(counts)):
                 yield Devices(kinds=kinds, counts=counts)
@@ -130,10 +128,18 @@ def shapes(
                 dp, rest = divmod(devices.total, tp * cp * pp)
                 if rest or dp < 1 or dp > pricer.graph.batch_size:
                     continue
+                if len(devices.kinds) > 1 and not _whole(devices, Mesh(pp=pp, dp_replicate=dp, cp=cp, tp=tp)):
+                    continue
                 for ep in _pinned(pins.expert, (1, *(expert.degrees if expert else ()))):
                     if (dp * cp) % ep == 0:
                         mesh = Mesh(pp=pp, dp_replicate=dp, cp=cp, ep=ep, tp=tp)
                         yield from _modes(pricer, choices, devices, mesh, worth)
+
+
+def _whole(devices: Devices, mesh: Mesh) -> bool:
+    """Whether stages or replicas can each lie on one kind of devices."""
+    inner = mesh.tp * mesh.cp
+    return any(all(count % (inner * one) == 0 for count in devices.counts) for one in (mesh.num_shares, mesh.pp))
 
 
 def _modes(
@@ -200,8 +206,6 @@ def _replicas(pricer: HybridPricer, devices: Devices, layout: Layout) -> tuple[R
             kind for kind, count in zip(devices.kinds, devices.counts, strict=True) for _ in range(count // block)
         )
         return (Replica(count=mesh.num_shares, kinds=kinds, examples=even),)
-    if devices.kinds != tuple(sorted(devices.kinds)):
-        return None  # replicas of other orders are the same ones
     counts = [count // block for count in devices.counts]
     speeds = [1 / pricer.pieces(
         kind, layout.division, even / mesh.cp, layout.kernels, layout.precision, pricer.processes(layout, kind)
@@ -231,9 +235,22 @@ def _by_speed(
 
 
 def frames(shape: Layout, choices: Choices) -> Iterator[Frame]:
-    """Sharding, buckets, schedules and numbers of stages for a shape."""
+    """Sharding, buckets, schedules, numbers of stages and the order of kinds for a shape."""
     for layout in levels(shape, choices):
-        yield from (framed(layout, schedule, stages) for schedule, stages in schedules(layout, choices))
+        for schedule, stages in schedules(layout, choices):
+            yield from arranged(framed(layout, schedule, stages))
+
+
+def arranged(frame: Frame) -> Iterator[Frame]:
+    """A frame with the kinds of its pipeline's devices in every order; in all of them as much work and memory."""
+    pipelines = frame.layout.replicas
+    kinds = tuple(dict.fromkeys(pipelines[0].kinds))
+    if not 1 < len(kinds) <= _MOST_ORDERED:
+        yield frame
+        return
+    for order in permutations(kinds):
+        placed = tuple(replace(one, kinds=tuple(sorted(one.kinds, key=order.index))) for one in pipelines)
+        yield replace(frame, layout=replace(frame.layout, replicas=placed))
 
 
 def levels(shape: Layout, choices: Choices) -> Iterator[Layout]:

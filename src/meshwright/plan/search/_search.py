@@ -6,18 +6,20 @@ from heapq import heappop, heappush
 from itertools import count
 
 import numpy as np
+from numpy.typing import NDArray
 
 from meshwright.cost import Mesh
 from meshwright.cost.hybrid import Form, HybridPricer, Layout, Price, Replica
 from meshwright.cost.memory import usable_memory
 from meshwright.plan._goal import Goal
 from meshwright.plan.search._aim import Aim
-from meshwright.plan.search._bubble import least_share, least_step
+from meshwright.plan.search._bubble import least_share, least_shared, least_step
 from meshwright.plan.search._burden import Counts
 from meshwright.plan.search._frame import (
     Choices,
     Devices,
     Frame,
+    arranged,
     choices_of,
     device_sets,
     framed,
@@ -120,14 +122,16 @@ class Search:
         self._draws: dict[tuple, tuple[Watts, Dollars]] = {}
 
     def run(self, *, accept: Callable[[Mesh], bool] = _any) -> Result:
-        """The best layout of every set of devices, and the best of all.
+        """The best layout of every set of devices, and the best of all; sets of different kinds share the effort.
 
         Args:
             accept: which meshes are looked at, by their degrees before the data axis is split into shards.
         """
         state = _State()
-        for devices in device_sets(self._pricer.hosts, self._goal):
-            self._of_devices(devices, state, accept=accept)
+        sets = list(device_sets(self._pricer.hosts, self._goal))
+        for place, devices in enumerate(sets):
+            apart = (place + 1) / len(sets) if len(self._pricer.hosts) > 1 else 1.0
+            self._of_devices(devices, state, self._effort.total * apart, accept=accept)
         gap = max(0.0, 1 - state.open / state.value) if state.best is not None and state.open < state.value else 0.0
         return Result(
             best=state.best, gap=gap, considered=state.considered, priced=state.priced, front=_front(state.seen)
@@ -140,7 +144,7 @@ class Search:
             return None
         return Found(layout=solved.layout, price=solved.price)
 
-    def _of_devices(self, devices: Devices, state: _State, *, accept: Callable[[Mesh], bool]) -> None:
+    def _of_devices(self, devices: Devices, state: _State, effort: float, *, accept: Callable[[Mesh], bool]) -> None:
         """Looks at all layouts on some devices: what looks best first, nothing whose bound is above the best found.
 
         Every frame is probed with its most even stages; those that this leaves open are searched afterwards.
@@ -150,21 +154,18 @@ class Search:
         for bound, shape in self._bounded(devices, state, accept=accept):
             heap.push(bound, bound * (1 + (shape.mesh.pp - 1) / (8 * shape.micro_batches)), shape)
         for bound, item in heap:
-            if state.work > self._effort.total * (1 if state.best is not None else _PATIENCE):
+            if state.work > effort * (1 if state.best is not None else _PATIENCE):
                 state.open = min(state.open, bound, heap.least)
                 break
             if isinstance(item, Layout):
                 self._split_up(item, heap, state)
             elif isinstance(item, Frame):
-                search = self.stages(item)
-                state.work += _BOUND
-                if search.may_beat(state.value):
-                    heap.push(max(bound, search.bound), search.estimate, search)
+                self._bound(bound, item, heap, state)
             elif item.may_beat(state.value):
                 probe = Effort(priced=1, visited=4 + 2 * item.num_stages)
                 if self._solve(item, state, probe, probing=True):
                     left.append(item)
-        self._finish(left, state)
+        self._finish(left, state, effort)
 
     def _split_up(self, shape: Layout, heap: "_Heap", state: _State) -> None:
         """Puts the frames of a shape where it was."""
@@ -173,12 +174,21 @@ class Search:
             state.work += _FRAME
         state.work += _FRAME
 
-    def _finish(self, left: list[StageSearch], state: _State) -> None:
+    def _bound(self, bound: float, frame: Frame, heap: "_Heap", state: _State) -> None:
+        """Puts what finds a frame's stages where it was, for each order of its kinds of devices."""
+        for one in arranged(frame):
+            search = self.stages(one)
+            state.work += _BOUND
+            if search.may_beat(state.value):
+                estimate = search.estimate if state.best is not None else 0.0  # any that fits is wanted first
+                heap.push(max(bound, search.bound), estimate, search)
+
+    def _finish(self, left: list[StageSearch], state: _State, effort: float) -> None:
         """Searches what probing left open, as far as the effort goes; the rest keeps its bound."""
         for search in sorted(left, key=lambda one: one.bound):
             if not search.may_beat(state.value):
                 continue
-            if state.work <= self._effort.total:
+            if state.work <= effort:
                 self._solve(search, state, self._effort, probing=False)
             else:
                 state.open = min(state.open, search.least(state.value))
@@ -203,7 +213,7 @@ class Search:
             best: what the bound must be below.
         """
         pricer, draw = self._pricer, self._drawn(shape)
-        known: dict[object, tuple[float, float]] = {}
+        known: dict[object, tuple[float, float, float]] = {}
         sent = least_sent(pricer, shape)
         most = limits(pricer, self._goal, shape)
         room = sum(max(most[replica.kinds[rank]] for replica in shape.replicas) for rank in range(shape.mesh.pp))
@@ -213,26 +223,42 @@ class Search:
                 known[key] = self._work_of(layout)
             if pricer.weighs(layout) * pricer.correction.memory > room:
                 continue
-            work, ahead = known[key]
+            work, ahead, shared = known[key]
             after = pricer.least_after(layout)
             for schedule, stages in schedules(layout, self._choices):
                 form = Form(
                     schedule=schedule, num_workers=layout.mesh.pp, num_stages=stages, micro_batches=layout.micro_batches
                 )
                 least = least_step(form, work + 2 * (stages - 1) * sent, ahead=ahead, after=after)
+                least = max(least, layout.micro_batches * shared)
                 value = self._aim.least(least * pricer.correction.time, *draw)
                 if value < best * (1 - ROUNDING):
                     yield value, framed(layout, schedule, stages)
 
-    def _work_of(self, layout: Layout) -> tuple[float, float]:
-        """Work of a micro-batch of the slowest replica on its fastest workers (s), and the forward's least share."""
-        work, ahead = 0.0, 1.0
+    def _work_of(self, layout: Layout) -> tuple[float, float, float]:
+        """Of the slowest replica: work of a micro-batch on its fastest workers (s), the forward's least share in any.
+
+        And what the busiest worker takes at least, where they differ (s).
+        """
+        work, ahead, shared = 0.0, 1.0, 0.0
         for replica in layout.replicas:
-            times = list({id(one): one for _, one in self._pricer.kinds(layout, replica)}.values())
+            kinds = dict(zip(replica.kinds, (one for _, one in self._pricer.kinds(layout, replica)), strict=True))
+            times = list(kinds.values())
             both = np.array([one.forward + one.backward for one in times])
+            if len(kinds) > 1:
+                shared = max(shared, self._shared(both, replica))
             work = max(work, float((both @ self._summed[-1]).min()))
             ahead = min(ahead, least_share(np.array([one.forward for one in times]), both))
-        return work, ahead
+        return work, ahead, shared
+
+    def _shared(self, times: NDArray[np.float64], replica: Replica) -> Seconds:
+        """What the busiest worker of a pipeline takes at least for a micro-batch (s).
+
+        Args:
+            times: of units on each of its kinds of workers, as they come first.
+        """
+        workers = np.array([replica.kinds.count(kind) for kind in dict.fromkeys(replica.kinds)], dtype=np.float64)
+        return least_shared(times, workers, np.array(self._summed[-1], dtype=np.float64))
 
     def _drawn(self, layout: Layout) -> tuple[Watts, Dollars]:
         """Power and price of a layout's devices: of as many of the same kinds they are the same."""
@@ -265,9 +291,16 @@ class Search:
                 continue
             least = 0.0
             for replica in shape.replicas:
-                each = min(self._computing(shape, kind, replica.examples) for kind in set(replica.kinds))
-                least = max(least, shape.micro_batches * each / shape.mesh.pp)
+                least = max(least, shape.micro_batches * self._alone(shape, replica))
             yield self._aim.least(least * self._pricer.correction.time, *self._drawn(shape)), shape
+
+    def _alone(self, shape: Layout, replica: Replica) -> Seconds:
+        """Computing that the busiest worker of a pipeline has at least for a micro-batch (s)."""
+        kinds = dict.fromkeys(replica.kinds)
+        if len(kinds) == 1:
+            return self._computing(shape, replica.kinds[0], replica.examples) / shape.mesh.pp
+        found = [self._pricer.pieces_for(shape, replica, kind) for kind in kinds]
+        return self._shared(np.array([one.forward + one.backward for one in found]), replica)
 
     def _computing(self, shape: Layout, kind: int, examples: float) -> Seconds:
         """Computing of a micro-batch on all workers of a pipeline of one kind together (s)."""

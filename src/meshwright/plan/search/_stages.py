@@ -12,7 +12,7 @@ import numpy as np
 
 from meshwright.cost.hybrid import HybridPricer, Layout, Price
 from meshwright.plan.search._aim import Aim
-from meshwright.plan.search._bubble import least_share, least_step, may_interleave
+from meshwright.plan.search._bubble import least_share, least_shared, least_step, may_interleave
 from meshwright.plan.search._burden import Burdens, Counts
 from meshwright.plan.search._frame import Frame
 from meshwright.plan.search._relaxed import block_times, capacity, least_bottleneck, least_total
@@ -88,6 +88,8 @@ class StageSearch:
         # A micro-batch passes through every unit; the fastest worker of the slowest replica bounds its time.
         self._sent = least_sent(pricer, layout)
         self._work = float((both @ np.array(summed[-1])).min(axis=1).max()) + 2 * (frame.num_stages - 1) * self._sent
+        units, each = np.array(summed[-1], dtype=np.float64), np.ones(layout.mesh.pp)
+        self._shared = max(least_shared(part, each, units) for part in both)
         self._after = pricer.least_after(layout)
         self._ahead = least_share(self._burdens.forward, both)
         self._draw = pricer.draw(layout)
@@ -157,7 +159,9 @@ class StageSearch:
             span = count * burden.busy if burden is not None else float("inf")
         else:
             span = least_step(self._form, self._work, ahead=self._ahead, after=self._after)
-            span = max(span, *(count * least_bottleneck(table) for table in self._tables.values()), 0.0)
+            span = max(
+                span, count * self._shared, *(count * least_bottleneck(table) for table in self._tables.values()), 0.0
+            )
         return span * self._factor
 
     def solve(self, best: float, effort: Effort) -> Solved:
