@@ -135,9 +135,7 @@ def _planned(
     def rival(trials: Mapping[int, TrialResult]) -> Priced | None:
         return compiled_rival(graph, cluster, goal, listed, trials, correction=correction)
 
-    held = [*job.model.parameters(), *job.model.buffers()]
-    size = sum(tensor.nbytes for tensor in held if tensor.device.type == "cpu")
-    room = Room(cluster=cluster, size=size, processes=role_of(os.environ).world_size)
+    room = Room(cluster=cluster, size=_tensor_bytes(job), processes=role_of(os.environ).world_size)
     listed, trials = _tried(job, batch, listed, whole=whole, room=room, rival=rival, progress=progress)
     laps.append(time.perf_counter())
     plan = choose(graph, cluster, goal, listed, trials, correction=correction)
@@ -227,9 +225,13 @@ def context_of(job: Job, batch: Any) -> Bytes:
 
     The probe measured a process that imports torch alone; a script that imports more takes more in every worker.
     """
+    return psutil.Process().memory_info().rss - _tensor_bytes(job) - round(batch_bytes(batch))
+
+
+def _tensor_bytes(job: Job) -> Bytes:
+    """Parameters and buffers in this process's own memory (B)."""
     held = [*job.model.parameters(), *job.model.buffers()]
-    tensors = sum(tensor.nbytes for tensor in held if tensor.device.type == "cpu")
-    return psutil.Process().memory_info().rss - tensors - round(batch_bytes(batch))
+    return sum(tensor.nbytes for tensor in held if tensor.device.type == "cpu")
 
 
 def with_context(cluster: Cluster, context: Bytes) -> Cluster:
