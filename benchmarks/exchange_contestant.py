@@ -7,68 +7,21 @@ changed and counters read between phases. At the end rank 0 writes one JSON obje
 import argparse
 import json
 import os
-import sysconfig
 import time
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from character_model import CharacterModel, loss, texts
 from exchange_ways import RIVALS, meshwright_step, rival_step, strategy_of
 from meshwright.documents import write_toml
 from meshwright.exchange import DirectTransport
 from meshwright.hardware.probe_link import link_between
 
 WIDTH, DEPTH, HEADS, LENGTH = 320, 8, 5, 64
-CHARACTERS = 128
 HELD_OUT = 64  # sequences
-
-
-class Block(nn.Module):
-    """Attention and a network of two layers, each on normalized input."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.qkv, self.project = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.mlp = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """One block."""
-        q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.project(attended.transpose(1, 2).flatten(2))
-        return x + self.mlp(self.norm2(x))
-
-
-class GPT(nn.Module):
-    """Characters in, logits of the next ones out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.token, self.position = nn.Embedding(CHARACTERS, WIDTH), nn.Embedding(LENGTH, WIDTH)
-        self.blocks = nn.Sequential(*(Block() for _ in range(DEPTH)))
-        self.head = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, CHARACTERS))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of each next character."""
-        return self.head(self.blocks(self.token(tokens) + self.position.weight))
-
-
-def loss(model: nn.Module, text: Tensor) -> Tensor:
-    """Mean over the batch."""
-    return F.cross_entropy(model(text[:, :-1]).flatten(0, 1), text[:, 1:].flatten())
-
-
-def texts() -> tuple[Tensor, Tensor]:
-    """The sources of Python's standard library as bytes below 128: to train on, and held out."""
-    files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
-    text = b"".join(file.read_bytes() for file in files)
-    tokens = torch.frombuffer(bytearray(text), dtype=torch.uint8).long() % CHARACTERS
-    train, held_out = tokens.tensor_split([len(tokens) * 9 // 10])
-    return train, held_out.unfold(0, LENGTH + 1, 977)[:HELD_OUT]
 
 
 def measured_shares(model: nn.Module, batch: Tensor) -> tuple[int, ...]:
@@ -147,9 +100,9 @@ def main() -> None:
         return
     dist.init_process_group("gloo", rank=arguments.rank, world_size=arguments.hosts)
     torch.manual_seed(arguments.seed)
-    model = GPT()
+    model = CharacterModel(width=WIDTH, depth=DEPTH, heads=HEADS, length=LENGTH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.rate, fused=True)
-    train, held_out = texts()
+    train, held_out = texts(length=LENGTH, held_out=HELD_OUT)
     generator = torch.Generator().manual_seed(arguments.seed + 1)
 
     def draw() -> Tensor:

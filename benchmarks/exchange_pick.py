@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from character_model import CharacterModel, loss
 from exchange_cells import PICKED_FROM, Cell
-from exchange_contestant import GPT, LENGTH, loss
+from exchange_contestant import DEPTH, HEADS, LENGTH, WIDTH
 from exchange_ways import strategy_of
 from meshwright.cost import Pricer
 from meshwright.graph.capture import capture
@@ -53,7 +54,7 @@ def picks(cells: Sequence[Cell], links: Mapping[str, Link], *, batch: int, bucke
     Args:
         links: as a run finds them, by the cells' names.
     """
-    model = GPT()
+    model = CharacterModel(width=WIDTH, depth=DEPTH, heads=HEADS, length=LENGTH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     graph = capture(model, optimizer, loss, torch.zeros(batch, LENGTH + 1, dtype=torch.int64))
     machine = here()

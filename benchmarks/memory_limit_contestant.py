@@ -12,25 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from character_model import Block, loss
+
 HEADS = 8
 RATE = 3e-4
-
-
-class Block(nn.Module):
-    """Attention and a perceptron, each with a norm before and a residual around it."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Of one sequence per example."""
-        q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
-        attended = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.project(attended.transpose(1, 2).flatten(2))
-        return x + self.mlp(self.norm2(x))
 
 
 class GPT(nn.Module):
@@ -39,7 +24,7 @@ class GPT(nn.Module):
     def __init__(self, width: int, layers: int, length: int, vocabulary: int) -> None:
         super().__init__()
         self.token, self.position = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
-        self.blocks = nn.ModuleList(Block(width) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, HEADS) for _ in range(layers))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -48,12 +33,6 @@ class GPT(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x))
-
-
-def loss(model: nn.Module, tokens: Tensor) -> Tensor:
-    """Mean cross-entropy of the next token."""
-    logits = model(tokens[:, :-1])
-    return nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
 
 
 def plain(model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[Tensor], Tensor]:

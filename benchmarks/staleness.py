@@ -9,55 +9,23 @@ that loss.
 
 import argparse
 import contextlib
-import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from character_model import CharacterModel, loss, texts
 from meshwright.cost import Updates, suited_momentum
 from meshwright.parallel.stale import Server
 from outcome import at_most, machine, publish
 
-WIDTH, DEPTH, LENGTH, CHARACTERS, BATCH = 128, 4, 64, 128, 16
+WIDTH, DEPTH, HEADS, LENGTH, BATCH = 128, 4, 4, 64, 16
+HELD_OUT = 128  # sequences
 RATE = 1e-3
 EVERY = 10  # steps between two looks at the held-out loss
 
 Way = Callable[[int, Iterator[Tensor]], nn.Module]
-
-
-class Block(nn.Module):
-    """Attention and a network of two layers, each on normalized input."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.qkv, self.project = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.mlp = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """One block."""
-        q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, 4, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.project(attended.transpose(1, 2).flatten(2))
-        return x + self.mlp(self.norm2(x))
-
-
-class GPT(nn.Module):
-    """Characters in, logits of the next ones out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.token, self.position = nn.Embedding(CHARACTERS, WIDTH), nn.Embedding(LENGTH, WIDTH)
-        self.blocks = nn.Sequential(*(Block() for _ in range(DEPTH)))
-        self.head = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, CHARACTERS))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of each next character."""
-        return self.head(self.blocks(self.token(tokens) + self.position.weight))
 
 
 class Island:
@@ -65,7 +33,7 @@ class Island:
 
     def __init__(self, seed: int) -> None:
         torch.manual_seed(seed)
-        self.model = GPT()
+        self.model = CharacterModel(width=WIDTH, depth=DEPTH, heads=HEADS, length=LENGTH)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=RATE, fused=True)
 
     def step(self, text: Tensor) -> None:
@@ -82,20 +50,6 @@ class Island:
     def go_to(self, values: Tensor) -> None:
         """Takes other parameters."""
         nn.utils.vector_to_parameters(values.clone(), self.model.parameters())  # which makes views of it
-
-
-def loss(model: nn.Module, text: Tensor) -> Tensor:
-    """Mean over the batch."""
-    return F.cross_entropy(model(text[:, :-1]).flatten(0, 1), text[:, 1:].flatten())
-
-
-def texts() -> tuple[Tensor, Tensor]:
-    """The sources of Python's standard library as bytes below 128: to train on, and held out."""
-    files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
-    text = b"".join(file.read_bytes() for file in files)
-    tokens = torch.frombuffer(bytearray(text), dtype=torch.uint8).long() % CHARACTERS
-    train, held_out = tokens.tensor_split([len(tokens) * 9 // 10])
-    return train, held_out.unfold(0, LENGTH + 1, 977)[:128]
 
 
 def local(seed: int, count: int, updates: Updates) -> Iterator[tuple[Tensor | None, nn.Module]]:
@@ -225,7 +179,7 @@ def main() -> int:
     count, seeds = (40, 1) if arguments.quick else (arguments.steps, arguments.seeds)
     torch.set_num_threads(1)
     there = machine()
-    train, held_out = texts()
+    train, held_out = texts(length=LENGTH, held_out=HELD_OUT)
     rows = []
     exact: dict[int, list[float]] = {}
     for name, make in ways(count).items():
