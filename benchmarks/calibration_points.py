@@ -16,7 +16,8 @@ from meshwright.errors import UsageError
 from meshwright.hardware import catalog
 from meshwright.hardware._catalog import device_of
 from meshwright.units import MIB
-from published_rows import configuration, device_name, measured_step_time, read_rows
+from published_hardware import device_name
+from published_rows import configuration, measured_step_time, read_rows
 from published_setup import EFA_LATENCY, machine_of_row, setup_of
 
 # Weight of all single kernels, and of all collectives, beside one source of runs.

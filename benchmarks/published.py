@@ -6,8 +6,8 @@
 
 MEASUREMENTS.csv has a row per run with the columns of `published_rows.NEEDED`; PREDICTIONS.csv gets row_id,
 predicted_step_time_s, low_step_time_s and high_step_time_s (a 90 % interval), predicted_memory_gib, predicted_fits. A
-row that the model cannot express is left out, and why is printed. No prediction reads a column that was measured;
-scores are worked out afterwards, from the file of predictions.
+row that the model cannot express is left out, and standard error says why. No prediction reads a column that was
+measured; scores are worked out afterwards, from the file of predictions.
 
 Through `dimensions`, a transformer's layers are priced from their dimensions; through `planner`, its model is written
 in torch, captured on the meta device, and priced with a cluster and a layout as a user's script is. Both use the same
@@ -19,6 +19,7 @@ import csv
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,13 @@ def predicted(row: Mapping[str, str], step: Step = by_dimensions) -> dict[str, s
         MeshwrightError: the model cannot express the row; says why.
     """
     run = configuration(row)
-    low, expected, high = step(run)
-    memory = published_memory(run)
+    try:
+        low, expected, high = step(run)
+        memory = published_memory(run)
+    except (ArithmeticError, ValueError, IndexError) as error:
+        raise UsageError(f"row {run.row_id}: its sizes do not belong together ({error})") from error
+    if not all(map(isfinite, (low, expected, high, memory.seen))) or expected <= 0:
+        raise UsageError(f"row {run.row_id}: no finite step time comes of its sizes")
     return {
         "row_id": run.row_id,
         "predicted_step_time_s": f"{expected:.6g}",
@@ -110,11 +116,11 @@ def main(arguments: list[str]) -> int:
     except MeshwrightError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    for reason, times in reasons.most_common():
+        print(f"{times} left out: {reason}", file=sys.stderr)
     if paths.score or paths.json:
         return _scored(rows, paths.predictions, there=there, as_json=paths.json)
     print(f"{count} of {len(rows)} rows predicted: {paths.predictions}")
-    for reason, times in reasons.most_common():
-        print(f"  {times} left out: {reason}")
     return 0
 
 

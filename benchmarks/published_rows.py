@@ -8,14 +8,14 @@ import csv
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from meshwright.cost import Sharding
 from meshwright.errors import UsageError
 from meshwright.graph import Transformer
-from meshwright.hardware import Catalog, catalog
+from published_cells import count, is_blank, is_true, number, text, whole
+from published_hardware import device_name
 
 Recomputation = Literal["none", "selective", "full"]
 
@@ -27,22 +27,8 @@ NEEDED = (
     "notes",
 )  # fmt: skip
 
-# Names that publications give a device, tried in order, and the catalogue's.
-_HARDWARE = tuple(
-    (re.compile(pattern, re.IGNORECASE), name)
-    for pattern, name in (
-        (r"gb300", "gb300"), (r"gb200", "gb200"), (r"b300", "b300"), (r"b200", "b200"), (r"gh200", "gh200"),
-        (r"h200", "h200"), (r"h[18]00.*pcie", "h100-pcie"), (r"h100.*(hbm2e|500\s*w)", "h100-500w"),
-        (r"h[18]00", "h100"), (r"a[18]00.*pcie", "a100-pcie"), (r"a[18]00.*40", "a100-40"), (r"a[18]00", "a100"),
-        (r"l40s", "l40s"), (r"l40", "l40"), (r"\bl4\b", "l4"), (r"\ba10", "a10g"), (r"v100.*16", "v100-16"),
-        (r"v100", "v100"), (r"\bt4\b", "t4"), (r"p100", "p100"), (r"4090", "rtx4090"), (r"3090", "rtx3090"),
-        (r"5090", "rtx5090"), (r"mi355", "mi355x"), (r"mi350", "mi350x"), (r"mi325", "mi325x"), (r"mi300", "mi300x"),
-        (r"mi250x", "mi250x"), (r"mi250", "mi250"), (r"gaudi\s*-?3", "gaudi3"), (r"gaudi", "gaudi2"),
-        (r"trainium\s*-?3|trn3", "trainium3"), (r"trainium\s*-?2|trn2", "trainium2"), (r"trainium|trn1", "trainium1"),
-        (r"v7x|ironwood", "tpu-v7x"), (r"v6e|trillium", "tpu-v6e"), (r"v5p", "tpu-v5p"), (r"v5e|v5litepod", "tpu-v5e"),
-        (r"tpu.*v4", "tpu-v4"),
-    )
-)  # fmt: skip
+# Without these columns no row can be expressed; others are taken as blank.
+ESSENTIAL = ("row_id", "n_layers", "d_model", "seq_len", "hardware", "n_devices", "global_batch")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,81 +98,96 @@ class PublishedRow:
 
 
 def read_rows(path: Path) -> list[Mapping[str, str]]:
-    """The lines of a file of measurements.
+    """The lines of a file of measurements; configuration columns that it lacks are blank.
 
     Raises:
-        UsageError: no such file, or it lacks configuration columns.
+        UsageError: no such file, or it lacks columns that no row can be expressed without.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+            reader = csv.DictReader(file, restkey="beyond", restval="")
             rows = list(reader)
             columns = tuple(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, csv.Error) as error:
         raise UsageError(
             f"{path} cannot be read as measurements", cause=str(error), alternatives=["a CSV file with a header"]
         ) from None
-    missing = [name for name in NEEDED if name not in columns]
+    missing = [name for name in ESSENTIAL if name not in columns]
     if missing:
         raise UsageError(
-            f"{path} lacks {len(missing)} of the {len(NEEDED)} columns that say how a row was run",
+            f"{path} lacks {len(missing)} of the {len(ESSENTIAL)} columns without which no run can be expressed",
             cause=f"missing: {', '.join(missing)}",
-            alternatives=["a blank cell says that a value is not known; the column has to be there"],
+            alternatives=["a blank cell says that a value is not known; these columns have to be there"],
         )
-    return rows
+    blank = dict.fromkeys(NEEDED, "")
+    return [blank | row for row in rows]
 
 
 def configuration(row: Mapping[str, str]) -> PublishedRow:
     """What a row ran, from its configuration columns alone.
 
     Raises:
-        UsageError: a needed value is blank, not a number, or names hardware that the catalogue does not have.
+        UsageError: a needed value is blank, not a number, or names hardware that the catalogue does not have; or more
+            devices are asked for than there are.
     """
-    tp, pp, cp = (_integer(row, name, default=1) for name in ("tp", "pp", "cp"))
-    num_devices = _integer(row, "n_devices")
-    dp = _integer(row, "dp", default=max(1, num_devices // (tp * pp * cp)))
-    ffn_type = row["ffn_type"].lower()
+    tp, pp, cp = (count(row, name, default=1) for name in ("tp", "pp", "cp"))
+    num_devices, dp = _devices(row, tp * pp * cp)
+    micro_batch, global_batch = _batches(row, dp)
+    framework, recomputation = text(row, "framework"), text(row, "activation_checkpointing")
     return PublishedRow(
         row_id=row["row_id"],
-        source=row["source"],
-        model=_model(row, gated=ffn_type in ("swiglu", "geglu", "reglu", "glu")),
-        device=device_name(row["hardware"]),
+        source=text(row, "source"),
+        model=_model(row),
+        device=device_name(text(row, "hardware")),
         num_devices=num_devices,
-        devices_per_host=min(_integer(row, "devices_per_node", default=8), num_devices),
-        link=_number(row, "intra_bw_GBps", default=0.0) * 1e9,
-        network=_number(row, "inter_bw_Gbps_per_device", default=0.0) * 1e9 / 8,
-        dtype=_dtype(row["precision"]),
-        precision=row["precision"],
-        framework=row["framework"],
-        global_batch=_integer(row, "global_batch"),
-        micro_batch=_micro_batch(row, dp),
-        virtual=_integer(row, "vpp", default=1),
+        devices_per_host=min(count(row, "devices_per_node", default=8), num_devices),
+        link=number(row, "intra_bw_GBps", default=0.0) * 1e9,
+        network=number(row, "inter_bw_Gbps_per_device", default=0.0) * 1e9 / 8,
+        dtype=_dtype(text(row, "precision")),
+        precision=text(row, "precision"),
+        framework=framework,
+        global_batch=global_batch,
+        micro_batch=micro_batch,
+        virtual=count(row, "vpp", default=1),
         tp=tp,
-        sequence_parallel=tp > 1 and _is_true(row["sequence_parallel"], default=_splits_sequence(row["framework"])),
+        sequence_parallel=tp > 1 and is_true(row, "sequence_parallel", default=_splits_sequence(framework)),
         pp=pp,
         cp=cp,
-        ep=_integer(row, "ep", default=1),
+        ep=min(count(row, "ep", default=1), dp * cp * tp),
         dp=dp,
-        sharding=_sharding(row["sharding"], row["framework"]),
-        recomputation=_recomputation(row["activation_checkpointing"]),
-        states_recomputation=bool(row["activation_checkpointing"]),
-        compiled=_is_true(row["compile"], default=False),
-        fused_attention=_fused_attention(row["attention_impl"], row["framework"]),
-        notes=row["notes"],
+        sharding=_sharding(text(row, "sharding"), framework),
+        recomputation=_recomputation(recomputation),
+        states_recomputation=bool(recomputation),
+        compiled=is_true(row, "compile", default=False),
+        fused_attention=_fused_attention(text(row, "attention_impl"), framework),
+        notes=text(row, "notes"),
     )
 
 
-def _micro_batch(row: Mapping[str, str], dp: int) -> float:
-    """As stated, or from the stated number of micro-batches; otherwise a data rank's whole share at once."""
-    if row["micro_batch"]:
-        return _number(row, "micro_batch")
-    rounds = float(row.get("grad_accum") or 1)
-    return _number(row, "global_batch") / (dp * max(1.0, rounds))
+def _devices(row: Mapping[str, str], replica: int) -> tuple[int, int]:
+    """Devices, and data degree.
+
+    Args:
+        replica: devices of one replica of the model.
+    """
+    stated = count(row, "dp", default=1) if not is_blank(row, "dp") else 0
+    num_devices = count(row, "n_devices", default=replica * stated if stated else None)
+    if replica > num_devices:
+        raise UsageError(f"row {row['row_id']}: one replica takes {replica} devices", cause=f"n_devices: {num_devices}")
+    return num_devices, min(stated or num_devices // replica, num_devices)
+
+
+def _batches(row: Mapping[str, str], dp: int) -> tuple[float, int]:
+    """Micro-batch, as stated or from the number of micro-batches, otherwise a data rank's whole share; global batch."""
+    rounds = max(1, count(row, "grad_accum", default=1))
+    stated = number(row, "micro_batch", default=0.0)
+    sequences = count(row, "global_batch", default=max(1, round(stated * dp * rounds)) if stated else None)
+    return stated or sequences / (dp * rounds), sequences
 
 
 def measured_step_time(row: Mapping[str, str]) -> float | None:
     """The measured step (s); None where the row failed or does not say."""
-    if row["status"] != "ok":
+    if row.get("status") != "ok":
         return None
     if row["step_time_s"]:
         return float(row["step_time_s"])
@@ -196,41 +197,28 @@ def measured_step_time(row: Mapping[str, str]) -> float | None:
     return None
 
 
-def device_name(hardware: str) -> str:
-    """The catalogue's short name of a published one.
-
-    Raises:
-        UsageError: the catalogue has no such device.
-    """
-    known = _catalog().devices
-    for pattern, name in _HARDWARE:
-        if pattern.search(hardware) and name in known:
-            return name
-    raise UsageError(f"no device {hardware!r} in the catalogue", alternatives=[f"known: {', '.join(known)}"])
-
-
-@cache
-def _catalog() -> Catalog:
-    return catalog()
-
-
-def _model(row: Mapping[str, str], *, gated: bool) -> Transformer:
-    hidden, heads = _integer(row, "d_model"), _integer(row, "n_heads")
-    classic = row["ffn_type"].lower() in ("gelu", "relu", "")
+def _model(row: Mapping[str, str]) -> Transformer:
+    hidden = count(row, "d_model")
+    heads = count(row, "n_heads", default=max(1, hidden // 128))
+    kind = text(row, "ffn_type").lower()
+    classic = kind in ("gelu", "relu", "")
+    experts = whole(row, "n_experts", default=0)
+    if heads > hidden:
+        raise UsageError(f"row {row['row_id']}: {heads} heads share a width of {hidden}")
     return Transformer(
-        layers=_integer(row, "n_layers"),
+        layers=count(row, "n_layers"),
         hidden=hidden,
         heads=heads,
-        kv_heads=_integer(row, "n_kv_heads", default=heads),
-        ffn=_integer(row, "d_ff", default=4 * hidden),
-        vocab=_integer(row, "vocab", default=51200),
-        sequence=_integer(row, "seq_len"),
-        gated=gated,
-        tied=_is_true(row["tied_embeddings"], default=classic),
+        kv_heads=min(heads, count(row, "n_kv_heads", default=heads)),
+        ffn=count(row, "d_ff", default=4 * hidden),
+        vocab=count(row, "vocab", default=51200),
+        sequence=count(row, "seq_len"),
+        gated=kind in ("swiglu", "geglu", "reglu", "glu"),
+        tied=is_true(row, "tied_embeddings", default=classic),
         learned_positions=classic,
         biases=classic,
-        experts=_integer(row, "n_experts", default=0),
-        active_experts=_integer(row, "topk", default=1),
+        experts=experts if experts > 1 else 0,
+        active_experts=count(row, "topk", default=1),
     )
 
 
@@ -277,29 +265,3 @@ def _fused_attention(text: str, framework: str) -> bool:
         return "unfused" not in text.lower()
     lowered = framework.lower()
     return not (re.search("megatron-lm|megatron-deepspeed|aceso|alpa", lowered) and "core" not in lowered)
-
-
-def _is_true(text: str, *, default: bool) -> bool:
-    return text.lower() in ("true", "1", "yes") if text else default
-
-
-def _number(row: Mapping[str, str], name: str, *, default: float | None = None) -> float:
-    text = row[name]
-    if not text:
-        if default is None:
-            raise UsageError(f"row {row['row_id']}: {name} is blank", cause="the model cannot do without it")
-        return default
-    try:
-        value = float(text)
-    except ValueError:
-        raise UsageError(f"row {row['row_id']}: {name} is {text!r}, which is not a number") from None
-    if not 0 <= value < float("inf"):
-        raise UsageError(f"row {row['row_id']}: {name} is {text}, which is not a size")
-    return value
-
-
-def _integer(row: Mapping[str, str], name: str, *, default: int | None = None) -> int:
-    value = _number(row, name, default=default)
-    if value != int(value):
-        raise UsageError(f"row {row['row_id']}: {name} is {value:g}, which is not a whole number")
-    return int(value)

@@ -4,15 +4,17 @@ import re
 from functools import cache
 
 from meshwright.cost.accelerator import Machine, MatrixType, Setup, machine
-from meshwright.hardware import Catalog, Device, Topology, catalog
+from meshwright.hardware import Device, Topology
 from meshwright.hardware._catalog import device_of, link_topology
 from meshwright.units import BytesPerSecond, Seconds
+from published_hardware import known_devices
 from published_rows import PublishedRow
 
 # What a framework calls itself, tried in order, and the class of habits that it has.
 _FRAMEWORKS = (
     ("nanotron", "nanotron"), ("torchtitan", "torchtitan"), ("nemo|core|primus|maxtext|jax|xla|pax", "megatron_core"),
-    ("deepspeed", "deepspeed"), ("megatron|aceso|alpa", "megatron"), ("fsdp|composer|foundry|lightning", "fsdp"),
+    ("deepspeed", "deepspeed"), ("megatron|aceso|alpa", "megatron"),
+    ("fsdp|composer|foundry|lightning|accelerate|hugging|transformers|ddp", "fsdp"),
 )  # fmt: skip
 _MATRIX_TYPES: dict[str, MatrixType] = {
     "float8_e4m3fn": "float8", "bfloat16": "half", "float16": "half", "tfloat32": "single", "float32": "single",
@@ -60,7 +62,7 @@ def machine_of_row(row: PublishedRow) -> Machine:
 
 def links_of(row: PublishedRow) -> tuple[BytesPerSecond, BytesPerSecond, Seconds, int]:
     """Inner link and network of a device, latency between hosts, and how many devices the inner link joins."""
-    entry = _known().devices[row.device]
+    entry = known_devices().devices[row.device]
     network = row.network or (entry.network.value / 8 if entry.network else _USUAL_NETWORK)
     link = row.link or (entry.link.value if entry.link else _USUAL_LINK)
     domain = max(row.devices_per_host, entry.link_reach)
@@ -69,7 +71,7 @@ def links_of(row: PublishedRow) -> tuple[BytesPerSecond, BytesPerSecond, Seconds
 
 def topology_of_row(row: PublishedRow) -> Topology:
     """How the inner link joins a row's devices."""
-    return link_topology(_known().devices[row.device])
+    return link_topology(known_devices().devices[row.device])
 
 
 def framework_class(name: str) -> str:
@@ -81,15 +83,10 @@ def framework_class(name: str) -> str:
 def _latency(row: PublishedRow) -> float:
     if _EFA.search(row.notes) or framework_class(row.framework) == "nanotron":
         return EFA_LATENCY
-    return _known().latency["network"].value
-
-
-@cache
-def _known() -> Catalog:
-    return catalog()
+    return known_devices().latency["network"].value
 
 
 @cache
 def device_of_row(name: str) -> Device:
     """The catalogue's device of this short name."""
-    return device_of(_known(), _known().devices[name])
+    return device_of(known_devices(), known_devices().devices[name])

@@ -10,7 +10,8 @@ import published
 from meshwright.cost.accelerator import step_time
 from meshwright.errors import UsageError
 from meshwright.hardware import catalog
-from published_rows import NEEDED, configuration, measured_step_time, read_rows
+from published_hardware import device_name
+from published_rows import ESSENTIAL, NEEDED, configuration, measured_step_time, read_rows
 from published_setup import framework_class, machine_of_row, setup_of
 
 DENSE = {
@@ -51,9 +52,9 @@ def test_predictions_have_the_format_and_leave_out_what_cannot_be_said(
         assert 0 < low < step < high < 10
         assert float(line["predicted_memory_gib"]) > 1
         assert line["predicted_fits"] == "true"
-    printed = capsys.readouterr().out
-    assert "2 of 3 rows predicted" in printed
-    assert "1 left out: no device 'Abacus 9000'" in printed
+    printed = capsys.readouterr()
+    assert "2 of 3 rows predicted" in printed.out
+    assert "1 left out: no device 'Abacus 9000'" in printed.err
 
 
 def test_measured_columns_change_nothing(tmp_path: Path) -> None:
@@ -65,12 +66,28 @@ def test_measured_columns_change_nothing(tmp_path: Path) -> None:
     assert measured_step_time(read_rows(path)[0]) == 123.0
 
 
-def test_a_file_without_configuration_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Names the columns that are missing."""
-    path = written(tmp_path / "rows.csv", DENSE, columns=tuple(name for name in NEEDED if name not in ("tp", "vocab")))
+def test_a_file_without_what_no_run_can_do_without_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names the columns that are missing; others are taken as blank."""
+    needed = tuple(name for name in NEEDED if name not in ("seq_len", "vocab"))
+    path = written(tmp_path / "rows.csv", DENSE, columns=needed)
     assert published.main([str(path), str(tmp_path / "out.csv")]) == UsageError.exit_code
-    assert "lacks 2 of the" in (message := capsys.readouterr().err)
-    assert "missing: vocab, tp" in message
+    assert "missing: seq_len\n" in capsys.readouterr().err
+    path = written(tmp_path / "essential.csv", DENSE, columns=ESSENTIAL)
+    assert published.main([str(path), str(tmp_path / "out.csv")]) == 0
+    assert "1 of 1 rows predicted" in capsys.readouterr().out
+
+
+def test_lines_that_are_no_rows_do_not_cost_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A byte order mark, a line too short, one too long, bytes that are no text: the good row is predicted."""
+    path = written(tmp_path / "rows.csv", DENSE)
+    good = path.read_bytes()
+    path.write_bytes(b"\xef\xbb\xbf" + good + b"short,row\n" + b"x," * 80 + b"\n\xff\xfe\n")
+    assert published.main([str(path), str(tmp_path / "out.csv")]) == 0
+    printed = capsys.readouterr()
+    assert "1 of 4 rows predicted" in printed.out
+    assert printed.err.count("left out") == 2
 
 
 def test_a_path_that_is_no_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,12 +103,49 @@ def test_a_path_that_is_no_file_is_refused(tmp_path: Path, capsys: pytest.Captur
         ({"n_layers": "many"}, "n_layers is 'many', which is not a number"),
         ({"tp": "1.5"}, "tp is 1.5, which is not a whole number"),
         ({"global_batch": "-4"}, "global_batch is -4, which is not a size"),
+        ({"seq_len": "1e400"}, "seq_len is 1e400, which is not a size"),
+        ({"global_batch": "", "micro_batch": ""}, "global_batch is blank"),
+        ({"tp": "16"}, "one replica takes 16 devices"),
+        ({"n_heads": "99999"}, "99999 heads share a width of 768"),
     ],
 )
 def test_a_value_that_cannot_be_is_named(changes: Mapping[str, str], fact: str) -> None:
     """The row, the column and what it says."""
     with pytest.raises(UsageError, match=f"row made-up-1: {fact}"):
         configuration(dict.fromkeys(NEEDED, "") | DENSE | changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"micro_batch": "0", "tp": "0", "vpp": "0", "ep": "0", "topk": "0", "cp": "none"},
+        {"global_batch": "64 (8 per device)", "vocab": "50,304"},
+        {"n_devices": "", "dp": "8"},
+        {"global_batch": "", "micro_batch": "4", "grad_accum": "2"},
+        {"n_experts": "1", "grad_accum": "n/a", "sharding": "", "framework": ""},
+    ],
+)
+def test_what_a_row_does_not_say_follows_from_the_rest(changes: Mapping[str, str]) -> None:
+    """The same run each time: 8 devices, 64 sequences, 8 at a time or 4, one data axis."""
+    run = configuration(dict.fromkeys(NEEDED, "") | DENSE | changes)
+    assert (run.num_devices, run.dp, run.global_batch, run.tp, run.ep) == (8, 8, 64, 1, 1)
+    assert run.micro_batch == float(changes.get("micro_batch") or 8) or run.micro_batches == 1
+    assert (run.model.experts, run.model.vocab) == (0, 50304)
+
+
+@pytest.mark.parametrize(
+    ("written_as", "name"),
+    [
+        ("DGX-A100 40GB", "a100-40"), ("p4d.24xlarge", "a100-40"), ("H100 SXM5 80GB (EOS)", "h100"),
+        ("TPU v5e-256", "tpu-v5e"), ("V100 + A100", "v100"), ("T4 and V100-16GB", "t4"), ("MI300X (OCI)", "mi300x"),
+        ("GB200 NVL72", "gb200"), ("NVIDIA RTX A6000", "a6000"), ("RTX 6000 Ada", "l40"),
+        ("trn2.48xlarge", "trainium2"),
+        ("GeForce RTX 2080 Ti", "rtx2080ti"), ("H20-96GB", "h20"), ("H200", "h200"),
+    ],
+)  # fmt: skip
+def test_devices_are_told_by_what_publications_call_them(written_as: str, name: str) -> None:
+    """Of several kinds the slowest, which the others wait for."""
+    assert device_name(written_as) == name
 
 
 def test_a_row_is_read_as_it_was_run() -> None:
