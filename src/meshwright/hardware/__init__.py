@@ -1,9 +1,10 @@
 """What is there? Devices, hosts and links, measured here, read from a file, or named from the catalogue.
 
 In: this machine, a cluster file, or a short form such as `h100:8x64`. Out: a `Cluster`.
-Reading order: `_device`, `_cluster`, `_control_groups`, `_identity`, `_cache`, `_here`, `_correction`, `_outcome`,
-`_catalog` (reads `catalog.toml`), `_short_form`, `_many_hosts` (one host measured, many meant); then `probe`,
-which measures in a process of its own (it and `probe_*` are the only files that load torch).
+Reading order: `_device`, `_cluster`, `_control_groups`, `_identity`, `_cache`, `_here`, `_load`, `_correction`,
+`_outcome`, `_learned` (what earlier runs teach), `_catalog` (reads `catalog.toml`), `_short_form`, `_many_hosts` (one
+host measured, many meant); then `probe`, which measures in a process of its own (it and `probe_*` are the only files
+that load torch).
 """
 
 from meshwright.hardware._cache import cache_folder as cache_folder
@@ -34,9 +35,10 @@ from meshwright.hardware._identity import identity as identity
 from meshwright.hardware._identity import load_now as load_now
 from meshwright.hardware._identity import memory_available as memory_available
 from meshwright.hardware._identity import usable_cores as usable_cores
+from meshwright.hardware._learned import correction as correction
+from meshwright.hardware._load import LoadMeter as LoadMeter
 from meshwright.hardware._many_hosts import hosts_like as hosts_like
 from meshwright.hardware._outcome import Outcome as Outcome
-from meshwright.hardware._outcome import correction as correction
 from meshwright.hardware._outcome import outcome_kind as outcome_kind
 from meshwright.hardware._outcome import record_outcome as record_outcome
 from meshwright.hardware._outcome import recorded_outcomes as recorded_outcomes

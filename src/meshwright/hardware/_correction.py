@@ -8,9 +8,9 @@ class Correction:
     """Factors from recorded outcomes; the defaults are for a machine that has none.
 
     Args:
-        time: measured over predicted step time, geometric mean.
+        time: measured over predicted step time.
         spread: standard deviation of ln(measured / predicted); how wide a prediction's interval is.
-        memory: measured over predicted peak memory, geometric mean.
+        memory: measured over predicted peak memory.
     """
 
     time: float = 1.0

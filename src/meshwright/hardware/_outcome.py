@@ -1,24 +1,15 @@
-r"""What runs on this machine took beside what they were predicted to take, and the correction that follows from it.
-
-Ratios of times are spread like a log-normal, so the correction is their geometric mean,
-$\exp(\overline{\ln(\text{measured} / \text{predicted})})$, over recent runs.
-"""
+"""What runs on this machine took beside what they were predicted to take, kept beside its calibration."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from math import exp, floor, log, log10, sqrt
-from statistics import fmean
+from math import floor, log10
 
 from meshwright.documents import from_mapping, to_json
 from meshwright.errors import DocumentError
 from meshwright.hardware._cache import outcomes_path
 from meshwright.hardware._correction import Correction
 from meshwright.units import FLOP, Bytes, Seconds
-
-# An older run says less about the machine as it is now: drivers, neighbours and libraries change.
-RECENT = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +24,8 @@ class Outcome:
         predicted_memory: peak of the fullest worker (B); 0 where unknown.
         measured_memory: peak of the fullest worker (B); 0 where unknown.
         applied: the correction that the prediction contains already.
+        load: share of the processor that others used while it ran (0 to 1).
+        planned_load: the same while its plan was made and tried.
         recorded_at: ISO 8601 date and time; empty: now.
     """
 
@@ -43,22 +36,26 @@ class Outcome:
     predicted_memory: Bytes = 0
     measured_memory: Bytes = 0
     applied: Correction = Correction()
+    load: float
+    planned_load: float
     recorded_at: str = ""
 
 
-def outcome_kind(*, model: str, flops: FLOP, device: str, split: str = "") -> str:
-    """The kind that predictions for a model are filed under: `GPT, 10^11 FLOP, on cpu, split by tensor`.
+def outcome_kind(*, model: str, parameters: int, flops: FLOP, device: str, form: str = "") -> str:
+    """The kind that predictions are filed under: `GPT of 10^5 parameters, 10^11 FLOP, on cpu, split by tensor`.
 
-    A class name alone says little (`Sequential`): what errs on a step of 100 µs says nothing of one of 100 ms.
+    A class name alone says little (`Sequential`, and every project has its `GPT`): what errs on a step of 100 µs says
+    nothing of one of 100 ms.
 
     Args:
         model: class name.
+        parameters: elements of all.
         flops: of one step (FLOP).
         device: kind of the devices.
-        split: axes that split the model, whose exchanges err as whole models do not; empty: none.
+        form: what makes its steps unlike those of whole models on one host; empty: nothing.
     """
-    decade = floor(log10(flops)) if flops >= 1 else 0
-    return f"{model}, 10^{decade} FLOP, on {device}{f', split by {split}' if split else ''}"
+    size = f"of 10^{_decade(parameters)} parameters, 10^{_decade(flops)} FLOP"
+    return f"{model} {size}, on {device}{f', {form}' if form else ''}"
 
 
 def record_outcome(identity: str, outcome: Outcome) -> None:
@@ -96,43 +93,12 @@ def recorded_outcomes(identity: str) -> tuple[Outcome, ...]:
     return tuple(outcome for outcome in found if outcome is not None)
 
 
-def correction(identity: str, kind: str, *, basis: str = "model") -> Correction:
-    """What to multiply a prediction by, from the recent outcomes of the same kind on this machine.
-
-    The default spread counts as one outcome more, so that two runs that happen to agree do not promise certainty.
-
-    Args:
-        identity: of the machine.
-        kind: of the prediction, as its outcomes were recorded.
-        basis: `model` or `trial`, which err differently.
-
-    Returns:
-        The default where there is no outcome of this kind.
-    """
-    same = [outcome for outcome in recorded_outcomes(identity) if (outcome.kind, outcome.basis) == (kind, basis)]
-    times = _logarithms([(one.measured_step, one.predicted_step, one.applied.time) for one in same[-RECENT:]])
-    memories = _logarithms([(one.measured_memory, one.predicted_memory, one.applied.memory) for one in same[-RECENT:]])
-    default = Correction()
-    mean = fmean(times) if times else 0.0
-    deviations = sum((value - mean) ** 2 for value in times)
-    return Correction(
-        time=exp(mean),
-        spread=sqrt((default.spread**2 + deviations) / (1 + len(times))),
-        memory=exp(fmean(memories)) if memories else 1.0,
-    )
-
-
-def _logarithms(figures: Sequence[tuple[float, float, float]]) -> list[float]:
-    """ln(measured / predicted), the correction taken out of the prediction; unknown figures are left out."""
-    return [
-        log(measured * applied / predicted)
-        for measured, predicted, applied in figures
-        if measured > 0 and predicted > 0
-    ]
-
-
 def _outcome(line: str, where: str) -> Outcome | None:
     try:
         return from_mapping(Outcome, json.loads(line), where=where)
     except (ValueError, DocumentError):
         return None
+
+
+def _decade(figure: float) -> int:
+    return floor(log10(figure)) if figure >= 1 else 0

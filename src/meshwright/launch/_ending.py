@@ -6,7 +6,7 @@ from statistics import median
 
 from meshwright.cost import Measurement, TimeBreakdown
 from meshwright.documents import read_toml, write_toml
-from meshwright.hardware import Cluster, Correction, Outcome, identity, outcome_kind, record_outcome
+from meshwright.hardware import Cluster, Correction, Outcome, identity, record_outcome
 from meshwright.launch._run_folder import RunFolder
 from meshwright.plan import Plan
 
@@ -50,33 +50,38 @@ def from_records(folder: RunFolder) -> Measurement:
     )
 
 
-def remember(plan: Plan, measurement: Measurement, *, cluster: Cluster) -> None:
+def remember(plan: Plan, measurement: Measurement, *, cluster: Cluster, load: float) -> None:
     """Keeps predicted and measured beside this machine's calibration, for the next prediction.
 
     A run that was cut off or very short says little; one on other hardware, or under a plan made for other hardware,
     says nothing about this machine's calibration. Where a trial stands behind the prediction, the model's own price of
     the same plan is compared too.
 
+    Args:
+        plan: that was followed.
+        measurement: the run in sum.
+        cluster: that it ran on.
+        load: share of the processor that others used meanwhile (0 to 1).
+
     Raises:
         DocumentError: the cache folder cannot be written.
     """
     enough = measurement.status == "finished" and measurement.steps >= FEWEST_STEPS_TO_LEARN_FROM
-    if not enough or cluster.identity != identity() or not plan.cluster.endswith(cluster.identity):
+    if not enough or not plan.kind or cluster.identity != identity() or not plan.cluster.endswith(cluster.identity):
         return
-    device = cluster.hosts[0].device.kind
-    split = " and ".join(plan.strategy.mesh.split_axes)
-    kind = outcome_kind(model=plan.model, flops=plan.prediction.flops, device=device, split=split)
     prices = {plan.prediction.basis: plan.prediction.time.step}
     if plan.candidates and plan.candidates[0].step:
         prices["model"] = plan.candidates[0].step
     for basis, price in prices.items():
         outcome = Outcome(
-            kind=kind,
+            kind=plan.kind,
             basis=basis,
             predicted_step=price,
             measured_step=measurement.step,
             predicted_memory=plan.prediction.memory.peak,
             measured_memory=measurement.memory,
             applied=plan.corrections.get(basis, Correction()),
+            load=load,
+            planned_load=plan.load,
         )
         record_outcome(cluster.identity, outcome)

@@ -8,7 +8,7 @@ from pathlib import Path
 from meshwright.cost import Measurement
 from meshwright.documents import write_toml
 from meshwright.errors import MeshwrightError
-from meshwright.hardware import Cluster, write_cluster
+from meshwright.hardware import Cluster, LoadMeter, write_cluster
 from meshwright.launch._agent_job import AgentJob
 from meshwright.launch._ending import remember, sum_up
 from meshwright.launch._environment import Role, free_port, place, worker_environment
@@ -58,14 +58,15 @@ def run_script(
     write_inputs(folder, plan=plan, goal=goal, cluster=cluster)
     where = announce_start(where, folder=folder) if isinstance(where, Task) else where
     progress.follow(folder, num_steps=goal.steps)
-    num_workers = plan.strategy.num_workers
+    num_workers, meter = plan.strategy.num_workers, LoadMeter()
     try:
         ending = work("run", script, arguments, folder=folder, progress=progress, num_workers=num_workers, where=where)
     except MeshwrightError as error:
         sum_up(folder, status="failed", reason=error.fact)
         raise
+    load = meter.read()
     measurement = sum_up(folder, status=ending, reason="Ctrl-C or SIGTERM" if ending == "interrupted" else "")
-    remember(plan, measurement, cluster=cluster)
+    remember(plan, measurement, cluster=cluster, load=load)
     return measurement
 
 

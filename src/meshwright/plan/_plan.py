@@ -90,6 +90,8 @@ class Plan:
         stages: of the pipeline, or the whole model.
         target: what the whole run takes, where its length is known.
         corrections: from earlier runs, that its prices contain, by basis (`model`, `trial`); none where there are none.
+        kind: that what its runs take is filed under; empty: nothing is learnt from them.
+        load: share of the processor that others used while it was made (0 to 1).
     """
 
     model: str
@@ -108,3 +110,5 @@ class Plan:
     stages: tuple[PlannedStage, ...] = ()
     target: Target | None = None
     corrections: dict[str, Correction] = field(default_factory=dict)
+    kind: str = ""
+    load: float = 0.0

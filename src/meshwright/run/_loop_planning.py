@@ -34,6 +34,7 @@ _ONLY: Mapping[str, Any] = {
     "reduction": "as_written",
     "compression": "none",
     "updates": "every_step",
+    "offload": "none",
 }
 _WHY = {
     "pipeline": "stages take turns with forwards and backwards of micro-batches, and the loop calls each once",
@@ -110,7 +111,7 @@ class LoopPlanner:
         job = Job(model=self._model, optimizer=optimizer, loss=_Recorded(whole))
         batch = {"inputs": self._inputs, "gradients": shared}
         pins = _followed(self._pins, shares_batch=not whole)
-        plan_first(job, batch, self._role, pins=pins, allow=self._allow, given=self._given)
+        plan_first(job, batch, self._role, pins=pins, allow=self._allow, given=self._given, loop="in a loop of its own")
         raise SystemExit(0)
 
 
@@ -171,6 +172,7 @@ def check_strategy(strategy: Strategy) -> None:
             ("another precision", strategy.precision != Precision()),
             ("compression", exchange.compression is not None),
             ("updates apart", exchange.updates is not None),
+            ("state in the host's memory", strategy.offload != "none"),
         )
         if wanted
     ]

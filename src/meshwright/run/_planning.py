@@ -14,10 +14,10 @@ from meshwright import hardware
 from meshwright.cost import Allowance, Prediction, Strategy, TimeBreakdown
 from meshwright.documents import from_mapping, read_toml, to_mapping, write_toml
 from meshwright.errors import MeshwrightError, from_json, to_json
-from meshwright.graph import Graph, write_graph
+from meshwright.graph import write_graph
 from meshwright.graph.capture import capture
 from meshwright.graph.capture_batch import batch_bytes
-from meshwright.hardware import Cluster, Correction, read_cluster
+from meshwright.hardware import Cluster, LoadMeter, read_cluster
 from meshwright.plan import (
     Goal,
     Pins,
@@ -33,9 +33,10 @@ from meshwright.plan import (
     winner,
     write_plan,
 )
+from meshwright.run._experience import Experience
 from meshwright.run._job import Job, block_paths
 from meshwright.run._role import Role, role_of
-from meshwright.run._split_plan import SPLITS, asks_for_a_split, split_plan, with_programs
+from meshwright.run._split_plan import asks_for_a_split, split_plan, with_programs
 from meshwright.units import Bytes, Seconds
 
 # From the start of the process; a trial's last heats and the choice come on top, and the whole stays under 10 s.
@@ -61,7 +62,14 @@ class PlanningTimes:
 
 
 def plan_first(
-    job: Job, batch: Any, role: Role, *, pins: Pins, allow: tuple[Allowance, ...], given: Plan | None
+    job: Job,
+    batch: Any,
+    role: Role,
+    *,
+    pins: Pins,
+    allow: tuple[Allowance, ...],
+    given: Plan | None,
+    loop: str = "",
 ) -> int:
     """Makes the plan in the planning process and writes it.
 
@@ -72,6 +80,7 @@ def plan_first(
         pins: choices made in the script.
         allow: departures that the script permits.
         given: a whole plan from the script, taken as it is.
+        loop: how the script takes its steps, where it does so itself.
 
     Returns:
         How many steps of the script as it is written are wanted for comparison. None where the one-device program was
@@ -87,6 +96,8 @@ def plan_first(
         raise SystemExit(0)
     assert role.folder is not None
     progress = _Progress(role.folder)
+    # the other planning processes, which load torch meanwhile, are children of the same launcher
+    meter = LoadMeter(root=os.getppid())
     cluster = _cluster(role, progress)
     goal = merged_goal(read_toml(Goal, role.goal) if role.goal else Goal(), pins=pins, allow=allow)
     elsewhere = is_elsewhere(cluster)
@@ -104,7 +115,9 @@ def plan_first(
         progress(f"searching plans of {graph.model} for {cluster.name}")
         plan = plan_outright(graph, cluster, goal)
     if plan is None:
-        plan, alone = _planned(job, batch, graph, cluster=cluster, goal=goal, progress=progress, laps=laps)
+        experience = Experience(graph=graph, cluster=cluster, loop=loop, load=meter.read)
+        plan, alone = _planned(job, batch, experience, goal=goal, progress=progress, laps=laps)
+        plan = replace(plan, kind=experience.kind(plan.strategy), load=meter.read())
         write_toml(_times(laps), role.folder / "planning.toml")
     write_plan(plan, role.folder / "plan.toml")
     return role.steps if alone and "random" not in graph.traits else 0
@@ -113,20 +126,20 @@ def plan_first(
 def _planned(
     job: Job,
     batch: Any,
-    graph: Graph,
+    experience: Experience,
     *,
-    cluster: Cluster,
     goal: Goal,
     progress: Callable[[str], None],
     laps: list[Seconds],
 ) -> tuple[Plan, bool]:
     """The plan, and whether a trial of one worker went well."""
+    graph, cluster = experience.graph, experience.cluster
     progress(f"pricing strategies for {graph.model}")
+    correction = experience.correction(goal.pins, basis="model")
     if asks_for_a_split(goal.pins):
-        plan = split_plan(job, batch, graph, cluster, goal, correction=_split_correction(cluster, graph, goal.pins))
+        plan = split_plan(job, batch, graph, cluster, goal, correction=correction)
         laps += [time.perf_counter()] * 2
         return plan, False
-    correction = _correction(cluster, graph, basis="model")
     listed = shortlist(graph, cluster, goal, correction=correction)
     listed, whole = with_programs(job, batch, listed)
     laps.append(time.perf_counter())
@@ -144,7 +157,7 @@ def _planned(
         listed.candidates[place].strategy.num_workers == 1 and result.step > 0 for place, result in trials.items()
     )
     if plan.prediction.basis == "trial":
-        trial = replace(_correction(cluster, graph, basis="trial"), memory=correction.memory)
+        trial = replace(experience.correction(goal.pins, basis="trial"), memory=correction.memory)
         corrections = {**plan.corrections, "trial": trial}
         plan = replace(plan, prediction=scaled(plan.prediction, trial.time), corrections=corrections)
     return plan, alone
@@ -299,29 +312,15 @@ def _plan_for_world(job: Job, batch: Any, role: Role, *, pins: Pins, allow: tupl
     goal = read_toml(Goal, role.goal) if role.goal else Goal()
     goal = merged_goal(goal, pins=replace(pins, workers=role.world_size), allow=allow)
     graph = capture(job.model, job.optimizer, job.loss, batch)
+    experience = Experience(graph=graph, cluster=cluster, load=hardware.load_now)
+    correction = experience.correction(goal.pins, basis="model")
     if asks_for_a_split(goal.pins):
-        return split_plan(job, batch, graph, cluster, goal, correction=_split_correction(cluster, graph, goal.pins))
-    correction = _correction(cluster, graph, basis="model")
+        return split_plan(job, batch, graph, cluster, goal, correction=correction)
     return choose(graph, cluster, goal, shortlist(graph, cluster, goal, correction=correction), correction=correction)
 
 
 def _cluster(role: Role, progress: Any) -> Cluster:
     return read_cluster(role.cluster) if role.cluster else hardware.here(progress=progress)
-
-
-def _split_correction(cluster: Cluster, graph: Graph, pins: Pins) -> Correction:
-    """From earlier runs that were split over the same axes."""
-    split = " and ".join(name for name in SPLITS if (getattr(pins, name) or 1) > 1)
-    return _correction(cluster, graph, basis="model", split=split)
-
-
-def _correction(cluster: Cluster, graph: Graph, *, basis: str, split: str = "") -> Correction:
-    """From the outcomes of earlier runs of this model on this machine, predicted by the model or by a trial."""
-    if not cluster.identity:
-        return Correction()
-    flops = sum(operation.flops.at(graph.batch_size) * operation.repeats for operation in graph.operations)
-    kind = hardware.outcome_kind(model=graph.model, flops=flops, device=cluster.hosts[0].device.kind, split=split)
-    return hardware.correction(cluster.identity, kind, basis=basis)
 
 
 def _say_nothing(_line: str) -> None:

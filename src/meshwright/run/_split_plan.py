@@ -10,9 +10,8 @@ from meshwright.graph.capture_batch import batch_size
 from meshwright.hardware import Cluster, Correction
 from meshwright.plan import Goal, Pins, Plan, Priced, Shortlist
 from meshwright.run._batch import bounds, examples_of
+from meshwright.run._experience import SPLITS
 from meshwright.run._job import Job
-
-SPLITS = ("tensor", "context", "expert", "pipeline")
 
 
 def asks_for_a_split(pins: Pins) -> bool:
