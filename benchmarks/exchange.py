@@ -1,221 +1,116 @@
 """Ways to agree on gradients over slow links and between unequal hosts, side by side in one run.
 
     python benchmarks/exchange.py --quick                        # 2 hosts, 3 ways, under a minute
-    python benchmarks/exchange.py --cells two --seeds 0 1 2      # one cell of the table
     python benchmarks/exchange.py --rows rows.jsonl --budget 240 # all cells, what fits into 240 s; again: the next ones
-    python benchmarks/exchange.py --cells two --ways ddp exact --links 100Mbit/s --json
+    python benchmarks/exchange.py --rows rows.jsonl --cells two --seeds 0 1 2 --sweep 5e-4 1e-3 2e-3 --budget 240
+    python benchmarks/exchange.py --rows rows.jsonl --budget 0 --json               # what is known, and nothing run
 
 A GPT of 10M parameters learns the sources of Python's standard library on a testbed (`testbed.py`: hosts are network
 namespaces with shaped links, one core or less each). Every way trains the same global batches from the same weights.
-Its processes train in phases on links of different speed: the first phase, unshaped, is long and tells how the held-out
-loss falls, which links do not change; the others tell seconds and bytes per step. Time to a loss is the number of steps
-to it times the time of a step. Cells are in `exchange_cells.py`, ways in `exchange_ways.py`; rivals are torch's
-DistributedDataParallel, plain, with its fp16 hook and with PowerSGD (one bucket). With `--sweep` every way first learns
-at several rates, and keeps the one with the least loss at the end. Needs what the testbed needs; run it on a machine
-that does nothing else.
+Seconds and bytes of a step are timed on every link. How the held-out loss falls is followed apart from that, on an
+unshaped link, with every seed; time to a loss is the number of steps to it times the time of a step
+(`exchange_targets`). With `--sweep` every way first learns at several rates with the first seed, and keeps the one with
+the least loss at the end. Cells are in `exchange_cells`, ways in `exchange_ways`; rivals are torch's
+DistributedDataParallel, plain, with its fp16 hook and with PowerSGD (one bucket), and torchft's DiLoCo where that is
+installed. Needs what the testbed needs; run it on a machine that does nothing else.
 """
 
 import argparse
-import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import outcome
-from exchange_cells import GROUPS, LINKS, SLOWED, Cell, Group, Learnt, Ledger, description, steps_of, with_learning
+from exchange_cells import GROUPS, LINKS, START, Cell, Group, Learnt, Ledger, Run
+from exchange_targets import Curves, checks_of, table
 from exchange_testbed import RunError, measured_link, train
 from exchange_ways import CHOICES, RIVALS
 from testbed import obstacle
 
 QUICK_WAYS = ("ddp", "exact", "bfloat16")
 LOCAL, PICK = "one_host", "pick"
-# Speed over DDP, and how much sooner DDP's loss is reached: than with float32, and than with the fp16 hook.
-SPEEDS = {
-    ("2 equal", "100Mbit/s", "exact"): 1.15,
-    ("2 equal", "100Mbit/s", "bfloat16"): 1.9,
-    ("4, one half", "unshaped", "exact_direct"): 1.5,
-}
-TIMES = {("100Mbit/s", "ddp"): 6.0, ("100Mbit/s", "ddp_fp16"): 4.0, ("1Gbit/s", "ddp"): 1.8}
-BYTES = 60.0
-LOSS = 1.02
-UNDISTURBED = 1.1
 PICKED = 0.9
-START = 9.0  # s, to load torch on every host
-# Seconds of a step, about, to know what fits into a budget.
-STEPS = {"unshaped": 0.5, "1Gbit/s": 0.9, "100Mbit/s": 4.0, SLOWED: 1.0}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
-    """One way on the hosts of a group."""
-
-    group: Group
-    way: str
-    seed: int
-    rate: float
-    links: tuple[str, ...]
-    learning: int
-
-    @property
-    def name(self) -> str:
-        """Tells it from all others."""
-        return f"{self.group.hosts}/{self.way}/{self.seed}/{self.rate:g}/{'+'.join(self.links)}/{self.learning}"
-
-    @property
-    def seconds(self) -> float:
-        """How long it takes, about."""
-        quick = 4 if self.way.startswith("local") else 1
-        slow = sum(steps_of(self.way, link, learning=self.learning) * STEPS[link] / quick for link in self.links[1:])
-        return START * self.group.count / 2 + self.learning * STEPS["unshaped"] + slow
 
 
 class Bench:
-    """Runs what is asked for and not known yet, as long as there is time."""
+    """Runs what is asked for and not known yet, as long as there is time.
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self._options = options
-        self._ledger = Ledger(options.rows)
-        self._ends = time.monotonic() + options.budget
+    Args:
+        rows: file that keeps what is known; None: nothing is.
+        budget: seconds that all runs may take, about.
+    """
+
+    def __init__(self, rows: Path | None, budget: float) -> None:
+        self._ledger = Ledger(rows)
+        self._ends = time.monotonic() + budget
         self.left_out: list[str] = []
 
-    def result(self, run: Run) -> tuple[list[Cell], Learnt] | None:
-        """What a run gives; None where there is no time for it, or it failed."""
-        if run.name not in self._ledger:
-            if time.monotonic() + run.seconds > self._ends:
+    def results(self, runs: Sequence[Run]) -> list[tuple[list[Cell], Learnt]]:
+        """What runs on the same hosts give, without those that there was no time for, or that failed."""
+        fresh, until = [], time.monotonic() + START * runs[0].group.count / 2
+        for run in runs:
+            if run.name in self._ledger:
+                continue
+            if until + run.seconds > self._ends:
                 self.left_out.append(run.name)
-                return None
-            print(f"{run.name}, about {run.seconds:.0f} s", file=sys.stderr, flush=True)
-            try:
-                cells, learnt = train(
-                    run.way, description(run.group.count, half=run.group.half), run.links, kind=run.group.hosts,
-                    seed=run.seed, rate=run.rate, learning=run.learning, options=self._options,
-                )  # fmt: skip
-            except RunError as error:
-                print(f"{run.name}: {error}", file=sys.stderr, flush=True)
-                return None
-            self._ledger.add(run.name, cells, learnt)
-        return self._ledger.of(run.name)
+                continue
+            until += run.seconds
+            fresh.append(run)
+        if fresh:
+            self._train(fresh, until - time.monotonic())
+        return [self._ledger.of(run.name) for run in runs if run.name in self._ledger]
 
-    def rate(self, way: str) -> float:
-        """The learning rate of a way: its own, the best of a sweep, or everybody's."""
-        options = self._options
-        if way in options.rates or not options.sweep:
-            return options.rates.get(way, options.rate)
-        group = GROUPS["two"]
-        losses = {}
-        for rate in options.sweep:
-            run = Run(group=group, way=way, seed=99, rate=rate, links=("unshaped",), learning=options.learning)
-            found = self.result(run)
-            if found is not None:
-                losses[rate] = found[1].losses[-1][1]
-        return min(losses, key=losses.__getitem__) if losses else options.rate
+    def _train(self, runs: Sequence[Run], seconds: float) -> None:
+        begun = time.monotonic()
+        print(f"{', '.join(run.name for run in runs)}: about {seconds:.0f} s", file=sys.stderr, flush=True)
+        try:
+            for run, cells, learnt in train(runs):
+                self._ledger.add(run.name, cells, learnt)
+        except RunError as error:
+            print(f"{runs[0].name} and what followed it: {error}", file=sys.stderr, flush=True)
+        print(f"took {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
 
 
-def runs(options: argparse.Namespace, bench: Bench) -> Iterator[Run]:
-    """What the command line asks for."""
-    seen = set()
-    for name in (cell for cell in options.cells if cell in GROUPS):
-        group = GROUPS[name]
-        links = with_learning([link for link in group.links if options.links is None or link in options.links])
-        if name == "slowed":
-            links = group.links
-        for seed in options.seeds if name == "two" else options.seeds[:1]:
-            for way in options.ways or group.ways:
-                steps = options.learning if name == "two" else options.short
-                run = Run(group=group, way=way, seed=seed, rate=bench.rate(way), links=links, learning=steps)
-                if name == PICK and replace(run, learning=options.learning).name in seen:
-                    continue
-                seen.add(run.name)
-                yield run
+def timed(options: argparse.Namespace, group: Group, bench: Bench) -> list[tuple[list[Cell], Learnt]]:
+    """Steps of every way of a group on its links; together in the same processes where it has to be quick."""
+    links = tuple(link for link in group.links if options.links is None or link in (*options.links, group.links[-1]))
+    if options.links is not None and group.links[-1] in LINKS:
+        links = tuple(link for link in group.links if link in options.links)
+    ways = [way for way in group.ways if options.ways is None or way in options.ways]
+    ways += [way for way in options.ways or () if way not in ways and group.count == 2]
+    runs = [Run(group=group, way=way, seed=options.seeds[0], rate=options.rate, links=links) for way in ways]
+    if not links or not runs:
+        return []
+    return bench.results(runs) if options.quick else [result for run in runs for result in bench.results([run])]
 
 
-def table(cells: Sequence[Cell], learnt: Sequence[Learnt], *, learning: int) -> str:
-    """All cells, each way against plain DDP of the same hosts, link and seed."""
-    names = ("s/step", "× ddp", "MB/step", f"loss@{learning}", "to its loss", "× ddp")
-    lines = [f"{'hosts':<14}{'link':<18}{'way':<17}{'seed':>4}" + "".join(f"{name:>12}" for name in names)]
-    curves = {(item.hosts, item.way, item.seed): item for item in learnt}
-    base = {(cell.hosts, cell.link, cell.seed): cell for cell in cells if cell.way == "ddp"}
-    for cell in sorted(cells, key=lambda item: (item.hosts, (*LINKS, SLOWED).index(item.link), item.seed)):
-        against = base.get((cell.hosts, cell.link, cell.seed))
-        curve, target = curves[cell.hosts, cell.way, cell.seed], curves.get((cell.hosts, "ddp", cell.seed))
-        line = f"{cell.hosts:<14}{cell.link:<18}{cell.way:<17}{cell.seed:>4}{cell.seconds:>12.3f}"
-        line += f"{against.seconds / cell.seconds if against else 0:>12.2f}{cell.sent / 1e6:>12.2f}"
-        line += f"{curve.at(learning):>12.3f}"
-        if against and target:
-            reached = time_to(target.at(learning), cell, curve)
-            wanted = time_to(target.at(learning), against, target)
-            line += (
-                f"{reached:>12.1f}{wanted / reached:>12.2f}" if reached < float("inf") else f"{'never':>12}{'-':>12}"
-            )
-        lines.append(line)
-    return "\n".join(lines)
+def followed(options: argparse.Namespace, group: Group, bench: Bench) -> list[Learnt]:
+    """How the loss falls: every way at every rate with the first seed, then at its best one with the others."""
+    found: list[Learnt] = []
+    for way in (way for way in group.learning if options.ways is None or way in options.ways):
+        first = Run(
+            group=group, way=way, seed=options.seeds[0], rate=options.rate, links=("unshaped",),
+            learning=options.learning,
+        )  # fmt: skip
+        tried = [replace(first, rate=rate) for rate in options.sweep or [options.rate]]
+        own = [learnt for _, learnt in bench.results(tried)]
+        if len(own) == len(tried):
+            rate = Curves(learnt=tuple(own), steps=options.learning).rate(group.hosts, way)
+            seeds = [replace(first, rate=rate, seed=seed) for seed in options.seeds[1:]]
+            own += [learnt for _, learnt in bench.results(seeds)] if seeds else []
+        found += own
+    return found
 
 
-def time_to(loss: float, cell: Cell, curve: Learnt) -> float:
-    """Seconds to a loss."""
-    return curve.steps_to(loss) * cell.seconds
-
-
-def checks_of(cells: Sequence[Cell], learnt: Sequence[Learnt], *, learning: int) -> list[outcome.Check]:
-    """The targets of the cells that were run, over all seeds, each against rivals of the same hosts, link and seed."""
-    curves = {(item.hosts, item.way, item.seed): item for item in learnt}
-    found = {(cell.hosts, cell.link, cell.way, cell.seed): cell for cell in cells}
-    checks = []
-    for hosts, link, way in dict.fromkeys((cell.hosts, cell.link, cell.way) for cell in cells):
-        seeds = [seed for *key, seed in found if key == [hosts, link, way]]
-        pairs = [(found[hosts, link, way, seed], found.get((hosts, link, "ddp", seed))) for seed in seeds]
-        name = f"{hosts}, {link}, {way}"
-        against = [(own, ddp) for own, ddp in pairs if ddp is not None]
-        bound = SPEEDS.get((hosts, link, way))
-        if bound is not None and against:
-            speed = statistics.median(ddp.seconds / own.seconds for own, ddp in against)
-            checks.append(outcome.at_least(f"{name}: speed over DDP", speed, bound))
-        if way == "asynchronous" and link == SLOWED:
-            before = statistics.median(found[hosts, "unshaped", way, seed].seconds for seed in seeds)
-            after = statistics.median(own.seconds for own, _ in pairs)
-            checks.append(outcome.at_most(f"{name}: step of the others over that before", after / before, UNDISTURBED))
-        if way.startswith("local") and against and learning >= 20:
-            checks += _lossy_checks(name, against, curves, found, learning=learning)
-    return checks
-
-
-def _lossy_checks(
-    name: str, against: Sequence[tuple[Cell, Cell]], curves: dict[Any, Learnt], found: dict[Any, Cell], *, learning: int
-) -> Iterator[outcome.Check]:
-    """Time to DDP's loss, the loss at equal steps, and bytes."""
-    hosts, link, way = against[0][0].hosts, against[0][0].link, against[0][0].way
-    for (limited, rival), bound in TIMES.items():
-        times = [
-            time_to(loss, other, curves[hosts, rival, own.seed]) / time_to(loss, own, curves[hosts, way, own.seed])
-            for own, _ in against
-            if limited == link and (other := found.get((hosts, link, rival, own.seed))) is not None
-            for loss in (curves[hosts, "ddp", own.seed].at(learning),)
-            if curves[hosts, rival, own.seed].steps_to(loss) < float("inf")
-        ]
-        if times:
-            middle = statistics.median(times)
-            checked = f"{name}: time to DDP's loss, times sooner than {rival}, {len(times)} seeds"
-            yield outcome.at_least(checked, middle, bound)
-    if link == "100Mbit/s":
-        losses = [
-            curves[hosts, way, own.seed].at(learning) / curves[hosts, "ddp", own.seed].at(learning)
-            for own, _ in against
-        ]
-        yield outcome.at_most(f"{name}: loss over DDP's, {len(losses)} seeds", statistics.median(losses), LOSS)
-        fewer = statistics.median(ddp.sent / own.sent for own, ddp in against)
-        yield outcome.at_least(f"{name}: times fewer bytes", fewer, BYTES)
-
-
-def picked(cells: Sequence[Cell], options: argparse.Namespace) -> tuple[list[dict[str, Any]], list[outcome.Check]]:
+def picked(cells: Sequence[Cell]) -> tuple[list[dict[str, Any]], list[outcome.Check]]:
     """The planner's picks against what was measured."""
     from exchange_pick import CLOSE, picks
 
     wanted = [link for link in LINKS if any(cell.link == link for cell in cells)]
-    links = {link: measured_link(description(2, half=False), link) for link in wanted}
-    rows = [asdict(pick) for pick in picks(cells, links, batch=options.batch, bucket_size=int(options.bucket * 2**20))]
+    rows = [asdict(pick) for pick in picks(cells, {link: measured_link(link) for link in wanted})]
     if not rows:
         return [], []
     close = sum(row["over_best"] <= CLOSE for row in rows) / len(rows)
@@ -239,25 +134,20 @@ def rivals_missing() -> list[str]:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="2 hosts, 100 Mbit/s, three ways, 4 steps of learning")
+    parser.add_argument("--quick", action="store_true", help="2 hosts, 100 Mbit/s, three ways, four steps of each")
     parser.add_argument("--cells", nargs="+", choices=(*GROUPS, LOCAL), default=(*GROUPS, LOCAL))
     parser.add_argument("--rows", type=Path, help="file that keeps finished runs; known ones are not run again")
     parser.add_argument("--budget", type=float, default=900.0, help="seconds that all of it may take, about")
-    parser.add_argument("--learning", type=int, default=48, help="steps of the learning phase")
-    parser.add_argument("--short", type=int, default=8, help="the same in cells that compare speed only")
+    parser.add_argument("--learning", type=int, default=96, help="steps whose loss is followed; 0: none")
     parser.add_argument("--ways", nargs="+", choices=(*RIVALS, *CHOICES))
     parser.add_argument("--links", nargs="+", choices=LINKS)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate")
-    parser.add_argument("--rates", nargs="*", default=[], help="of single ways: ddp=2e-3")
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of what is timed, and without --sweep")
     parser.add_argument("--sweep", nargs="*", type=float, default=[], help="rates of which every way takes its best")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--bucket", type=float, default=1.0, help="MiB")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    options.rates = {way: float(rate) for way, _, rate in (item.partition("=") for item in options.rates)}
     if options.quick:
-        options.cells, options.links, options.learning = ("two",), ["100Mbit/s"], 4
+        options.cells, options.links, options.learning = ("two",), ["100Mbit/s"], 0
         options.ways = options.ways or QUICK_WAYS
     return options
 
@@ -269,22 +159,23 @@ def main() -> int:
     if reason:
         sys.exit(f"no testbed here: {reason}")
     there = outcome.machine()
-    bench = Bench(options)
+    bench = Bench(options.rows, options.budget)
     cells: list[Cell] = []
     learnt: list[Learnt] = []
-    for run in runs(options, bench):
-        found = bench.result(run)
-        if found is not None:
-            cells += found[0]
-            learnt.append(found[1])
-    curves = {(item.hosts, item.way, item.seed): item.losses for item in learnt}
-    rows: list[dict[str, Any]] = [asdict(cell) | {"losses": curves[cell.hosts, cell.way, cell.seed]} for cell in cells]
-    checks = checks_of(cells, learnt, learning=options.learning)
+    on_links: list[Learnt] = []
+    for group in (GROUPS[cell] for cell in options.cells if cell in GROUPS):
+        for found, losses in timed(options, group, bench):
+            cells += (cell for cell in found if cell not in cells)
+            on_links.append(losses)
+        learnt += followed(options, group, bench) if options.learning else []
+    curves = Curves(learnt=tuple(learnt), steps=options.learning)
+    rows: list[dict[str, Any]] = [asdict(row) for row in (*cells, *learnt)]
+    checks = checks_of(cells, curves, timed=on_links)
     if not options.json:
-        print(table(cells, learnt, learning=options.learning))
+        print(table(cells, curves))
         rows = []
     if PICK in options.cells:
-        more, found_checks = picked(cells, options)
+        more, found_checks = picked(cells)
         rows, checks = rows + more, checks + found_checks
     if LOCAL in options.cells:
         import exchange_local

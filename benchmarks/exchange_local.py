@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 import outcome
+from exchange_orders import Order, Phase, read_answer, write_orders
 from meshwright.exchange import SharedMemoryTransport
 
 HERE = Path(__file__).resolve().parent
@@ -68,15 +69,15 @@ def _steps(count: int) -> dict[str, Any]:
 
 
 def _phase(way: str, count: int) -> list[float]:
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "result"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_orders(folder / "orders.json", [Order(way=way, phases=(Phase(steps=STEPS),))])
         for phase in range(2):
-            output.with_suffix(f".{phase}.go").touch()
-        words = [sys.executable, str(HERE / "exchange_contestant.py"), way, "--hosts", str(count), "--even"]
-        words += ["--address", "127.0.0.1", "--port", str(PORT), "--output", str(output), "--phases", str(STEPS)]
-        words += ["--evaluate", "1000"]
+            (folder / f"0.{phase}.go").touch()
+        words = [sys.executable, str(HERE / "exchange_contestant.py"), name, "--hosts", str(count)]
+        words += ["--address", "127.0.0.1", "--port", str(PORT)]
         _together([[*words, "--rank", str(rank)] for rank in range(count)])
-        return json.loads(output.read_text())["phases"][0]
+        return list(read_answer(folder / "0.json").seconds[0])
 
 
 def _together(commands: Sequence[Sequence[str]]) -> None:

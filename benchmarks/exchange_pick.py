@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from character_model import CharacterModel, loss
-from exchange_cells import PICKED_FROM, Cell
+from exchange_cells import EXAMPLES, PICKED_FROM, Cell
 from exchange_contestant import DEPTH, HEADS, LENGTH, WIDTH
+from exchange_orders import BUCKET
 from exchange_ways import strategy_of
 from meshwright.cost import Pricer
 from meshwright.graph.capture import capture
@@ -48,12 +49,13 @@ class Pick:
     measured: float
 
 
-def picks(cells: Sequence[Cell], links: Mapping[str, Link], *, batch: int, bucket_size: int) -> list[Pick]:
+def picks(cells: Sequence[Cell], links: Mapping[str, Link]) -> list[Pick]:
     """One pick for each link and allowance of which all ways were measured on two equal hosts.
 
     Args:
         links: as a run finds them, by the cells' names.
     """
+    batch = 2 * EXAMPLES
     model = CharacterModel(width=WIDTH, depth=DEPTH, heads=HEADS, length=LENGTH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     graph = capture(model, optimizer, loss, torch.zeros(batch, LENGTH + 1, dtype=torch.int64))
@@ -69,7 +71,7 @@ def picks(cells: Sequence[Cell], links: Mapping[str, Link], *, batch: int, bucke
         cluster = replace(machine, hosts=hosts, links=(*machine.links, measured))
         pricer = Pricer(graph, cluster)
         prices = {
-            way: pricer.predict(strategy_of(way, shares=(1, 1), batch=batch, bucket_size=bucket_size)).time.step
+            way: pricer.predict(strategy_of(way, shares=(1, 1), batch=batch, bucket_size=BUCKET)).time.step
             for way in times
         }
         for allow, ways in ALLOWED.items():

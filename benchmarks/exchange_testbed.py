@@ -1,16 +1,15 @@
-"""Trains one way on the hosts of a testbed, phase after phase, and measures its link as a run does before it plans."""
+"""Trains runs on the hosts of a testbed, phase after phase, and measures its link as a run does before it plans."""
 
-import argparse
-import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
-from exchange_cells import SLOWED, Cell, Learnt, steps_of
+from exchange_cells import INTERVAL, SLOWED, Cell, Learnt, Run, description, learnt_of
+from exchange_orders import Answer, read_answer, write_orders
 from meshwright.documents import read_toml
 from meshwright.hardware import Link
 from testbed import PORT, Testbed
@@ -19,88 +18,98 @@ from testbed_network import Network
 
 HERE = Path(__file__).resolve().parent
 SLOWER = 10
-START_LIMIT = 300.0
-STEP_LIMIT = 600.0
+LIMIT = 600.0  # s that a phase may take, with the start of the hosts
 
 
 class RunError(Exception):
     """A way did not come to its end; says what its host said last."""
 
 
-def train(
-    way: str, hosts: Description, links: Sequence[str], *, kind: str, seed: int, rate: float, learning: int,
-    options: argparse.Namespace,
-) -> tuple[list[Cell], Learnt]:  # fmt: skip
-    """Trains one way on all links."""
-    folder = Path(tempfile.mkdtemp(prefix="exchange-"))
-    output = folder / "result"
-    steps = [steps_of(way, link, learning=learning) for link in links]
-    words = [way, "--output", str(output), "--phases", ",".join(map(str, steps))]
-    words += ["--evaluate", str(max(1, learning // 10)), "--batch", str(options.batch), "--rate", str(rate)]
-    words += ["--seed", str(seed), "--bucket", str(options.bucket)]
-    sent: list[int] = []
-    count = len(hosts.hosts)
-    with Testbed(hosts) as bed, (folder / "log").open("wb") as log:
-        processes = [
-            bed.start(rank, [*_contestant(rank, count), *words], output=log, errors=log) for rank in range(count)
-        ]
-        for phase in range(len(links) + 1):
-            _await(output.with_suffix(f".{phase}.ready"), processes, log=folder / "log")
-            sent.append(max(link.sent for link in bed.traffic()))
-            if phase < len(links):
-                _set(bed, hosts, links[phase])
-            output.with_suffix(f".{phase}.go").touch()
-        processes[0].wait(timeout=60)
-    result = json.loads(output.read_text())
-    cells = [
+def train(runs: Sequence[Run]) -> Iterator[tuple[Run, list[Cell], Learnt]]:
+    """Trains runs of one group of hosts, one after another in the same processes; gives each when it has ended.
+
+    Raises:
+        RunError: a host failed.
+    """
+    group = runs[0].group
+    hosts = description(group.count, is_half=group.is_half)
+    with tempfile.TemporaryDirectory(prefix="exchange-") as name, Testbed(hosts) as bed:
+        folder = Path(name)
+        write_orders(folder / "orders.json", [run.order for run in runs])
+        with (folder / "log").open("wb") as log:
+            processes = [bed.start(rank, _host(folder, rank, hosts), output=log, errors=log) for rank in _ranks(hosts)]
+        for number, run in enumerate(runs):
+            sent = []
+            for phase, link in enumerate([*run.links, "unshaped"]):
+                _await(folder / f"{number}.{phase}.ready", processes, log=folder / "log")
+                sent.append(max(traffic.sent for traffic in bed.traffic()))
+                _set(bed, hosts, link)
+                (folder / f"{number}.{phase}.go").touch()
+            _await(folder / f"{number}.json", processes, log=folder / "log")
+            answer = read_answer(folder / f"{number}.json")
+            yield run, _cells(run, answer, sent), learnt_of(run, answer)
+        for process in processes:
+            process.wait(timeout=60)
+
+
+def _cells(run: Run, answer: Answer, sent: Sequence[int]) -> list[Cell]:
+    """One for each link; none of a run that learns: what that does between steps is no part of one."""
+    if run.learning:
+        return []
+    return [
         Cell(
-            way=way, hosts=kind, link=link, seconds=_typical(way, times), shares=tuple(result["shares"]), seed=seed,
-            sent=(sent[phase + 1] - sent[phase]) / len(times),
+            way=run.way, hosts=run.group.hosts, link=link, seconds=_typical(run, answer, phase), shares=answer.shares,
+            sent=(sent[phase + 1] - sent[phase]) / len(answer.seconds[phase]), gradient_error=answer.gradient_error,
         )
-        for phase, (link, times) in enumerate(zip(links, result["phases"], strict=True))
+        for phase, link in enumerate(run.links)
     ]  # fmt: skip
-    return cells, Learnt(way=way, hosts=kind, losses=tuple(map(tuple, result["losses"])), seed=seed)
 
 
-def measured_link(hosts: Description, link: str) -> Link:
-    """What a run over these hosts finds before it plans."""
-    folder = Path(tempfile.mkdtemp(prefix="exchange-"))
-    count = len(hosts.hosts)
-    with Testbed(hosts) as bed, (folder / "log").open("wb") as log:
+def _typical(run: Run, answer: Answer, phase: int) -> float:
+    """Of a step: the median without the first; the mean over an interval where steps differ, or over the others."""
+    if run.order.phases[phase].seconds:
+        speeds = answer.speeds[phase][:-1]
+        return len(speeds) / sum(speeds)
+    times = answer.seconds[phase]
+    return sum(times[-INTERVAL:]) / INTERVAL if run.way.startswith("local") else median(times[1:] or times)
+
+
+def measured_link(link: str) -> Link:
+    """What a run over two hosts finds before it plans."""
+    hosts = description(2, is_half=False)
+    with tempfile.TemporaryDirectory(prefix="exchange-") as name, Testbed(hosts) as bed:
+        folder = Path(name)
         _set(bed, hosts, link)
-        words = ["link", "--output", str(folder / "link.toml")]
-        processes = [
-            bed.start(rank, [*_contestant(rank, count), *words], output=log, errors=log) for rank in range(count)
-        ]
-        if any(process.wait(timeout=START_LIMIT) for process in processes):
+        with (folder / "log").open("wb") as log:
+            processes = [bed.start(rank, _host(folder, rank, hosts), output=log, errors=log) for rank in _ranks(hosts)]
+        if any(process.wait(timeout=LIMIT) for process in processes):
             raise RunError(f"the link was not measured:\n{(folder / 'log').read_text(errors='replace')[-2000:]}")
-    return read_toml(Link, folder / "link.toml")
+        return read_toml(Link, folder / "link.toml")
 
 
-def _contestant(rank: int, count: int) -> list[str]:
-    words = [sys.executable, str(HERE / "exchange_contestant.py"), "--rank", str(rank), "--hosts", str(count)]
-    return [*words, "--address", Network.address(0), "--port", str(PORT)]
+def _ranks(hosts: Description) -> range:
+    return range(len(hosts.hosts))
+
+
+def _host(folder: Path, rank: int, hosts: Description) -> list[str]:
+    words = [sys.executable, str(HERE / "exchange_contestant.py"), str(folder)]
+    place = ["--rank", str(rank), "--hosts", str(len(hosts.hosts)), "--address", Network.address(0)]
+    return [*words, *place, "--port", str(PORT)]
 
 
 def _set(bed: Testbed, hosts: Description, link: str) -> None:
     """Shapes all links, or slows the last host down."""
     last = len(hosts.hosts) - 1
-    if link == SLOWED:
-        bed.limit(last, cpus=hosts.hosts[last].cpus / SLOWER)
-        return
-    for rank in range(last + 1):
-        bed.set_rate(rank, 0.0 if link == "unshaped" else parse_rate(link))
-
-
-def _typical(way: str, times: Sequence[float]) -> float:
-    """Of a step: the median, or the mean over whole intervals where steps differ."""
-    return sum(times) / len(times) if way.startswith("local") else median(times[1:] or times)
+    bed.limit(last, cpus=hosts.hosts[last].cpus / (SLOWER if link == SLOWED else 1))
+    if link != SLOWED:
+        for rank in range(last + 1):
+            bed.set_rate(rank, 0.0 if link == "unshaped" else parse_rate(link))
 
 
 def _await(file: Path, processes: "Sequence[subprocess.Popen[bytes]]", *, log: Path) -> None:
-    deadline = time.monotonic() + START_LIMIT + STEP_LIMIT
+    deadline = time.monotonic() + LIMIT
     while not file.exists():
-        ended = [process.returncode for process in processes if process.poll() is not None]
-        if ended or time.monotonic() > deadline:
-            raise RunError(f"a host ended with status {ended}:\n{log.read_text(errors='replace')[-2000:]}")
+        status = [process.poll() for process in processes]
+        if any(status) or None not in status or time.monotonic() > deadline:
+            raise RunError(f"the hosts' status is {status}:\n{log.read_text(errors='replace')[-2000:]}")
         time.sleep(0.05)
