@@ -1,5 +1,6 @@
 """Workers that wait for nobody: a server between them, or the same memory."""
 
+import copy
 import os
 import time
 from dataclasses import replace
@@ -130,6 +131,76 @@ def untouched_rows_stay(plan):
 
 def test_rows_that_never_meet_are_updated_exactly(workers):
     assert max(workers(2).run(untouched_rows_stay, apart("shared"))) < 1e-12
+
+
+def adaptive(plan, kind, rows_of):
+    """One worker after another does its part of a step; how far the result is from one device's."""
+    torch.manual_seed(5)
+    table = Table().double() if kind is torch.optim.SparseAdam else nn.Sequential(nn.Linear(4, 3), nn.Tanh()).double()
+    alone = copy.deepcopy(table)
+    job = Job(model=table, optimizer=kind(table.parameters(), lr=0.1), loss=squares, allow=("staleness",))
+    engine = Engine(job, plan, rank=dist.get_rank())
+    optimizer = kind(alone.parameters(), lr=0.1)
+    for step in range(3):
+        batch = rows_of(step)
+        share = engine.share(batch)
+        engine.compute(share)
+        for rank in range(2):
+            dist.barrier()
+            if rank == dist.get_rank():
+                engine.update()
+        dist.barrier()
+        optimizer.zero_grad()
+        squares(alone, batch).backward()
+        optimizer.step()
+    final = engine.placed.full_parameters()
+    engine.close()
+    return max(float((final[name] - tensor).detach().abs().max()) for name, tensor in alone.named_parameters())
+
+
+def squares(model, batch):
+    return model(batch).square().mean()
+
+
+def the_same_examples_twice(step):
+    torch.manual_seed(step)
+    return torch.randn(SIZE // 2, 4, dtype=torch.float64).repeat(2, 1)
+
+
+def rows_apart(step):
+    del step
+    return torch.arange(SIZE) * 10
+
+
+def test_adaptive_steps_of_all_workers_make_one(workers):
+    """With equal gradients, each worker's step is half of one device's; unscaled they would be 0.1 apart at once."""
+    assert max(workers(2).run(adaptive, apart("shared"), torch.optim.Adam, the_same_examples_twice)) < 1e-9
+    assert max(workers(2).run(adaptive, apart("shared"), torch.optim.AdamW, the_same_examples_twice)) < 1e-3
+
+
+def test_rows_of_one_worker_get_whole_adaptive_steps(workers):
+    """Sparse gradients of rows that never meet: what one device does, to Adam's small divisor."""
+    assert max(workers(2).run(adaptive, apart("shared"), torch.optim.SparseAdam, rows_apart)) < 1e-6
+
+
+def unrated(plan):
+    class Fixed(torch.optim.Optimizer):
+        def step(self):
+            for group in self.param_groups:
+                for tensor in group["params"]:
+                    tensor.data.sub_(tensor.grad)
+
+    model = mlp()
+    job = Job(model=model, optimizer=Fixed(model.parameters(), {}), loss=cross_entropy, allow=("staleness",))
+    try:
+        Engine(job, plan, rank=dist.get_rank())
+    except PlanError as error:
+        return str(error)
+    return ""
+
+
+def test_an_optimizer_without_a_rate_is_refused(workers):
+    assert "Fixed without a learning rate" in workers(2).run(unrated, apart("shared"))[0]
 
 
 def test_the_server_averages_ways_by_their_weights():

@@ -23,10 +23,11 @@ from meshwright.run._batch import Held, Part, Share, cut, is_empty, loaded, whol
 from meshwright.run._circle import circle_of
 from meshwright.run._clock import BACKWARD, BEGIN, COMMUNICATION, FORWARD, OPTIMIZER, OVERHEAD, Stamps, clock_for
 from meshwright.run._guard import Check, Guard, guard_of
+from meshwright.run._guards import SpanGuard, staleness_guard_of
 from meshwright.run._job import Job
 from meshwright.run._placement import Drifting, SplitPlaced, place
 from meshwright.run._randomness import RankStream
-from meshwright.run._staleness_guard import SpanCheck, StalenessGuard, staleness_guard_of
+from meshwright.run._staleness_guard import SpanCheck
 from meshwright.run._watch import check_finite, checked
 
 
@@ -69,7 +70,7 @@ class Engine:
         )
         self.told: list[str] = []
         self._guard = guard_of(job, self.placed, strategy)
-        self._staleness = staleness_guard_of(job, self.placed, strategy)
+        self._staleness = staleness_guard_of(job, self.placed, strategy, rank=rank)
         self.stream = RankStream(self.device, _stream(strategy, rank)) if self.num_workers > 1 else None
         self.placed.zero_gradients()
 
@@ -226,7 +227,7 @@ class Engine:
         self.stamps.marks.append((OVERHEAD, self.clock.stamp()))
         return loss
 
-    def _watched(self, guard: StalenessGuard, share: Share) -> Tensor:
+    def _watched(self, guard: SpanGuard, share: Share) -> Tensor:
         """A step that may belong to a span which is compared with exact steps."""
 
         def again(share: Share) -> None:

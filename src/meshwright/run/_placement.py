@@ -173,6 +173,32 @@ class Parting(Drifting, Protocol):
         ...
 
 
+@runtime_checkable
+class Unwaiting(Parting, Protocol):
+    """One of which workers wait for nobody, so that they have to be called together."""
+
+    @property
+    def roams(self) -> bool:
+        """Whether they still do."""
+        ...
+
+    def call(self) -> None:
+        """Calls all workers together; one worker does that."""
+        ...
+
+    def is_called(self) -> bool:
+        """Whether this worker is called."""
+        ...
+
+    def come(self) -> bool:
+        """Waits for the others; whether all have come."""
+        ...
+
+    def undone(self) -> AbstractContextManager[None]:
+        """Inside of it steps leave no trace in what is exchanged."""
+        ...
+
+
 def place(
     job: Job, strategy: Strategy | None, *, group: dist.ProcessGroup | None, undo: ExitStack
 ) -> tuple[Placed, Callable[[], AbstractContextManager[Any]]]:

@@ -15,15 +15,12 @@ from typing import Any
 
 from torch import Tensor
 
-from meshwright.cost import Strategy, delay
 from meshwright.run._job import Job
 from meshwright.run._placement import Drifting, Parting, Placed
 from meshwright.run._snapshot import Snapshot
 
 # Workers alone are judged on examples that they have trained on themselves: so much of the tolerance is theirs.
 _ALONE_PART = 0.2
-# Steps of a span for each step that a pipeline's gradients come late.
-_STEPS_PER_DELAY = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,18 +176,3 @@ class StalenessGuard:
 
         held = [local(item.parameter) for item in self._placed.held()]
         return Snapshot(self._job.model, self._job.optimizer, held)
-
-
-def staleness_guard_of(job: Job, placed: Placed, strategy: Strategy | None) -> StalenessGuard | None:
-    """The guard of islands or of a pipeline that is not emptied; None where steps are exact, or checks are off."""
-    if strategy is None or not isinstance(placed, Drifting):
-        return None
-    updates, pipeline = strategy.exchange.updates, strategy.pipeline
-    if updates is not None and updates.kind == "local" and updates.check_every:
-        every = updates.check_every * updates.interval
-        return StalenessGuard(job, placed, every=every, span=updates.interval, tolerance=updates.tolerance)
-    if pipeline is not None and pipeline.schedule == "asynchronous" and pipeline.check_every:
-        late = delay(0, num_stages=strategy.mesh.pp, num_micro_batches=strategy.batch.accumulation)
-        span = _STEPS_PER_DELAY * (late + 1)
-        return StalenessGuard(job, placed, every=pipeline.check_every, span=span, tolerance=pipeline.tolerance)
-    return None

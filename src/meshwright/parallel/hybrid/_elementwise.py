@@ -1,13 +1,11 @@
 """Whether an optimizer updates every value of a parameter by itself, so that a part of it is stepped like the whole."""
 
-import copy
-from collections import OrderedDict, defaultdict
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from meshwright.parallel._twin import stepped_twin
 
 _ROWS, _COLUMNS = 4, 6
 
@@ -23,23 +21,6 @@ def is_elementwise(optimizer: Optimizer) -> bool:
 def _steps_alike(optimizer: Optimizer, settings: dict[str, Any], *, dim: int) -> bool:
     generator = torch.Generator().manual_seed(0)
     value, *gradients = (torch.randn(_ROWS, _COLUMNS, generator=generator, dtype=torch.float64) for _ in range(3))
-    whole = _stepped(optimizer, settings, [value], [[gradient] for gradient in gradients])
-    halves = _stepped(optimizer, settings, value.chunk(2, dim), [gradient.chunk(2, dim) for gradient in gradients])
+    whole = stepped_twin(optimizer, settings, [value], [[gradient] for gradient in gradients])
+    halves = stepped_twin(optimizer, settings, value.chunk(2, dim), [gradient.chunk(2, dim) for gradient in gradients])
     return torch.allclose(whole[0], torch.cat(halves, dim), rtol=1e-9, atol=1e-12)
-
-
-def _stepped(
-    optimizer: Optimizer, settings: dict[str, Any], values: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]]
-) -> list[Tensor]:
-    """Steps of a twin of the optimizer, which shares nothing with it but its class and settings."""
-    twin = copy.copy(optimizer)
-    parameters = [nn.Parameter(value.clone(memory_format=torch.contiguous_format)) for value in values]
-    twin.state = defaultdict(dict)
-    twin._optimizer_step_pre_hooks, twin._optimizer_step_post_hooks = OrderedDict(), OrderedDict()
-    twin.param_groups = [settings | {"params": parameters}]
-    for step in gradients:
-        for parameter, gradient in zip(parameters, step, strict=True):
-            parameter.grad = gradient.contiguous()
-        # of the class: a scheduler has bound the instance's to the user's optimizer
-        type(twin).step(twin)  # pyrefly: ignore[missing-argument]
-    return [parameter.detach() for parameter in parameters]

@@ -1,8 +1,10 @@
 """How do workers train on without waiting for each other? Local, asynchronous and unlocked updates.
 
 In: what the workers of an island do together (a `Parallelized`), `Updates`. Out: a `Parallelized` around it.
-Reading order: `_islands` (who agrees in every step), `_flat`, `_fragment` (the outer optimizer on a part of the model),
-`_meetings` (when), `_local_updates`; `_server`, `_asynchronous`; `_shared_parameters`; `_choice` (which, by name).
+Reading order: `_islands` (who agrees in every step), `_averaging` (exact steps among those that do not), `_flat`,
+`_fragment` (the outer optimizer on a part of the model), `_meetings` (when), `_local_updates`; `_unwaiting` (who waits
+for nobody) with `_assembly` (and is called together) and `_lockstep` (or steps with all after all); `_server`,
+`_asynchronous`; `_rates`, `_shared_parameters`; `_choice` (which, by name).
 """
 
 from meshwright.parallel.stale._asynchronous import AsynchronousUpdates as AsynchronousUpdates

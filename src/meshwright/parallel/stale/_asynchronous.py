@@ -2,28 +2,28 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
-from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from meshwright.cost import Updates
+from meshwright.cost import Updates, suited_momentum
 from meshwright.errors import PlanError
 from meshwright.exchange import CommunicationThread, Transfer
-from meshwright.parallel._around import Around
 from meshwright.parallel._parallelized import Parallelized
-from meshwright.parallel._pieces import Piece
 from meshwright.parallel._subgroup import subgroup
 from meshwright.parallel.stale._flat import FlatParameters
 from meshwright.parallel.stale._islands import Island
+from meshwright.parallel.stale._rates import with_rates
 from meshwright.parallel.stale._server import HAND_OVER, LEAVE, LOOK, Counter, Server
+from meshwright.parallel.stale._unwaiting import Unwaiting
 from meshwright.units import Seconds
 
 
-class AsynchronousUpdates(Around):
+class AsynchronousUpdates(Unwaiting):
     """A worker's own steps; its way is handed over beside them.
 
     An island that is not answered before the next way is due goes on until it is: a slow host or a slow link makes
@@ -56,11 +56,9 @@ class AsynchronousUpdates(Around):
                 alternatives=["--set updates=local", f"--set islands={len(weights) * len(island.ranks)}"],
                 command="meshwright run SCRIPT",
             )
-        super().__init__(inner)
-        self.island = island
+        super().__init__(inner, island, group=group)
         self._updates = updates
-        self._everyone: Any = dist.group.WORLD if group is None else group
-        self._parameters = FlatParameters([held.parameter for held in inner.held() if held.parameter.requires_grad])
+        self._parameters = FlatParameters(self._trained)
         self._given = self._parameters.values()
         self._sent = self._given
         self._server: Server | None = None
@@ -75,11 +73,6 @@ class AsynchronousUpdates(Around):
         self._waited: Seconds = 0.0
 
     @property
-    def forwards_together(self) -> bool:
-        """Never: nobody waits."""
-        return False
-
-    @property
     def communication_seconds(self) -> Seconds:
         """Time that the last step spent on handing over (s); the exchange itself goes on beside the steps."""
         return self._waited
@@ -87,8 +80,11 @@ class AsynchronousUpdates(Around):
     @contextmanager
     def stepping(self) -> Iterator[None]:
         """After the step, an answer that has come is taken, and what is due handed over."""
-        with self._inner.stepping():
+        optimizer, rates = self._inner.optimizer, self._lockstep.rates if self._manner == "exact" else []
+        with nullcontext() if optimizer is None or not rates else with_rates(optimizer, rates), self._inner.stepping():
             yield
+        if self._manner != "apart":
+            return
         self._steps += 1
         begun = time.perf_counter()
         if self._transfer is not None and self._transfer.advance():
@@ -97,20 +93,40 @@ class AsynchronousUpdates(Around):
             self._hand_over()
         self._waited = time.perf_counter() - begun
 
-    def full_parameters(self) -> dict[str, Tensor]:
-        """Copies of what the islands have come to together; every worker calls it and waits for the slowest."""
-        self._meet()
-        return self._inner.full_parameters()
+    def draw_nearer(self) -> str:
+        """Hands over more often and bounds staleness more tightly; all workers do it where they agree."""
+        before = self._updates
+        if not self.roams:
+            return ""
+        if before.interval == 1:
+            return self._stay_together()
+        interval = before.interval // 2
+        self._updates = replace(
+            before,
+            interval=interval,
+            staleness=max(1, before.staleness // 2),
+            momentum=min(before.momentum, suited_momentum(interval)),
+        )
+        if self._server is not None:
+            self._server.follow(self._updates)
+        now = self._updates
+        return (
+            f"a worker hands over every {now.interval} instead of every {before.interval} steps, and what is later "
+            f"than {now.staleness} instead of {before.staleness} others counts for less"
+        )
 
-    def full_state_dict(self) -> dict[str, Tensor]:
-        """The same as a `state_dict`."""
-        self._meet()
-        return self._inner.full_state_dict()
-
-    def held_state(self) -> list[Piece]:
-        """What this worker has of what the islands have come to together."""
-        self._meet()
-        return self._inner.held_state()
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Inside of it, from where all agree, steps leave no trace on the server."""
+        dist.barrier(group=self._everyone)
+        steps, met, given = self._steps, self._met, self._given.clone()
+        server = None if self._server is None else self._server.kept()
+        yield
+        dist.barrier(group=self._everyone)
+        self._steps, self._met, self._given = steps, met, given
+        if self._server is not None and server is not None:
+            self._server.go_back(server)
+        dist.barrier(group=self._everyone)
 
     def close(self) -> None:
         """Leaves; the server's process stays until everybody has."""
@@ -126,13 +142,10 @@ class AsynchronousUpdates(Around):
     def _join(self, weights: tuple[float, ...]) -> None:
         """Makes the server, on the worker with the largest share, and a connection between it and every other."""
         rank, members = dist.get_rank(self._everyone), dist.get_process_group_ranks(self._everyone)
-        message = [uuid4().hex]
-        dist.broadcast_object_list(message, src=members[0], group=self._everyone)
         fastest = max(range(len(weights)), key=lambda number: weights[number])
         self._home = members[fastest]
-        name = f"meshwright/{message[0]}"
         pairs = {
-            other: subgroup([self._home, members[other]], f"{name}/{other}", self._everyone, backend="gloo")
+            other: subgroup([self._home, members[other]], f"{self._name}/{other}", self._everyone, backend="gloo")
             for other in range(len(weights))
             if other != fastest and rank in (fastest, other)
         }
@@ -174,7 +187,7 @@ class AsynchronousUpdates(Around):
         self._given = self._answer.to(self._sent.device)
         self._parameters.go_on(self._given, sent=self._sent)
 
-    def _meet(self) -> None:
+    def _come_together(self) -> None:
         """Everybody hands over what is left, and goes on from the same parameters."""
         if self._met == self._steps:
             return

@@ -15,6 +15,7 @@ from meshwright.parallel._around import Around
 from meshwright.parallel._named import batch_norm_buffers
 from meshwright.parallel._parallelized import Held, Parallelized
 from meshwright.parallel._pieces import Piece, collected, local, taken
+from meshwright.parallel.stale._averaging import average_gradients
 from meshwright.parallel.stale._islands import Island
 from meshwright.parallel.stale._meetings import Meetings, averaged
 from meshwright.units import Seconds
@@ -222,31 +223,13 @@ class LocalUpdates(Around):
                     place.copy_(taken(whole, held.spans, pieces) / parts)
         self._remembered = {}
 
-    @torch.no_grad()
     def _average_gradients(self, divisor: float) -> None:
         """Makes gradients those of the global batch: by the islands' parts of it, or by the weights of their losses."""
-        parameters = [held.parameter for held in self._trained()]
-        gradients = [None if tensor.grad is None else local(tensor.grad) for tensor in parameters]
-        shapes = [local(tensor) for tensor in parameters]
-        present = torch.tensor([float(gradient is not None) for gradient in gradients], device=shapes[0].device)
-        weight = self.island.weight if divisor == 1 else divisor
-        flat = torch.cat(
-            [
-                (torch.zeros_like(shape) if gradient is None else gradient).reshape(-1).double() * weight
-                for gradient, shape in zip(gradients, shapes, strict=True)
-            ]
-            + [present.double(), present.new_tensor([weight], dtype=torch.float64)]
+        average_gradients(
+            [held.parameter for held in self._trained()],
+            weight=self.island.weight if divisor == 1 else divisor,
+            add_up=self._joined().sum,
         )
-        self._joined().sum(flat)
-        start = 0
-        counts = flat[-1 - len(parameters) : -1].tolist()
-        for tensor, gradient, shape, count in zip(parameters, gradients, shapes, counts, strict=True):
-            if count and gradient is not None:
-                gradient.copy_((flat[start : start + shape.numel()] / flat[-1]).view(shape.shape))
-            elif count:
-                tensor.grad = torch.zeros_like(tensor)
-                local(tensor.grad).copy_((flat[start : start + shape.numel()] / flat[-1]).view(shape.shape))
-            start += shape.numel()
 
     @torch.no_grad()
     def _average_statistics(self) -> None:

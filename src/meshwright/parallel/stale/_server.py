@@ -10,6 +10,7 @@ Source: Zheng et al., Asynchronous Stochastic Gradient Descent with Delay Compen
 its adaptive form; Liu et al., Asynchronous Local-SGD Training for Language Modeling (2024) for the delayed momentum.
 """
 
+from dataclasses import dataclass
 from threading import Lock, Thread
 from typing import Any
 
@@ -21,6 +22,21 @@ from meshwright.cost import Updates
 
 LEAVE, HAND_OVER, LOOK = 0, 1, 2
 _COMPENSATION = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Kept:
+    """A server's state.
+
+    Args:
+        tensors: parameters, momentum, the round's sum, and what each island was given.
+        versions: of what each was given.
+        version: of the parameters.
+    """
+
+    tensors: tuple[Tensor, ...]
+    versions: tuple[int, ...]
+    version: int
 
 
 class Server:
@@ -64,6 +80,28 @@ class Server:
         """The newest parameters, for an island that has handed its way over."""
         with self._lock:
             return self._give(island)
+
+    def follow(self, updates: Updates) -> None:
+        """Takes ways otherwise from now on."""
+        with self._lock:
+            self._updates = updates
+
+    def kept(self) -> "Kept":
+        """Where things stand, for `go_back`."""
+        with self._lock:
+            tensors = tuple(tensor.clone() for tensor in self._tensors())
+            return Kept(tensors=tensors, versions=tuple(self._versions), version=self.version)
+
+    @torch.no_grad()
+    def go_back(self, kept: "Kept") -> None:
+        """Forgets what came since."""
+        with self._lock:
+            for tensor, value in zip(self._tensors(), kept.tensors, strict=True):
+                tensor.copy_(value)
+            self._versions, self.version = list(kept.versions), kept.version
+
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return (self._agreed, self._momentum, self._round, *self._given)
 
     def _give(self, island: int) -> Tensor:
         self._versions[island] = self.version

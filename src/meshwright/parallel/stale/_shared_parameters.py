@@ -4,7 +4,8 @@ Updates that touch few rows each, as of large embedding tables, rarely meet; whe
 Source: Niu et al., Hogwild: A Lock-Free Approach to Parallelizing Stochastic Gradient Descent (2011).
 """
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -12,20 +13,21 @@ from torch import Tensor
 
 from meshwright.errors import PlanError
 from meshwright.exchange import Segment
-from meshwright.parallel._around import Around
 from meshwright.parallel._parallelized import Parallelized
 from meshwright.parallel.stale._islands import Island
+from meshwright.parallel.stale._rates import PartRates, with_rates
+from meshwright.parallel.stale._unwaiting import Manner, Unwaiting
 from meshwright.units import Seconds
 
 # Tensors begin on a cache line of their own, so that workers do not wait for neighbours' writes.
 _LINE = 64
 
 
-class SharedParameters(Around):
+class SharedParameters(Unwaiting):
     """A worker's own steps on everybody's parameters.
 
-    A worker's gradient counts by its part of the global batch, so that the updates of all workers together are, to
-    first order, the one update of an exact step. The optimizer's state is each worker's own.
+    A worker's step counts by its part of the global batch (`PartRates`), so that the updates of all workers together
+    are, to first order, the one update of an exact step. The optimizer's state is each worker's own.
 
     Args:
         inner: this worker's steps.
@@ -33,60 +35,74 @@ class SharedParameters(Around):
         group: all workers, which make it at the same time; None: all there are.
 
     Raises:
-        PlanError: a worker is not alone on its island, or not on a CPU.
+        PlanError: a worker is not alone on its island, or not on a CPU, or its steps do not follow a learning rate.
         WorkerError: the workers are not on one host, or it has too little memory.
     """
 
     def __init__(self, inner: Parallelized, island: Island, *, group: dist.ProcessGroup | None) -> None:
-        super().__init__(inner)
-        self.island = island
-        self._everyone: Any = dist.group.WORLD if group is None else group
-        self._parameters = [held.parameter for held in inner.held() if held.parameter.requires_grad]
-        _check(island, self._parameters)
-        self._own = [parameter.data for parameter in self._parameters]
+        super().__init__(inner, island, group=group)
+        _check(island, self._trained)
+        self._part_rates = None if inner.optimizer is None else PartRates(inner.optimizer, weight=island.weight)
+        self._own = [parameter.data for parameter in self._trained]
         self._segment = self._shared()
-
-    @property
-    def forwards_together(self) -> bool:
-        """Never: nobody waits."""
-        return False
+        self._common = [parameter.data for parameter in self._trained]
 
     @property
     def communication_seconds(self) -> Seconds:
         """None: memory is all that is exchanged."""
         return 0.0
 
-    def reduce(self, divisor: float) -> None:
-        """Divides this worker's gradients, and counts them by its part of the batch."""
-        self._inner.reduce(divisor)
-        for parameter in self._parameters:
-            if parameter.grad is not None:
-                parameter.grad.mul_(self.island.weight)
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """The optimizer steps by this worker's part of the batch; wholly where it trains alone, or all step as one."""
+        optimizer, rates = self._inner.optimizer, self._rates_now()
+        with nullcontext() if optimizer is None or not rates else with_rates(optimizer, rates), self._inner.stepping():
+            yield
 
-    def clip(self, max_norm: float) -> Tensor:
-        """Scales this worker's gradient down to its part of the norm; the norm before, of the whole."""
-        return self._inner.clip(max_norm * self.island.weight) / self.island.weight
+    def draw_nearer(self) -> str:
+        """Exact steps on copies of the parameters: what one write takes from another cannot be made less."""
+        if not self.roams:
+            return ""
+        self._move_to(self._own)
+        return self._stay_together()
 
-    def full_parameters(self) -> dict[str, Tensor]:
-        """Copies of the parameters once all workers have come here."""
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Inside of it workers share the parameters, or have copies of their own where they train in another manner."""
         dist.barrier(group=self._everyone)
-        copies = self._inner.full_parameters()
+        yield
         dist.barrier(group=self._everyone)
-        return copies
 
-    def full_state_dict(self) -> dict[str, Tensor]:
-        """The same as a `state_dict`; buffers are this worker's."""
-        dist.barrier(group=self._everyone)
-        copies = self._inner.full_state_dict()
-        dist.barrier(group=self._everyone)
-        return copies
+    @contextmanager
+    def _in_manner(self, manner: Manner) -> Iterator[None]:
+        self._move_to(self._own)
+        with super()._in_manner(manner):
+            yield
+        for parameter, common in zip(self._trained, self._common, strict=True):
+            parameter.data = common
 
     def close(self) -> None:
         """Gives each worker a copy of its own again."""
-        for parameter, own in zip(self._parameters, self._own, strict=True):
-            own.copy_(parameter.data)
-            parameter.data = own
+        if self.roams:
+            self._move_to(self._own)
+        self._common = []
         self._inner.close()
+
+    def _come_together(self) -> None:
+        dist.barrier(group=self._everyone)
+
+    def _rates_now(self) -> list[float]:
+        """The learning rates of this step; none: the user's own."""
+        if self._manner == "exact":
+            return self._lockstep.rates
+        return self._part_rates.now() if self._part_rates is not None and self._manner == "apart" else []
+
+    @torch.no_grad()
+    def _move_to(self, places: list[Tensor]) -> None:
+        """Puts the parameters elsewhere, with their values."""
+        for parameter, place in zip(self._trained, places, strict=True):
+            place.copy_(parameter.data)
+            parameter.data = place
 
     def _shared(self) -> Segment:
         """Memory of worker 0 that all map, with its parameters in it."""
@@ -102,7 +118,7 @@ class SharedParameters(Around):
         if segment is None:
             assert message[0] is not None
             segment = Segment.attach(message[0])
-        for parameter, own, start in zip(self._parameters, self._own, starts, strict=True):
+        for parameter, own, start in zip(self._trained, self._own, starts, strict=True):
             flat = torch.frombuffer(segment.memory, dtype=own.dtype, count=own.numel(), offset=start)
             if rank == 0:
                 flat.copy_(own.reshape(-1))
