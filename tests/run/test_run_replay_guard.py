@@ -113,6 +113,7 @@ def called(name):
         assembly.call()
         dist.barrier()
     declined = assembly.come()
+    dist.barrier()
     if rank == 0:
         assembly.call()
         assembly.call()
