@@ -9,8 +9,8 @@ from test_parallel_hybrid import _close
 
 from meshwright.cost import Mesh, Pipeline
 from meshwright.parallel.context._block import attended, merged
-from meshwright.parallel.context._ring import RingAttention, RingCommunicator
-from meshwright.parallel.tensor import Split
+from meshwright.parallel.context._ring import RingAttention
+from meshwright.parallel.tensor import GroupCommunicator, HostCommunicator, Split
 from meshwright.parallel.tensor._parts import part_of
 
 
@@ -44,10 +44,10 @@ def test_context_and_pipeline(workers):
     _close(workers(4).run(compare, case))
 
 
-def ring_beside_one_device(seed):
+def ring_beside_one_device(carrier, seed):
     """Distances of output and gradients, for a causal, a masked and a grouped-query attention."""
     distances = []
-    ring = RingCommunicator(dist.group.WORLD)
+    ring = {"group": GroupCommunicator, "host": HostCommunicator}[carrier](dist.group.WORLD)
     for causal, groups, heads, masked in (
         (True, 1, 4, ""),
         (True, 2, 2, ""),
@@ -74,12 +74,13 @@ def ring_beside_one_device(seed):
             summed = one.clone()
             dist.all_reduce(summed)
             distances.append(float((summed - other).abs().max()))
+    ring.close()
     return max(distances)
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_ring_attention_equals_attention_on_one_device(workers, count):
-    assert max(workers(count).run(ring_beside_one_device, 3)) < 1e-12
+@pytest.mark.parametrize(("count", "carrier"), [(2, "group"), (3, "group"), (2, "host"), (3, "host")])
+def test_ring_attention_equals_attention_on_one_device(workers, count, carrier):
+    assert max(workers(count).run(ring_beside_one_device, carrier, 3)) < 1e-12
 
 
 def test_a_query_that_sees_no_key_of_a_block_takes_nothing_from_it():

@@ -11,6 +11,7 @@ from torch import nn
 from meshwright.cost import Mesh, Pipeline
 from meshwright.errors import PlanError
 from meshwright.parallel.expert._route import Leave, Return, Route, offsets_of
+from meshwright.parallel.tensor import GroupCommunicator, HostCommunicator
 from meshwright.run import Engine, Job
 from zoo import zoo_model
 
@@ -85,14 +86,15 @@ def test_spread_experts_with_other_axes(workers, case):
         assert parameters < 1e-5
 
 
-def travel(counts):
+def travel(counts, carrier):
     """Rows numbered by worker and place, to experts in pairs; what arrives, and what comes home."""
     rank = dist.get_rank()
+    communicator = {"group": GroupCommunicator, "host": HostCommunicator}[carrier](dist.group.WORLD)
     mine = torch.tensor(counts[rank])
     rows = (torch.arange(int(mine.sum()), dtype=torch.float64) + 100 * rank)[:, None].requires_grad_()
-    journey = Route(dist.group.WORLD)(mine.cumsum(0).to(torch.int32))
-    there = Leave(dist.group.WORLD)(rows, journey)
-    home = Return(dist.group.WORLD)(there * 2, journey)
+    journey = Route(communicator)(mine.cumsum(0).to(torch.int32))
+    there = Leave(communicator)(rows, journey)
+    home = Return(communicator)(there * 2, journey)
     (home * rows.detach()).sum().backward()
     return (
         there.squeeze(1).tolist(),
@@ -102,8 +104,9 @@ def travel(counts):
     )
 
 
-def test_rows_arrive_by_expert_and_come_home(workers):
-    first, second = workers(2).run(travel, [[1, 2, 0, 1], [0, 1, 3, 0]])
+@pytest.mark.parametrize("carrier", ["group", "host"])
+def test_rows_arrive_by_expert_and_come_home(workers, carrier):
+    first, second = workers(2).run(travel, [[1, 2, 0, 1], [0, 1, 3, 0]], carrier)
     assert first[:2] == ([0.0, 1.0, 2.0, 100.0], [1, 4])
     assert second[:2] == ([101.0, 102.0, 103.0, 3.0], [3, 4])
     assert first[2] == [0.0, 2.0, 4.0, 6.0]

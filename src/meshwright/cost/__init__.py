@@ -7,6 +7,7 @@ Reading order: `_mesh`, `_split`, `_schedule` and `_flowing` (a pipeline's order
 `_islands`) and `_memory`.
 """
 
+from meshwright.cost._communication import carrier_within_host as carrier_within_host
 from meshwright.cost._communication import measured_transports as measured_transports
 from meshwright.cost._compression import Compression as Compression
 from meshwright.cost._compression import CompressionMethod as CompressionMethod

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import log2
 
-from meshwright.cost._strategy import Strategy
+from meshwright.cost._strategy import Sharding, Strategy, TransportName
 from meshwright.errors import HardwareError
 from meshwright.hardware import Cluster, CollectiveName, CollectiveRate, Link, Tier
 from meshwright.units import BytesPerSecond, Seconds
@@ -67,6 +67,14 @@ def processes_cost(
             command="meshwright hardware --fresh --save cluster.toml",
         )
     return _priced(link, transport, collective, group)
+
+
+def carrier_within_host(transport: TransportName, sharding: Sharding) -> TransportName:
+    """What carries tensors between processes of one host along the axes that split the model.
+
+    Shared memory, unless gradients were asked to go through gloo; with sharded parameters nobody is asked.
+    """
+    return "gloo" if transport == "gloo" and sharding != "parameters" else "shared_memory"
 
 
 def _two_levels(cluster: Cluster, strategy: Strategy, collective: CollectiveName) -> CollectiveCost:

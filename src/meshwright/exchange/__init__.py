@@ -9,6 +9,7 @@ over a `_wire` on a `_thread`), `_gradients`, `_owned_gradients`, `_broadcast`, 
 `hardware` measures what pyproject.toml names as `meshwright.transports`.
 """
 
+from meshwright.exchange._arenas import shares_memory as shares_memory
 from meshwright.exchange._broadcast import TensorBroadcast as TensorBroadcast
 from meshwright.exchange._choice import make_reduction as make_reduction
 from meshwright.exchange._choice import make_transport as make_transport

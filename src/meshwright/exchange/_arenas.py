@@ -1,6 +1,7 @@
 """Memory that every worker of a host allocates alike, and in which each sees the others' tensors."""
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -12,6 +13,31 @@ from torch import Tensor
 from meshwright.errors import WorkerError
 from meshwright.exchange._segment import Segment, SegmentAddress, host_identity
 from meshwright.units import Bytes
+
+
+def shares_memory(group: dist.ProcessGroup) -> bool:
+    """Whether the workers of a group see each other's memory; tried, by all of them together."""
+    if sys.platform != "linux":
+        return False
+    size = dist.get_world_size(group)
+    own = Segment.create(1)
+    places: list[Any] = [None] * size
+    dist.all_gather_object(places, (host_identity(), own.address), group=group)
+    found: list[Any] = [None] * size
+    dist.all_gather_object(found, _reached(places), group=group)
+    own.seal()
+    return all(found)
+
+
+def _reached(places: Sequence[tuple[str, SegmentAddress]]) -> bool:
+    if any(host != places[0][0] for host, _ in places):
+        return False
+    try:
+        for _, address in places:
+            Segment.attach(address).seal()
+    except WorkerError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -131,6 +131,33 @@ class SharedMemoryTransport(Transport):
             pieces = _cut([part[start:stop], *self._arenas.copies(own_lane)])
             self._exchanged(partial(_sum_elsewhere, pieces))
 
+    def all_to_all(self, received: Tensor, sent: Tensor, *, counts: Sequence[Sequence[int]]) -> None:
+        """Hands every worker its range of a flat tensor; what arrives lies in the order of the senders.
+
+        Args:
+            received: all that is for this worker.
+            sent: ranges for the workers, in the order of their ranks.
+            counts: elements by sender and receiver, the same on all workers.
+        """
+        staging = self._staging.view(sent.dtype)
+        begins = [sum(row[: self._rank]) for row in counts]
+        places = [sum(row[self._rank] for row in counts[:peer]) for peer in range(self._size)]
+        begin, own = begins[self._rank], counts[self._rank][self._rank]
+        received.narrow(0, places[self._rank], own).copy_(sent.narrow(0, begin, own))
+        for start, stop in _spans(max(map(sum, counts)), staging.numel()):
+            for low, high in ((start, min(stop, begin)), (max(start, begin + own), min(stop, sent.numel()))):
+                if low < high:
+                    staging[low - start : high - start].copy_(sent[low:high])
+            pieces = []
+            for peer in self._everyone:
+                low = max(start, begins[peer])
+                high = min(stop, begins[peer] + counts[peer][self._rank])
+                if low < high:
+                    place = places[peer] + low - begins[peer]
+                    there = self._arenas.copies(staging[low - start : high - start])[peer]
+                    pieces.append([received[place : place + high - low], there])
+            self._exchanged(partial(_overwrite, pieces))
+
     def close(self) -> None:
         """Gives the shared memory back."""
         self._queue.close()
@@ -155,6 +182,11 @@ class SharedMemoryTransport(Transport):
         staging = self._staging.view(tensor.dtype)
         for start, stop in _spans(data.numel(), staging.numel()):
             stage = staging[: stop - start].copy_(data[start:stop])
+            if collective == "all_reduce" and self._size == 2:
+                # a sum of two is the same in either order, and needs no way back
+                other = self._arenas.copies(stage)[1 - self._rank]
+                self._exchanged(partial(data[start:stop].add_, other))
+                continue
             self._started(collective, stage, root=root).wait()
             data[start:stop].copy_(stage)
         return self._queue.start(_nothing, sources=(), readers=())

@@ -89,6 +89,28 @@ def test_conversions(workers, kind):
     assert workers(2).run(conversion_errors, kind) == [[], []]
 
 
+def carried(kind, counts, width):
+    """Rows numbered by sender and place, from everybody to everybody; a tensor handed round; the sum of the ranks."""
+    communicator = {"group": GroupCommunicator, "host": HostCommunicator}[kind](dist.group.WORLD)
+    rank = communicator.coordinate
+    rows = 100 * rank + torch.arange(sum(counts[rank]), dtype=torch.float32)
+    arrived = communicator.travel(rows.unsqueeze(1).repeat(1, width), counts)
+    previous = communicator.rotate(torch.full((3,), rank))()
+    total = communicator.all_reduce(torch.full((5,), rank))
+    communicator.close()
+    equal = bool((arrived == arrived[:, :1]).all())
+    return arrived[:, 0].tolist(), equal, previous.tolist(), total.tolist()
+
+
+@pytest.mark.parametrize("kind", ["group", "host"])
+@pytest.mark.parametrize("width", [3, 400_000], ids=["small", "more than the staging memory"])
+def test_uneven_rows_travel(workers, kind, width):
+    """Three workers, of which one has nothing for another, and one gets nothing from itself."""
+    found = workers(3).run(carried, kind, [[1, 0, 2], [2, 1, 1], [0, 3, 0]], width)
+    assert [rows for rows, *_ in found] == [[0, 100, 101], [102, 200, 201, 202], [1, 2, 103]]
+    assert [rest for _, *rest in found] == [[True, [before] * 3, [3] * 5] for before in (2, 0, 1)]
+
+
 def _held(whole, layout, rank, degree):
     """What a worker holds of a value; partial sums are worth something on every worker."""
     if isinstance(layout, Split):

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 
-from meshwright.cost._communication import CollectiveCost, processes_cost
+from meshwright.cost._communication import CollectiveCost, carrier_within_host, processes_cost
 from meshwright.cost._mesh import Axis
 from meshwright.cost._workload import Column, within
 from meshwright.cost.accelerator import Collectives, Habits, tensor_exposed
@@ -68,13 +69,18 @@ class Exchanges:
         self.habits = habits if fitted is not None else None
 
     def time(
-        self, layout: Layout, name: CollectiveName, degree: int, stride: int, size: float, *, calls: float = 1.0
-    ) -> Seconds:
-        """Time of a collective of `size` bytes in `calls` pieces over an axis (s)."""
+        self, layout: Layout, name: CollectiveName, degree: int, stride: int, size: float, *, calls: float = 1.0,
+        along: Literal["data", "model"] = "data",
+    ) -> Seconds:  # fmt: skip
+        """Time of a collective of `size` bytes in `calls` pieces over an axis (s).
+
+        Args:
+            along: an axis of the data, or one that splits the model, whose collectives have a carrier of their own.
+        """
         if degree == 1:
             return 0.0
         if self.fitted is None:
-            cost = self.cost(layout, name, degree, stride)
+            cost = self.cost(layout, name, degree, stride, along=along)
             return calls * cost.latency + size / cost.bandwidth
         return self._timed(name, degree, stride, size, calls)
 
@@ -90,13 +96,25 @@ class Exchanges:
             return calls * self.fitted.send(stride, size / calls)
         return self.fitted.gather(degree, stride, size, calls=calls)
 
-    def cost(self, layout: Layout, name: CollectiveName, degree: int, stride: int) -> CollectiveCost:
+    def cost(
+        self,
+        layout: Layout,
+        name: CollectiveName,
+        degree: int,
+        stride: int,
+        *,
+        along: Literal["data", "model"] = "data",
+    ) -> CollectiveCost:
         """Price of a collective over an axis of this degree whose neighbours stand `stride` workers apart."""
-        return self._known(name, degree, stride, layout.exchange.transport, layout.threads, layout.mesh.num_workers)
+        transport = near = layout.exchange.transport
+        if along == "model":
+            near, transport = carrier_within_host(transport, layout.sharding), "gloo"
+        return self._known(name, degree, stride, (near, transport), layout.threads, layout.mesh.num_workers)
 
     def _cost(
-        self, name: CollectiveName, degree: int, stride: int, transport: str, threads: int, workers: int
+        self, name: CollectiveName, degree: int, stride: int, transports: tuple[str, str], threads: int, workers: int
     ) -> CollectiveCost:
+        """Args: transports: inside a host, and between hosts."""
         if degree == 1:
             return CollectiveCost(latency=0.0, bandwidth=float("inf"))
         host = min(self._hosts, key=lambda one: one.devices)
@@ -104,7 +122,8 @@ class Exchanges:
             return group_cost(self._cluster, host, Group(degree=degree, stride=stride), name)
         together = workers_on(host, threads=threads, workers=workers)
         num_hosts = 1 if degree * stride <= together else sum(one.count for one in self._hosts)
-        carrier = "gloo" if transport == "shared_memory" and name == "send" else transport
+        carrier = transports[num_hosts > 1]
+        carrier = "gloo" if carrier == "shared_memory" and name == "send" else carrier
         return processes_cost(self._cluster, collective=name, group=degree, transport=carrier, num_hosts=num_hosts)
 
     def of_units(self, layout: Layout, examples: float) -> tuple[UnitExchange, ...]:
@@ -138,7 +157,7 @@ class Exchanges:
         found = []
         for name in dict.fromkeys(item.name for item in listed):
             stride = layout.stride(axis)
-            latency = self.time(layout, name, degree, stride, 0.0)
+            latency = self.time(layout, name, degree, stride, 0.0, along="model")
             columns = {
                 part: np.zeros(kinds)
                 for part in ("count", "size", "forward", "backward", "waited_forward", "waited_backward")
@@ -152,7 +171,7 @@ class Exchanges:
                 size = item.size.at(examples)
                 columns["count"][kind] += calls
                 columns["size"][kind] += calls * size
-                time = self.time(layout, name, degree, stride, size)
+                time = self.time(layout, name, degree, stride, size, along="model")
                 columns[item.phase][kind] += calls * time
                 columns[f"waited_{item.phase}"][kind] += calls * self._waited(axis, time, latency)
             beside = hideable and self.habits is None

@@ -6,9 +6,9 @@ import torch.distributed as dist
 
 from meshwright.cost import Strategy
 from meshwright.errors import PlanError
-from meshwright.parallel.context._ring import RingCommunicator
+from meshwright.parallel.context._ring import RingAttention
 from meshwright.parallel.program import Program
-from meshwright.parallel.tensor import Rates, Scheme, Split, choose_placements, localize
+from meshwright.parallel.tensor import Rates, Scheme, Split, choose_placements, localize, make_communicator
 from meshwright.parallel.tensor.rules import RING
 
 Attention = Literal["ring", "all_to_all"]
@@ -27,7 +27,7 @@ class ContextAxis:
     def __init__(self, strategy: Strategy, *, group: dist.ProcessGroup | None) -> None:
         self._degree = strategy.mesh.cp
         self._attention = strategy.attention
-        self._communicator = None if group is None else RingCommunicator(group)
+        self._communicator = None if group is None else make_communicator(group, strategy)
 
     def localized(self, program: Program) -> Program:
         """The program on this worker's positions; its parameters' gradients are parts of a sum over the axis.
@@ -39,6 +39,11 @@ class ContextAxis:
             return program
         scheme = along_sequence(program, degree=self._degree, attention=self._attention)
         return localize(program, scheme, communicator=self._communicator)
+
+    def close(self) -> None:
+        """Gives back what carries tensors."""
+        if self._communicator is not None:
+            self._communicator.close()
 
 
 def along_sequence(program: Program, *, degree: int, attention: Attention) -> Scheme:
@@ -54,7 +59,7 @@ def along_sequence(program: Program, *, degree: int, attention: Attention) -> Sc
         PlanError: nothing is split so.
     """
     for node in program.graph_module.graph.nodes:
-        node.meta[RING] = attention == "ring"
+        node.meta[RING] = RingAttention if attention == "ring" else None
     scheme = choose_placements(
         program, degree=degree, sequence="split", placements=(), gradients="partial", rates=_WANTED
     )

@@ -4,55 +4,12 @@ import math
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from meshwright.parallel.context._block import attended, gradients, merged
 from meshwright.parallel.program import Target
-from meshwright.parallel.tensor import GroupCommunicator, Split
+from meshwright.parallel.tensor import Communicator, Split
 from meshwright.parallel.tensor._parts import part_of
-
-
-class RingCommunicator(GroupCommunicator):
-    """Collectives of a process group, and a ring of its workers.
-
-    Args:
-        group: the workers, in the order of their coordinates.
-    """
-
-    def __init__(self, group: dist.ProcessGroup) -> None:
-        super().__init__(group)
-        self._ring = group
-        members = dist.get_process_group_ranks(group)
-        self._next = members[(self.coordinate + 1) % self.size]
-        self._previous = members[(self.coordinate - 1) % self.size]
-
-    def ring_attention(self, split: Split) -> "RingAttention":
-        """Attention of which every worker has the positions of a split."""
-        return RingAttention(self, split)
-
-    def rotate(self, tensor: Tensor) -> "Rotation":
-        """Starts to hand a contiguous tensor to the next worker, and to take the previous one's."""
-        return Rotation(tensor, group=self._ring, to=self._next, source=self._previous)
-
-
-class Rotation:
-    """A tensor on its way; the previous worker's is there after `wait`."""
-
-    def __init__(self, tensor: Tensor, *, group: dist.ProcessGroup, to: int, source: int) -> None:
-        self._received = torch.empty_like(tensor)
-        self._works = dist.batch_isend_irecv(
-            [
-                dist.P2POp(dist.isend, tensor, to, group=group),
-                dist.P2POp(dist.irecv, self._received, source, group=group),
-            ]
-        )
-
-    def wait(self) -> Tensor:
-        """The previous worker's tensor."""
-        for work in self._works:
-            work.wait()
-        return self._received
 
 
 class RingAttention(Target):
@@ -66,7 +23,7 @@ class RingAttention(Target):
         split: of the positions.
     """
 
-    def __init__(self, communicator: RingCommunicator, split: Split) -> None:
+    def __init__(self, communicator: Communicator, split: Split) -> None:
         super().__init__("ring_attention")
         self.communicator = communicator
         self.split = split
@@ -145,7 +102,7 @@ class _Ring(torch.autograd.Function):
             bias = ring.bias(owner, length, mask, causal=causal, like=query)
             block = attended(query, theirs, values, bias, scale)
             output, log_sum = merged(output, log_sum, *block)
-            packet = rotation.wait() if rotation is not None else packet
+            packet = rotation() if rotation is not None else packet
         ctx.ring, ctx.causal, ctx.scale = ring, causal, scale
         ctx.save_for_backward(query, key, value, mask, output, log_sum)
         return output
@@ -172,8 +129,8 @@ class _Ring(torch.autograd.Function):
             if of_mask is not None:
                 ring.add_columns(of_mask, of_scores, owner, length)
             sums += _packed(added_key, added_value)
-            packet = rotation.wait()
-            sums = ring.communicator.rotate(sums).wait()
+            packet = rotation()
+            sums = ring.communicator.rotate(sums)()
         of_key, of_value = _unpacked(sums, key, value)
         return None, None, None, of_query, of_key, of_value, of_mask
 

@@ -14,7 +14,7 @@ from meshwright.parallel._pieces import Span
 from meshwright.parallel.expert._mixture import Mixture, mixtures
 from meshwright.parallel.expert._route import Leave, Return, Route, offsets_of
 from meshwright.parallel.program import Program
-from meshwright.parallel.tensor import GroupCommunicator, Shards
+from meshwright.parallel.tensor import Communicator, Shards, make_communicator
 
 
 class ExpertAxis:
@@ -33,7 +33,7 @@ class ExpertAxis:
         self._tensors = dict(all_parameters(model, optimizer))
         self._optimizer = optimizer
         self._degree = strategy.mesh.ep
-        self._group = group
+        self._communicator = None if group is None else make_communicator(group, strategy)
         self.spans: dict[str, tuple[Span, ...]] = {}
 
     def localized(self, program: Program) -> Program:
@@ -42,13 +42,13 @@ class ExpertAxis:
         Raises:
             PlanError: the program has no mixture whose experts can be spread so.
         """
-        if self._group is None:
+        if self._communicator is None:
             return program
         found = mixtures(program)
         self._check(found)
         if not self.spans:
-            self._split([name for mixture in found for name in mixture.parameters], self._group)
-        graph = _Travelling(found, self._group, degree=self._degree).graph(program.graph_module)
+            self._split([name for mixture in found for name in mixture.parameters], self._communicator)
+        graph = _Travelling(found, self._communicator, degree=self._degree).graph(program.graph_module)
         return replace(program, graph_module=GraphModule(program.graph_module, graph))
 
     def _check(self, found: list[Mixture]) -> None:
@@ -71,8 +71,12 @@ class ExpertAxis:
                     ],
                 )
 
-    def _split(self, names: list[str], group: dist.ProcessGroup) -> None:
-        communicator = GroupCommunicator(group)
+    def close(self) -> None:
+        """Gives back what carries tokens."""
+        if self._communicator is not None:
+            self._communicator.close()
+
+    def _split(self, names: list[str], communicator: Communicator) -> None:
         placements = [Placement(parameter=name, axis="ep", dim=0) for name in names]
         shards = Shards(self._tensors, placements, communicator)
         shards.split_state(self._optimizer)
@@ -83,10 +87,10 @@ class ExpertAxis:
 class _Travelling:
     """Copies a graph so that the rows of each mixture go to their experts and come back."""
 
-    def __init__(self, found: list[Mixture], group: dist.ProcessGroup, *, degree: int) -> None:
+    def __init__(self, found: list[Mixture], communicator: Communicator, *, degree: int) -> None:
         self._inside = {node: mixture for mixture in found for node in mixture.inside}
         self._held = {name for mixture in found for name in mixture.parameters}
-        self._group = group
+        self._communicator = communicator
         self._degree = degree
         self._graph = Graph()
         self._home: dict[Node, Node] = {}
@@ -112,16 +116,16 @@ class _Travelling:
         copied = self._graph.node_copy(node, lambda operand: self._there.get(operand, self._home.get(operand, operand)))
         self._there[node] = copied
         if node in mixture.exits:
-            self._home[node] = self._called(Return(self._group), copied, mixture, like=node)
+            self._home[node] = self._called(Return(self._communicator), copied, mixture, like=node)
 
     def _begin(self, mixture: Mixture) -> None:
-        journey = self._graph.call_function(Route(self._group), (self._home[mixture.offsets],))
+        journey = self._graph.call_function(Route(self._communicator), (self._home[mixture.offsets],))
         self._journeys[mixture] = journey
         offsets = self._graph.call_function(offsets_of, (journey,))
         offsets.meta.update(mixture.offsets.meta)
         self._there[mixture.offsets] = offsets
         for entry in mixture.entries:
-            self._there[entry] = self._called(Leave(self._group), self._home[entry], mixture, like=entry)
+            self._there[entry] = self._called(Leave(self._communicator), self._home[entry], mixture, like=entry)
 
     def _called(self, target: Leave | Return, operand: Node, mixture: Mixture, *, like: Node) -> Node:
         made = self._graph.call_function(target, (operand, self._journeys[mixture]))

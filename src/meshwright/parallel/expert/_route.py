@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from meshwright.parallel.program import Target
+from meshwright.parallel.tensor import Communicator
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -19,14 +19,12 @@ class Journey:
     """One batch of tokens.
 
     Args:
-        sent: rows for each worker.
-        received: rows from each worker.
+        counts: rows by sender and receiver.
         order: row numbers of what arrives, by expert.
         offsets: where each expert's rows end here.
     """
 
-    sent: tuple[int, ...]
-    received: tuple[int, ...]
+    counts: tuple[tuple[int, ...], ...]
     order: Tensor
     offsets: Tensor
 
@@ -35,24 +33,22 @@ class Route(Target):
     """Finds out how many rows go where; a target of nodes of a graph.
 
     Args:
-        group: workers that hold the experts, in the order of their coordinates.
+        communicator: of the workers that hold the experts.
     """
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
+    def __init__(self, communicator: Communicator) -> None:
         super().__init__("route_of_tokens")
-        self.group = group
+        self.communicator = communicator
 
     def __call__(self, offsets: Tensor) -> Journey:
         """The journey of rows whose experts' ranges end at `offsets`."""
-        size = dist.get_world_size(self.group)
-        counts = torch.diff(offsets, prepend=offsets.new_zeros(1)).to(torch.int64).view(size, -1)
-        theirs = torch.empty_like(counts)
-        dist.all_to_all_single(theirs, counts.contiguous(), group=self.group)
-        experts = torch.arange(counts.shape[1], device=offsets.device).repeat(size)
+        counts = torch.diff(offsets, prepend=offsets.new_zeros(1)).to(torch.int64)
+        everywhere = self.communicator.all_gather(counts).view(self.communicator.size, self.communicator.size, -1)
+        theirs = everywhere[:, self.communicator.coordinate]
+        experts = torch.arange(theirs.shape[1], device=offsets.device).repeat(self.communicator.size)
         order = torch.argsort(experts.repeat_interleave(theirs.reshape(-1)), stable=True)
         return Journey(
-            sent=tuple(counts.sum(1).tolist()),
-            received=tuple(theirs.sum(1).tolist()),
+            counts=tuple(map(tuple, everywhere.sum(2).tolist())),
             order=order,
             offsets=theirs.sum(0).cumsum(0).to(offsets.dtype),
         )
@@ -62,32 +58,32 @@ class Leave(Target):
     """Takes rows to their experts; a target of nodes of a graph.
 
     Args:
-        group: as of the route.
+        communicator: as of the route.
     """
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
+    def __init__(self, communicator: Communicator) -> None:
         super().__init__("tokens_leave")
-        self.group = group
+        self.communicator = communicator
 
     def __call__(self, rows: Tensor, journey: Journey) -> Tensor:
         """The rows of the experts that are here, by expert."""
-        return _There.apply(rows, journey, self.group)  # pyrefly: ignore
+        return _There.apply(rows, journey, self.communicator)  # pyrefly: ignore
 
 
 class Return(Target):
     """Takes rows back to where they came from; a target of nodes of a graph.
 
     Args:
-        group: as of the route.
+        communicator: as of the route.
     """
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
+    def __init__(self, communicator: Communicator) -> None:
         super().__init__("tokens_return")
-        self.group = group
+        self.communicator = communicator
 
     def __call__(self, rows: Tensor, journey: Journey) -> Tensor:
         """This worker's rows in the order in which they left."""
-        return _Back.apply(rows, journey, self.group)  # pyrefly: ignore
+        return _Back.apply(rows, journey, self.communicator)  # pyrefly: ignore
 
 
 def offsets_of(journey: Journey) -> Tensor:
@@ -97,35 +93,32 @@ def offsets_of(journey: Journey) -> Tensor:
 
 class _There(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, journey: Journey, group: dist.ProcessGroup) -> Tensor:
-        ctx.journey, ctx.group = journey, group
-        return _go(rows, journey, group)
+    def forward(ctx: Any, rows: Tensor, journey: Journey, communicator: Communicator) -> Tensor:
+        ctx.journey, ctx.communicator = journey, communicator
+        return _go(rows, journey, communicator)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-        return _come(gradients[0], ctx.journey, ctx.group), None, None
+        return _come(gradients[0], ctx.journey, ctx.communicator), None, None
 
 
 class _Back(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, journey: Journey, group: dist.ProcessGroup) -> Tensor:
-        ctx.journey, ctx.group = journey, group
-        return _come(rows, journey, group)
+    def forward(ctx: Any, rows: Tensor, journey: Journey, communicator: Communicator) -> Tensor:
+        ctx.journey, ctx.communicator = journey, communicator
+        return _come(rows, journey, communicator)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-        return _go(gradients[0], ctx.journey, ctx.group), None, None
+        return _go(gradients[0], ctx.journey, ctx.communicator), None, None
 
 
-def _go(rows: Tensor, journey: Journey, group: dist.ProcessGroup) -> Tensor:
-    arrived = rows.new_empty((sum(journey.received), *rows.shape[1:]))
-    dist.all_to_all_single(arrived, rows.contiguous(), list(journey.received), list(journey.sent), group=group)
+def _go(rows: Tensor, journey: Journey, communicator: Communicator) -> Tensor:
+    arrived = communicator.travel(rows.contiguous(), journey.counts)
     return arrived.index_select(0, journey.order)
 
 
-def _come(rows: Tensor, journey: Journey, group: dist.ProcessGroup) -> Tensor:
+def _come(rows: Tensor, journey: Journey, communicator: Communicator) -> Tensor:
     leaving = torch.empty_like(rows, memory_format=torch.contiguous_format)
     leaving.index_copy_(0, journey.order, rows)
-    home = rows.new_empty((sum(journey.sent), *rows.shape[1:]))
-    dist.all_to_all_single(home, leaving, list(journey.sent), list(journey.received), group=group)
-    return home
+    return communicator.travel(leaving, tuple(zip(*journey.counts, strict=True)))

@@ -191,6 +191,9 @@ class Portion:
     def close(self) -> None:
         """Forgets the programs."""
         self._runners.clear()
+        for axis in (self._positions, self._experts, self._tensor):
+            if axis is not None:
+                axis.close()
         if self._statistics is not None:
             self._statistics.close()
         if self._pipelined is not None:

@@ -8,7 +8,7 @@ from meshwright.parallel._named import all_parameters
 from meshwright.parallel._pieces import Span
 from meshwright.parallel.hybrid._grid import Grid
 from meshwright.parallel.program import Program
-from meshwright.parallel.tensor import GroupCommunicator, Shards, choose_placements, localize
+from meshwright.parallel.tensor import Communicator, Shards, choose_placements, localize, make_communicator
 
 
 class TensorAxis:
@@ -24,7 +24,7 @@ class TensorAxis:
     def __init__(self, model: nn.Module, optimizer: Optimizer | None, strategy: Strategy, *, grid: Grid) -> None:
         self._optimizer = optimizer
         self._strategy = strategy
-        self._communicator = None if grid.tensor is None else GroupCommunicator(grid.tensor)
+        self._communicator = None if grid.tensor is None else make_communicator(grid.tensor, strategy)
         self._tensors = dict(all_parameters(model, optimizer)) | dict(model.named_buffers())
         self._placements = tuple(placement for placement in strategy.placements if placement.axis == "tp")
         self.spans: dict[str, tuple[Span, ...]] = {}
@@ -43,7 +43,12 @@ class TensorAxis:
         )
         return localize(program, scheme, communicator=self._communicator)
 
-    def _split(self, communicator: GroupCommunicator) -> None:
+    def close(self) -> None:
+        """Gives back what carries tensors."""
+        if self._communicator is not None:
+            self._communicator.close()
+
+    def _split(self, communicator: Communicator) -> None:
         shards = Shards(self._tensors, self._placements, communicator)
         shards.split_state(self._optimizer)
         shards.split()

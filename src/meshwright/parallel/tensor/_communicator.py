@@ -1,14 +1,15 @@
 """What carries tensors between the workers of an axis."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from meshwright.parallel.tensor._layout import Split
+# Rows by sender and receiver.
+Counts = Sequence[Sequence[int]]
 
 
 class Communicator(ABC):
@@ -41,17 +42,21 @@ class Communicator(ABC):
         """From a tensor with a first dim of one entry per worker: the entries that the workers have for this one."""
 
     @abstractmethod
+    def travel(self, rows: Tensor, counts: Counts) -> Tensor:
+        """Rows for this worker, in the order of the senders.
+
+        Args:
+            rows: for all workers, in the order of their coordinates.
+            counts: by sender and receiver, the same on all workers.
+        """
+
+    @abstractmethod
+    def rotate(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Hands a tensor to the next worker; the result waits for the previous worker's, of the same shape."""
+
+    @abstractmethod
     def close(self) -> None:
         """Gives back what the communicator holds of its own."""
-
-
-@runtime_checkable
-class RingMaker(Protocol):
-    """A communicator whose workers can hand keys and values round."""
-
-    def ring_attention(self, split: Split) -> Callable[..., Tensor]:
-        """Attention of which every worker has the positions of a split."""
-        ...
 
 
 class GroupCommunicator(Communicator):
@@ -98,6 +103,32 @@ class GroupCommunicator(Communicator):
         received = torch.empty_like(tensor)
         dist.all_to_all_single(received.view(-1), tensor.view(-1), group=self._group)
         return received
+
+    def travel(self, rows: Tensor, counts: Counts) -> Tensor:
+        """Rows for this worker."""
+        arriving = [row[self._coordinate] for row in counts]
+        received = rows.new_empty((sum(arriving), *rows.shape[1:]))
+        dist.all_to_all_single(received, rows, arriving, list(counts[self._coordinate]), group=self._group)
+        return received
+
+    def rotate(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Sent and received while the worker goes on."""
+        members = dist.get_process_group_ranks(self._group)
+        after, before = (members[(self._coordinate + step) % self._size] for step in (1, -1))
+        received = torch.empty_like(tensor)
+        works = dist.batch_isend_irecv(
+            [
+                dist.P2POp(dist.isend, tensor, after, group=self._group),
+                dist.P2POp(dist.irecv, received, before, group=self._group),
+            ]
+        )
+
+        def arrived() -> Tensor:
+            for work in works:
+                work.wait()
+            return received
+
+        return arrived
 
     def close(self) -> None:
         """Nothing: the group is its maker's."""

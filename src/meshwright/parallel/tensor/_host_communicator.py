@@ -1,11 +1,13 @@
 """Collectives between the workers of an axis on one host, through memory that all of them see."""
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from meshwright.exchange import SharedMemoryTransport
-from meshwright.parallel.tensor._communicator import Communicator
+from meshwright.parallel.tensor._communicator import Communicator, Counts
 
 
 class HostCommunicator(Communicator):
@@ -50,8 +52,33 @@ class HostCommunicator(Communicator):
         return part
 
     def all_to_all(self, tensor: Tensor) -> Tensor:
-        """The entries that the workers have for this one; everybody shows everything, and takes what is for it."""
-        return self.all_gather(tensor)[:, self.coordinate].contiguous()
+        """The entries that the workers have for this one."""
+        received = torch.empty_like(tensor)
+        counts = [[tensor[0].numel()] * self.size] * self.size
+        self._transport.all_to_all(received.view(-1), tensor.view(-1), counts=counts)
+        return received
+
+    def travel(self, rows: Tensor, counts: Counts) -> Tensor:
+        """Rows for this worker."""
+        arriving = sum(row[self.coordinate] for row in counts)
+        received = rows.new_empty((arriving, *rows.shape[1:]))
+        width = rows[0].numel() if rows.shape[0] else received.shape[1:].numel()
+        elements = [[count * width for count in row] for row in counts]
+        self._transport.all_to_all(received.view(-1), rows.view(-1), counts=elements)
+        return received
+
+    def rotate(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Copied when it is waited for, by this worker itself."""
+        return lambda: self._rotated(tensor)
+
+    def _rotated(self, tensor: Tensor) -> Tensor:
+        received = torch.empty_like(tensor)
+        counts = [
+            [tensor.numel() * (receiver == (sender + 1) % self.size) for receiver in range(self.size)]
+            for sender in range(self.size)
+        ]
+        self._transport.all_to_all(received.view(-1), tensor.view(-1), counts=counts)
+        return received
 
     def close(self) -> None:
         """Gives the shared memory back."""

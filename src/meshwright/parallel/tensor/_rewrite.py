@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from meshwright.parallel.tensor._communicator import Communicator, RingMaker
+from meshwright.parallel.tensor._communicator import Communicator
 from meshwright.parallel.tensor._layout import Split, local_shape
 from meshwright.parallel.tensor._operation import Choice, Operation
 from meshwright.parallel.tensor._random import PartRandom
 from meshwright.parallel.tensor._vocabulary import RangeCrossEntropy, RowMeanCrossEntropy, VocabularyEmbedding
+from meshwright.parallel.tensor.rules import RING
 from meshwright.parallel.tensor.rules._pieces import piece_bounds
 
 aten = torch.ops.aten
@@ -109,7 +110,6 @@ def _row_mean(operation: Operation, choice: Choice, arguments: Arguments, commun
 
 
 def _ring(operation: Operation, choice: Choice, arguments: Arguments, communicator: Communicator) -> Call:
-    del operation
     split = choice.results[0]
     assert isinstance(split, Split)
     given = {
@@ -117,9 +117,8 @@ def _ring(operation: Operation, choice: Choice, arguments: Arguments, communicat
         for name in ("query", "key", "value", "attn_mask", "is_causal", "scale")
         if arguments.get(name) is not None
     }
-    assert isinstance(communicator, RingMaker), "only the context axis marks attention for a ring"
     positional = [given.pop(name) for name in ("query", "key", "value")]
-    return communicator.ring_attention(split), tuple(positional), given
+    return operation.node.meta[RING](communicator, split), tuple(positional), given
 
 
 _BY_KIND: dict[str, Callable[..., Call]] = {

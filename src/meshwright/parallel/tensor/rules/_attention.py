@@ -4,7 +4,7 @@ from meshwright.parallel.tensor._layout import COPIED, Layout, Split
 from meshwright.parallel.tensor._operation import Choice, Operation
 from meshwright.parallel.tensor.rules._rule import LetterRule, Letters
 
-# Marks, in a node's `meta`, attention that is to be split by position.
+# In the `meta` of attention that is to be split by position: makes of a communicator and a split what does it.
 RING = "ring"
 
 
