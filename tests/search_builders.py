@@ -36,11 +36,16 @@ def random_graph(rng: random.Random, *, most_blocks: int = 3) -> Graph:
     sections = [("first", 1), *((f"part{index}.0", number) for index, number in enumerate(numbers)), ("last", 1)]
     operations: list[Operation] = []
     parameters, activations = [], []
+    heavy = rng.choice((0, 4, 8))  # tensors with state that is worth moving to the hosts' memory
     for module, number in sections:
         work, memory = rng.uniform(0.2, 3) * 1e9, rng.uniform(0.1, 2) * 1e8
         operations += [_operation(module, "forward", number, work), _operation(module, "backward", number, 2 * work)]
         elements = rng.randint(1, 40) * 10**5
         parameters.append(Parameter(paths=(f"{module}.weight",), shape=(2, elements), dtype="float32", repeats=number))
+        parameters += [
+            Parameter(paths=(f"{module}.more{index}",), shape=(2, 4 * 10**6), dtype="float32", repeats=number)
+            for index in range(heavy)
+        ]
         activations.append(
             Activation(module=module, size=Linear(per_example=memory), created=len(operations) - 2,
                        freed=len(operations) - 1, repeats=number)
@@ -99,11 +104,17 @@ def random_cluster(rng: random.Random, *, mixed: bool = False) -> Cluster:
 
 
 def _device(rng: random.Random, name: str) -> Device:
+    """Every second one is joined to its host's memory by a link that is known."""
+    to_host = tuple(
+        OperationRate(kind="copy", variant=way, bandwidth=rng.uniform(2, 60) * 1e9, overhead=0.0)
+        for way in (("to_device", "from_device") if rng.random() < 0.5 else ())
+    )
     return Device(
-        kind="cuda", name=name, memory=round(rng.uniform(0.15, 2.5) * 1e9), power=rng.choice((300.0, 700.0)),
+        kind="cuda", name=name, memory=round(rng.uniform(0.15, 4) * 1e9), power=rng.choice((300.0, 700.0)),
         price=rng.uniform(0.5, 5), source="made up", matrix_rates=(MatrixRate(dtype="float32", size=4096, rate=5e13),),
-        operation_rates=tuple(
-            OperationRate(kind=kind, bandwidth=rng.uniform(0.5, 2) * 1e12, overhead=1e-6) for kind in KINDS
+        operation_rates=(
+            *(OperationRate(kind=kind, bandwidth=rng.uniform(0.5, 2) * 1e12, overhead=1e-6) for kind in KINDS),
+            *to_host,
         ),
     )  # fmt: skip
 

@@ -49,6 +49,7 @@ from meshwright.cost._strategy import Allowance as Allowance
 from meshwright.cost._strategy import Batch as Batch
 from meshwright.cost._strategy import Exchange as Exchange
 from meshwright.cost._strategy import Kernels as Kernels
+from meshwright.cost._strategy import Offload as Offload
 from meshwright.cost._strategy import Precision as Precision
 from meshwright.cost._strategy import Sharding as Sharding
 from meshwright.cost._strategy import Strategy as Strategy

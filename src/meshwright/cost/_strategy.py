@@ -11,6 +11,7 @@ from meshwright.hardware._device import MatrixLibrary
 from meshwright.units import Bytes
 
 Sharding = Literal["none", "optimizer", "gradients", "parameters"]
+Offload = Literal["none", "state"]
 TransportName = Literal["gloo", "nccl", "shared_memory", "hierarchical", "direct", "direct_packed"]
 Allowance = Literal["precision", "compression", "staleness", "quantization", "sparsity"]
 
@@ -124,6 +125,8 @@ class Strategy:
         sequence: whether norms, dropout and residuals between split regions are split along the sequence over `tp`.
         attention: how attention over a sequence that is split over `cp` meets the other workers' keys and values.
         pipeline: stages and schedule; None with `pp` 1.
+        offload: what is kept in the host's memory: `state` is the optimizer's, which comes to the device in pieces
+            while parameters are updated.
     """
 
     workers: tuple[Worker, ...]
@@ -135,6 +138,7 @@ class Strategy:
     sequence: Literal["whole", "split"] = "whole"
     attention: Literal["ring", "all_to_all"] = "ring"
     pipeline: Pipeline | None = None
+    offload: Offload = "none"
     kernels: Kernels = Kernels()
     precision: Precision = Precision()
     exchange: Exchange = Exchange()
@@ -170,6 +174,8 @@ class Strategy:
             parts.append(f"accumulation {self.batch.accumulation}")
         if self.recompute:
             parts.append(f"recompute {len(self.recompute)} blocks")
+        if self.offload != "none":
+            parts.append(f"{self.offload} offloaded")
         kernels = self.kernels
         parts += [
             text

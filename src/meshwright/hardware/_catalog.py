@@ -1,7 +1,7 @@
 """Devices that are not here: the figures of `catalog.toml`, each with its source, and a `Device` made of them."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from statistics import median
@@ -49,6 +49,7 @@ class CatalogEntry:
         link_name: what the link is.
         link_reach: devices joined by it, where more than one host's.
         network: of a whole host, one way (B/s).
+        host_link: what joins it to its host's memory, a key of `Catalog.host_link`.
         peaks: by data type, dense, as the maker says (FLOP/s).
         achieved: by data type, best measured (FLOP/s).
     """
@@ -65,6 +66,7 @@ class CatalogEntry:
     link_name: str = ""
     link_reach: int = 0
     network: Figure | None = None
+    host_link: str = "pcie4"
     peaks: Mapping[str, Figure]
     achieved: Mapping[str, Figure] = field(default_factory=dict)
 
@@ -76,11 +78,13 @@ class Catalog:
     Args:
         sources: documents by the key that figures name.
         latency: time of an empty message over one hop of `link` and of `network` (s).
+        host_link: bandwidth between a device and its host's memory, one way, by what joins them (B/s).
         devices: by short name (`h100`).
     """
 
     sources: Mapping[str, str]
     latency: Mapping[str, Figure]
+    host_link: Mapping[str, Figure]
     devices: Mapping[str, CatalogEntry]
 
 
@@ -131,8 +135,18 @@ def device_of(known: Catalog, entry: CatalogEntry) -> Device:
             OperationRate(
                 kind="copy", threads=entry.cores, size=LARGE_TENSOR, bandwidth=entry.bandwidth.value, overhead=0.0
             ),
+            *_to_host(known, entry),
         ),
     )
+
+
+def _to_host(known: Catalog, entry: CatalogEntry) -> Iterator[OperationRate]:
+    """Copies between an accelerator and its host."""
+    if entry.kind == "cpu":
+        return
+    for variant in ("to_device", "from_device"):
+        speed = known.host_link[entry.host_link].value
+        yield OperationRate(kind="copy", size=LARGE_TENSOR, variant=variant, bandwidth=speed, overhead=0.0)
 
 
 def link_topology(entry: CatalogEntry) -> Topology:

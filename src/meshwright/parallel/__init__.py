@@ -4,9 +4,9 @@ In: the user's model, optimizer and loss, a `Strategy`. Out: a `Parallelized`, w
 `SplitModel` where a worker computes a part of the model only.
 Reading order: `_parallelized` (what the engine relies on), `_apply` with `_checks`, `_single`, `_data_parallel`,
 `_fully_sharded` with `_shards`, `_around`; beside them `_batch_norm`, `_recompute`, `_agreement`, `_ownership`,
-`_named`; `_pieces` (whole tensors from what workers hold) and `_optimizer_pieces`. A split model: `program` (what is
-computed), `tensor`, `context` and `pipeline` (how it is split), `hybrid` (all axes together); `stale` (workers that
-train apart for a while).
+`_named`, `_state_offload`; `_pieces` (whole tensors from what workers hold) and `_optimizer_pieces`; `_twin` (what an
+optimizer would do). A split model: `program` (what is computed), `tensor`, `context` and `pipeline` (how it is split),
+`hybrid` (all axes together); `stale` (workers that train apart for a while).
 """
 
 from meshwright.parallel._apply import apply as apply
@@ -17,3 +17,4 @@ from meshwright.parallel._parallelized import SplitModel as SplitModel
 from meshwright.parallel._pieces import Piece as Piece
 from meshwright.parallel._pieces import collected as collected
 from meshwright.parallel._pieces import local as local
+from meshwright.parallel._state_offload import StateOffload as StateOffload

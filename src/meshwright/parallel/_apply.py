@@ -14,7 +14,7 @@ from meshwright.cost import Strategy
 from meshwright.exchange import Transport, make_reduction, make_transport
 from meshwright.parallel._agreement import agree
 from meshwright.parallel._batch_norm import GlobalBatchNorm
-from meshwright.parallel._checks import check
+from meshwright.parallel._checks import check, check_offload
 from meshwright.parallel._data_parallel import DataParallel
 from meshwright.parallel._parallelized import Parallelized
 from meshwright.parallel._recompute import Recomputation
@@ -75,6 +75,7 @@ def apply(
         WorkerError: the workers cannot reach each other.
     """
     if strategy.num_workers == 1:
+        check_offload(strategy, optimizer)
         return SingleWorker(model, optimizer, Recomputation(model, strategy.recompute))
     check(model, optimizer, strategy, group)
     job = _Job(

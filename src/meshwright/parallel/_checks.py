@@ -19,6 +19,30 @@ def check(model: nn.Module, optimizer: Optimizer | None, strategy: Strategy, gro
     _check_sharding(strategy, optimizer)
     _check_statistics(model, strategy)
     _check_experts(strategy.mesh)
+    check_offload(strategy, optimizer)
+
+
+def check_offload(strategy: Strategy, optimizer: Optimizer | None) -> None:
+    """Refuses state in the host's memory where nobody here steps the optimizer, or torch keeps it in shards.
+
+    Raises:
+        PlanError: says which.
+    """
+    if strategy.offload == "none":
+        return
+    causes = {
+        "an optimizer of the script's own loop": optimizer is None,
+        "sharded parameters": strategy.sharding == "parameters",
+    }
+    for name, there in causes.items():
+        if there:
+            raise PlanError(
+                f"offload = {strategy.offload} with {name}",
+                cause="the state is brought to the device piece by piece by whoever steps the optimizer, whole tensors "
+                "at a time",
+                alternatives=["--set offload=none", "--set sharding=optimizer", "a step of mw.parallel"],
+                command="meshwright plan SCRIPT",
+            )
 
 
 def _check_workers(strategy: Strategy, group: dist.ProcessGroup | None) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from meshwright.cost import Allowance, CompressionMethod, Schedule, Sharding, TransportName, UpdatesKind
+from meshwright.cost import Allowance, CompressionMethod, Offload, Schedule, Sharding, TransportName, UpdatesKind
 from meshwright.units import Bytes, Dollars, Seconds
 
 
@@ -26,6 +26,7 @@ class Pins:
     accumulation: int | None = None
     sharing: Literal["fixed", "adaptive"] | None = None
     recompute: Literal["none", "all"] | None = None
+    offload: Offload | None = None
     matrix_library: Literal["default", "onednn"] | None = None
     optimizer: Literal["as_written", "fused"] | None = None
     allocator: Literal["default", "retained"] | None = None

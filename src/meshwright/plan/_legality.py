@@ -16,6 +16,7 @@ from meshwright.plan._space import (
     mask_sources,
     matrix_libraries,
     memory_formats,
+    offloads,
     optimizer_forms,
     recomputations,
 )
@@ -48,6 +49,12 @@ def _rules(graph: Graph, cluster: Cluster, goal: Goal) -> Iterator[Rule]:
     yield from _exchange_rules(cluster)
     yield from _lossy_rules(goal.allow)
     yield from _kernel_rules(graph, training_hosts(cluster)[0].device)
+    yield Rule(
+        name="offload",
+        legal=offloads(graph, training_hosts(cluster)[0].device),
+        cause="a processor's memory is the host's, an optimizer without state has none to move, and copies to the host "
+        "have to be known by their rate",
+    )
 
 
 def _layout_rules(graph: Graph, cluster: Cluster, pins: Pins) -> Iterator[Rule]:

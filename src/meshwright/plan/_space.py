@@ -15,6 +15,7 @@ from meshwright.cost import (
     Exchange,
     Kernels,
     Mesh,
+    Offload,
     Precision,
     Sharding,
     Strategy,
@@ -68,14 +69,16 @@ def _strategies_of_layout(
                         sharing=sharing(graph, workers, goal),
                     ),
                 )  # fmt: skip
-                for kernels, precision, exchange in product(
+                for kernels, precision, exchange, offload in product(
                     kernel_choices(graph, device, goal),
                     precisions(device, goal, num_workers=len(workers)),
                     exchanges(cluster, shape, goal),
+                    _unless_pinned(goal.pins.offload, offloads(graph, device)),
                 ):
                     if exchange.compression is not None and precision.reduction != "as_written":
                         continue  # what is compressed is not rounded before
-                    yield replace(shape, kernels=kernels, precision=precision, exchange=exchange)
+                    if offload == "none" or sharding != "parameters":
+                        yield replace(shape, kernels=kernels, precision=precision, exchange=exchange, offload=offload)
 
 
 def grids(num_workers: int, goal: Goal) -> Iterator[tuple[Sharding, Mesh]]:
@@ -173,6 +176,13 @@ def memory_formats(graph: Graph, device: Device) -> tuple[str, ...]:
 def mask_sources(graph: Graph, device: Device) -> tuple[str, ...]:
     """torch's generator, and a faster one for the masks of dropout on a CPU."""
     return ("default", "sfc64") if device.kind == "cpu" and "random" in graph.traits else ("default",)
+
+
+def offloads(graph: Graph, device: Device) -> tuple[Offload, ...]:
+    """What may be kept in the host's memory: of accelerators, which have another one, where the way there is known."""
+    known = {row.variant for row in device.operation_rates if row.kind == "copy"} >= {"to_device", "from_device"}
+    state = graph.optimizer.bytes_per_element > 0
+    return ("none", "state") if device.kind != "cpu" and known and state else ("none",)
 
 
 def precisions(device: Device, goal: Goal, *, num_workers: int) -> tuple[Precision, ...]:

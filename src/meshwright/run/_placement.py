@@ -217,7 +217,7 @@ def place(
         return SoleWorker(job.model, job.optimizer), _no_context
     _check_allowed(job, strategy)
     from meshwright.numerics import kernels_applied, precision_applied
-    from meshwright.parallel import apply
+    from meshwright.parallel import StateOffload, apply
 
     undo.enter_context(kernels_applied(strategy.kernels, model=job.model, optimizer=job.optimizer, blocks=job.blocks))
     device = next((tensor.device.type for tensor in job.model.parameters()), "cpu")
@@ -230,6 +230,8 @@ def place(
         job.model, job.optimizer, strategy, loss=job.loss, graph_blocks=job.blocks, group=group, context=context
     )
     undo.callback(placed.close)
+    if strategy.offload == "state" and job.optimizer is not None:
+        undo.callback(StateOffload(job.optimizer).close)
     if job.carried and isinstance(placed, Remembering):
         placed.carry(job.carried)
     return placed, context

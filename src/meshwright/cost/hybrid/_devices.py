@@ -30,7 +30,7 @@ from meshwright.cost.accelerator import (
 )
 from meshwright.cost.hybrid._layout import Layout
 from meshwright.hardware import Cluster, Host
-from meshwright.units import Seconds
+from meshwright.units import BytesPerSecond, Seconds
 
 # The step engine's own Python for one micro-batch (as in `_pricing`).
 ENGINE: Seconds = 9e-6
@@ -96,6 +96,13 @@ class Devices:
             elements, shards, layout.micro_batches, self.fitted.traffic, self.habits, moved=moved
         )  # fmt: skip
         return size / (where.bandwidth * self.fitted.kernels.memory)
+
+    def host_link(self, kind: int) -> BytesPerSecond:
+        """How fast a device and its host's memory exchange data, the slower way of both; 0 where that is not known."""
+        rows = self.hosts[kind].device.operation_rates
+        ways = {way: max((row.bandwidth for row in rows if row.kind == "copy" and row.variant == way), default=0.0)
+                for way in ("to_device", "from_device")}  # fmt: skip
+        return min(ways.values())
 
     def step(self, layout: Layout, parameters: float) -> Seconds:
         """What a step takes besides computing and exchanging (s).

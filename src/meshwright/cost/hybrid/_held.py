@@ -13,7 +13,11 @@ from meshwright.cost.hybrid._pieces import Pieces, Weights
 from meshwright.cost.hybrid._pipeline_time import in_flight
 from meshwright.graph import Graph, is_in_sections
 from meshwright.hardware import Device
+from meshwright.units import MIB, Bytes
 
+# State that is on a device at one time where it is kept in the host's memory: the piece under way (`parallel`'s own
+# size of a piece).
+OFFLOADED_PIECE: Bytes = 64 * MIB
 # Temporaries of an update that treats a worker's parameters together, as a share of the gradients it updates (torch's
 # foreach form of AdamW holds one list of intermediate results).
 _UPDATE_SHARE = 1.0
@@ -74,7 +78,7 @@ def held(
         context=device.context,
         parameters=round(parameters / (shard if level == 3 else 1)),
         gradients=round(kept + _stashed(layout, parameters, gradients, rank=rank)),
-        optimizer=round(graph.optimizer.bytes_per_element * float(units @ weights.elements) / shard),
+        optimizer=round(_state_here(graph, layout, units, weights)),
         activations=round(activations),
         transient=round(max(transient, update - activations)),
         buffers=graph.buffer_size,
@@ -97,12 +101,30 @@ def least_held(graph: Graph, layout: Layout, units: Column, weights: Weights) ->
     shard = layout.mesh.dp_shard if layout.sharding != "none" else 1
     level = {"none": 0, "optimizer": 1, "gradients": 2, "parameters": 3}[layout.sharding]
     kept = shard if level == 3 or (level == 2 and layout.micro_batches == 1) else 1
-    state = graph.optimizer.bytes_per_element * float(units @ weights.elements) / shard
+    state = 0.0 if layout.offload == "state" else state_bytes(graph, layout, units, weights)
     return (
         float(units @ weights.parameters) / (shard if level == 3 else 1)
         + float(units @ weights.gradients) / kept
         + state
     )
+
+
+def state_bytes(graph: Graph, layout: Layout, units: Column, weights: Weights) -> float:
+    """Optimizer state of some units on one worker, wherever it is kept (B)."""
+    shard = layout.mesh.dp_shard if layout.sharding != "none" else 1
+    return graph.optimizer.bytes_per_element * float(units @ weights.elements) / shard
+
+
+def _state_here(graph: Graph, layout: Layout, units: Column, weights: Weights) -> float:
+    """What of it is on the device: all, or the piece that is being updated (B)."""
+    state = state_bytes(graph, layout, units, weights)
+    return state if layout.offload == "none" else min(state, _piece(graph, weights))
+
+
+def _piece(graph: Graph, weights: Weights) -> float:
+    """State of the parameters that are updated together; the largest one is whole (B)."""
+    largest = float((weights.elements / np.maximum(weights.tensors, 1)).max(initial=0.0))
+    return max(float(OFFLOADED_PIECE), graph.optimizer.bytes_per_element * largest)
 
 
 def activation_bytes(layout: Layout, stages: Stages, pieces: Pieces) -> Column:

@@ -13,7 +13,7 @@ from meshwright.cost._workload import Column, Workload
 from meshwright.cost.accelerator import Calibration, Habits, calibration
 from meshwright.cost.hybrid._devices import devices_of
 from meshwright.cost.hybrid._exchanges import Exchanges, UnitExchange
-from meshwright.cost.hybrid._held import Stages, held, least_held
+from meshwright.cost.hybrid._held import Stages, held, least_held, state_bytes
 from meshwright.cost.hybrid._layout import Layout, Replica
 from meshwright.cost.hybrid._local import Division, local_graph
 from meshwright.cost.hybrid._pieces import Pieces, Weights, pieces_of, weights_of
@@ -143,6 +143,16 @@ class HybridPricer:
         """FLOP of one step over all workers."""
         return sum(item.flops.at(self.graph.batch_size) * item.repeats for item in self.graph.operations)
 
+    @property
+    def least_factor(self) -> float:
+        """What a lower bound on a pipeline's span is to be multiplied with.
+
+        The correction, and less where not all of filling and emptying is waited for: a step then takes that share of
+        the span, and the rest of the busiest worker's time.
+        """
+        own = self.devices.own_habits
+        return self.correction.time * min(1.0, own.bubble if own is not None else 1.0)
+
     def stages(self, layout: Layout) -> Stages:
         """The units of every stage, by kind."""
         kinds = self.units.kinds
@@ -269,7 +279,12 @@ class HybridPricer:
         """
         _, weights = self.local(layout.division)
         rates = self._rates(kind, self.processes(layout, kind))
-        return self.devices.update(kind, self.whole, rates, layout, elements=float(units @ weights.elements))
+        elements = float(units @ weights.elements)
+        update = self.devices.update(kind, self.whole, rates, layout, elements=elements)
+        if layout.offload != "state":
+            return update
+        moved = 2 * state_bytes(self.graph, layout, units, weights)  # there and back, with nothing to hide it behind
+        return update + moved / self.devices.host_link(kind)
 
     def _gradients(self, size: float, weights: Weights, units: Column) -> float:
         """Bytes of gradients on the network, where it is known how wide their elements are there."""

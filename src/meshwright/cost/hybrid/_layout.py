@@ -5,7 +5,7 @@ from typing import Literal
 
 from meshwright.cost._mesh import Axis, Mesh
 from meshwright.cost._split import Schedule
-from meshwright.cost._strategy import Exchange, Kernels, Precision, Sharding
+from meshwright.cost._strategy import Exchange, Kernels, Offload, Precision, Sharding
 from meshwright.cost.hybrid._local import Division, SequenceMode
 from meshwright.cost.hybrid._pipeline_time import Form
 
@@ -42,6 +42,7 @@ class Layout:
         schedule: of the pipeline.
         bounds: unit with which each stage begins, 0 first.
         recomputed: units that are computed again in the backward, ascending.
+        offload: as in `Strategy`.
         kernels: implementations.
         precision: data types.
         exchange: of gradients.
@@ -58,6 +59,7 @@ class Layout:
     schedule: Schedule = "1f1b"
     bounds: tuple[int, ...] = (0,)
     recomputed: tuple[int, ...] = ()
+    offload: Offload = "none"
     kernels: Kernels = Kernels()
     precision: Precision = Precision()
     exchange: Exchange = Exchange(transport="nccl")

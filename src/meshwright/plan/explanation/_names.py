@@ -28,6 +28,8 @@ def summary(layout: Layout, devices: str = "") -> str:
         parts.append(f"{layout.micro_batches} micro-batches")
     if layout.recomputed:
         parts.append(f"{len(layout.recomputed)} blocks recomputed")
+    if layout.offload != "none":
+        parts.append(f"{layout.offload} offloaded")
     if layout.precision.compute != "as_written":
         parts.append(f"{layout.precision.compute} compute")
     if layout.kernels.compiled:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, get_args
 
 from meshwright.cost import Sharding
@@ -89,6 +90,13 @@ def relaxed(fixed: Pins, pinned: Pins, name: str, value: Any) -> Pins:
     open_: dict[str, Any] = {}
     if name in ("tensor", "context", "pipeline", "expert", "accumulation", "sharding"):
         open_ = {"data": None, "shard": None, "accumulation": None, "schedule": None, "stages": None, "sequence": None}
+    if name in ("tensor", "context", "pipeline"):
+        degrees = {axis: getattr(fixed, axis) or 1 for axis in ("tensor", "context", "pipeline")} | {name: value}
+        each = prod(degrees.values())
+        if (fixed.workers or each) % each:
+            open_["workers"] = None
+        if fixed.workers == each:  # nobody is left to share anything with
+            open_["sharding"] = None
     if name == "sharding":
         open_ = {"data": None, "shard": None}
     if name in ("accumulation", "sequence", "shard"):
@@ -96,7 +104,8 @@ def relaxed(fixed: Pins, pinned: Pins, name: str, value: Any) -> Pins:
     if name == "schedule":
         open_ = {"stages": None}
     kept = {key: given for key in open_ if (given := getattr(pinned, key)) is not None}
-    return replace(fixed, recompute=pinned.recompute, compiled=pinned.compiled, **(open_ | kept | {name: value}))
+    always: dict[str, Any] = {"recompute": pinned.recompute, "compiled": pinned.compiled, "offload": pinned.offload}
+    return replace(fixed, **(always | open_ | kept | {name: value}))
 
 
 def _changes(splits: Splits, layout: Layout) -> Iterator[tuple[str, Any]]:

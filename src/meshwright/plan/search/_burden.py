@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,7 @@ from meshwright.plan.search._cover import Choice, cheapest_cover
 from meshwright.units import Bytes, Seconds
 
 Counts = tuple[int, ...]
+_FEW = 512  # choices of what to compute again that are all looked at, where replicas differ
 _TRIES = 8  # corrections of what was freed too little, where memory is not quite linear
 
 
@@ -87,19 +90,31 @@ class Burdens:
     def _covered(self, rank: int, mine: tuple[Counts, ...], missing: float) -> Burden | None:
         """With what is cheapest to compute again so that it fits."""
         options, places = self._options(rank, mine)
+        ways = prod(option.available + 1 for option in options)
+        if len(self.pieces) > 1 and ways <= _FEW:
+            return self._looked_through(rank, mine, options, places)
         for _ in range(_TRIES):
             counts = cheapest_cover(options, missing)
             if counts is None:
                 return None
-            again = [[0] * len(mine[0]) for _ in mine]
-            for (chunk, kind), count in zip(places, counts, strict=True):
-                again[chunk][kind] = count
-            chosen = tuple(tuple(row) for row in again)
+            chosen = _placed(mine, places, counts)
             over = self._missing(rank, mine, chosen)
             if over <= 0:
                 return self._with(rank, mine, chosen)
             missing += over
         return None
+
+    def _looked_through(
+        self, rank: int, mine: tuple[Counts, ...], options: list[Choice], places: list[tuple[int, int]]
+    ) -> Burden | None:
+        """Where replicas differ, each has a memory and a time of its own: every choice is looked at."""
+        best: Burden | None = None
+        for counts in product(*(range(option.available + 1) for option in options)):
+            chosen = _placed(mine, places, counts)
+            if self._missing(rank, mine, chosen) <= 0:
+                found = self._with(rank, mine, chosen)
+                best = found if best is None or found.busy < best.busy else best
+        return best
 
     def _least(self, rank: int, mine: tuple[Counts, ...], nothing: tuple[Counts, ...]) -> Burden | None:
         """With the least memory: nothing computed again, or all blocks whose activations are no larger than some."""
@@ -146,8 +161,19 @@ class Burdens:
 
     def _with(self, rank: int, mine: tuple[Counts, ...], again: tuple[Counts, ...]) -> Burden:
         repeated = np.array(again).sum(axis=0)
-        more = float((self.forward[:, rank] @ repeated).max()) if repeated.any() else 0.0
-        return Burden(self.busy(rank, mine) + more, again)
+        if not repeated.any():
+            return Burden(self.busy(rank, mine), again)
+        units = np.array(mine).sum(axis=0)
+        times = (self.forward + self.backward)[:, rank] @ units + self.forward[:, rank] @ repeated
+        return Burden(float(times.max()), again)
+
+
+def _placed(mine: tuple[Counts, ...], places: list[tuple[int, int]], counts: Sequence[int]) -> tuple[Counts, ...]:
+    """Counts by stage of the worker and kind."""
+    again = [[0] * len(mine[0]) for _ in mine]
+    for (chunk, kind), count in zip(places, counts, strict=True):
+        again[chunk][kind] = count
+    return tuple(tuple(row) for row in again)
 
 
 def _by_worker(columns: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:

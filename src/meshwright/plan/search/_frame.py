@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from itertools import combinations, permutations, product
 from math import ceil
 
-from meshwright.cost import Exchange, Kernels, Mesh, Precision, Schedule, Sharding
+from meshwright.cost import Exchange, Kernels, Mesh, Offload, Precision, Schedule, Sharding
 from meshwright.cost.hybrid import AttentionMode, HybridPricer, Layout, Order, Replica
 from meshwright.graph import Splits
 from meshwright.hardware import Host
 from meshwright.plan._goal import Goal
 from meshwright.plan._layouts import divisors, doublings
-from meshwright.plan._space import accumulations, kernel_choices, precisions
+from meshwright.plan._space import accumulations, kernel_choices, offloads, precisions
 from meshwright.units import MIB, Bytes
 
 _BUCKET_SIZE: Bytes = 25 * MIB  # torch's own; others are looked at where they are pinned
@@ -86,12 +86,14 @@ class Choices:
         goal: with the pins.
         kernels: implementations.
         precisions: data types.
+        offloads: what may be kept in the hosts' memory.
     """
 
     splits: Splits
     goal: Goal
     kernels: tuple[Kernels, ...]
     precisions: tuple[Precision, ...]
+    offloads: tuple[Offload, ...] = ("none",)
 
 
 def choices_of(pricer: HybridPricer, goal: Goal) -> Choices:
@@ -106,7 +108,14 @@ def choices_of(pricer: HybridPricer, goal: Goal) -> Choices:
         goal=goal,
         kernels=tuple(fused or kernels),  # the same update in the same order, with less memory
         precisions=tuple(dict.fromkeys(found)),
+        offloads=tuple(_pinned(goal.pins.offload, _offloads(pricer))),
     )
+
+
+def _offloads(pricer: HybridPricer) -> tuple[Offload, ...]:
+    """What may be kept in the hosts' memory, whichever of the kinds a worker stands on."""
+    found = (offloads(pricer.graph, host.device) for host in pricer.hosts)
+    return min(found, key=len)
 
 
 def shapes(
@@ -257,7 +266,9 @@ def levels(shape: Layout, choices: Choices) -> Iterator[Layout]:
     """Sharding and buckets for a shape."""
     exchange = replace(shape.exchange, bucket_size=choices.goal.pins.bucket_size or _BUCKET_SIZE)
     for sharding, mesh in _shardings(shape, choices.goal):
-        yield replace(shape, mesh=mesh, sharding=sharding, exchange=exchange)
+        for offload in choices.offloads:
+            if offload == "none" or sharding != "parameters":
+                yield replace(shape, mesh=mesh, sharding=sharding, exchange=exchange, offload=offload)
 
 
 def schedules(layout: Layout, choices: Choices) -> Iterator[tuple[Schedule, int]]:

@@ -231,7 +231,7 @@ class Search:
                 )
                 least = least_step(form, work + 2 * (stages - 1) * sent, ahead=ahead, after=after)
                 least = max(least, layout.micro_batches * shared)
-                value = self._aim.least(least * pricer.correction.time, *draw)
+                value = self._aim.least(least * pricer.least_factor, *draw)
                 if value < best * (1 - ROUNDING):
                     yield value, framed(layout, schedule, stages)
 
@@ -284,7 +284,7 @@ class Search:
                 places = Replica(count=base.mesh.num_shares, kinds=(kind,) * base.mesh.pp, examples=examples)
                 draws.append(self._pricer.draw(replace(base, replicas=(places,))))
             each = base.micro_batches * self._computing(base, kind, examples) / base.mesh.pp
-            return self._aim.least(each * self._pricer.correction.time, *draws[0]) < state.value * (1 - ROUNDING)
+            return self._aim.least(each * self._pricer.least_factor, *draws[0]) < state.value * (1 - ROUNDING)
 
         for shape in shapes(self._pricer, self._choices, devices, worth=worth):
             if not accept(shape.mesh):
@@ -292,7 +292,7 @@ class Search:
             least = 0.0
             for replica in shape.replicas:
                 least = max(least, shape.micro_batches * self._alone(shape, replica))
-            yield self._aim.least(least * self._pricer.correction.time, *self._drawn(shape)), shape
+            yield self._aim.least(least * self._pricer.least_factor, *self._drawn(shape)), shape
 
     def _alone(self, shape: Layout, replica: Replica) -> Seconds:
         """Computing that the busiest worker of a pipeline has at least for a micro-batch (s)."""

@@ -77,7 +77,7 @@ class StageSearch:
     ) -> None:  # fmt: skip
         self._pricer, self._frame, self._aim, self._limits = pricer, frame, aim, limits
         layout = replace(frame.layout, bounds=(0,) * frame.num_stages)
-        self._layout, self._form, self._factor = layout, layout.form, pricer.correction.time
+        self._layout, self._form, self._factor = layout, layout.form, pricer.least_factor
         thrifty = aim.minimize == "memory"
         self._burdens = Burdens(pricer, layout, limits=limits, recompute=recompute, thrifty=thrifty)
         self._summed = summed
