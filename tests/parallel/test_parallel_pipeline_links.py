@@ -8,6 +8,7 @@ import torch
 
 from meshwright.cost import Action
 from meshwright.parallel.pipeline._executor import Executor, Pending, Surroundings
+from meshwright.parallel.pipeline._group_links import GroupLinks
 from meshwright.parallel.pipeline._later import WeightGradients
 from meshwright.parallel.pipeline._links import Links
 from meshwright.parallel.pipeline._messages import Message, Step
@@ -59,4 +60,4 @@ def test_every_message_is_asked_for_once_and_as_early_as_the_links_allow(ahead: 
 
 
 def test_only_a_carrier_that_finds_messages_by_number_is_asked_early() -> None:
-    assert Links(None, torch.device("cpu")).ahead == 0
+    assert GroupLinks(None, torch.device("cpu")).ahead == 0

@@ -3,10 +3,11 @@
 In: gradients of every worker. Out: their sum on every worker, or on the one that owns the parameter.
 Reading order: `_transport` (what a transport does), `_process_group`, `_shared_memory` (on `_arenas` over `_segment`,
 and `_queue` over `_signals`), `_direct` (`_direct_collectives`, each a `_conversation` over the `_flows` of
-`_connections`; how values travel says `_travel`), `_hierarchical` (inside hosts and between them), `_choice` (which
-one, by name), `_buckets`, `_schedule`, `_reduction` (how a bucket is summed: exactly, or by a method of `compression`
-over a `_wire` on a `_thread`), `_gradients`, `_owned_gradients`, `_broadcast`, `_hand_out`. The probe of
-`hardware` measures what pyproject.toml names as `meshwright.transports`.
+`_connections`; how values travel says `_travel`), `_hierarchical` (inside hosts and between them), `_mailboxes` (from
+one worker to another inside a host), `_choice` (which one, by name), `_buckets`, `_schedule`, `_reduction` (how a
+bucket is summed: exactly, or by a method of `compression` over a `_wire` on a `_thread`), `_gradients`,
+`_owned_gradients`, `_broadcast`, `_hand_out`. The probe of `hardware` measures what pyproject.toml names as
+`meshwright.transports`.
 """
 
 from meshwright.exchange._arenas import shares_memory as shares_memory
@@ -16,6 +17,7 @@ from meshwright.exchange._choice import make_transport as make_transport
 from meshwright.exchange._direct import DirectTransport as DirectTransport
 from meshwright.exchange._gradients import GradientExchange as GradientExchange
 from meshwright.exchange._hierarchical import HierarchicalTransport as HierarchicalTransport
+from meshwright.exchange._mailboxes import Mailboxes as Mailboxes
 from meshwright.exchange._owned_gradients import OwnedGradientExchange as OwnedGradientExchange
 from meshwright.exchange._process_group import ProcessGroupTransport as ProcessGroupTransport
 from meshwright.exchange._reduction import ExactReduction as ExactReduction

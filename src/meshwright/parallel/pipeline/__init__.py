@@ -2,9 +2,9 @@
 
 In: a `Program`, the paths at which stages begin, a schedule. Out: gradients in the parameters of each worker's stages.
 Reading order: `_flow` (what a program's operations make, read and change), `_cut_points`, `_stages`; `_messages`,
-`_links`, `_executor` (one worker's step) with `_later` and `_record`; `_versions`, `_flowing` (steps that leave work
-under way); `_holdings` (whose parameters are where), `_pipelined` (all of it together). The schedules' orders are data
-of `cost`.
+`_links` (`_group_links` between any workers, `_host_links` inside a host), `_executor` (one worker's step) with
+`_later` and `_record`; `_versions`, `_flowing` (steps that leave work under way); `_holdings` (whose parameters are
+where), `_pipelined` (all of it together). The schedules' orders are data of `cost`.
 """
 
 from meshwright.parallel.pipeline._cut_points import CutPoint as CutPoint

@@ -215,7 +215,7 @@ class Executor:
     def _hand_over(self, tensor: Tensor, message: Message) -> None:
         target = message.target % self._links.size
         if target == self._links.rank:
-            self._pending.inbox[_key(message)] = self._links.here(tensor, message.value)
+            self._pending.inbox[_key(message)] = self._links.here(tensor)
         else:
             self._links.send(tensor, message.value, to=target, number=message.number)
 

@@ -15,8 +15,8 @@ from meshwright.parallel._named import all_parameters
 from meshwright.parallel.pipeline._executor import Begin, Executor, Pending, Surroundings
 from meshwright.parallel.pipeline._flowing import Flowing
 from meshwright.parallel.pipeline._holdings import Holdings
+from meshwright.parallel.pipeline._host_links import links_between
 from meshwright.parallel.pipeline._later import WeightGradients, with_late_weights
-from meshwright.parallel.pipeline._links import Links
 from meshwright.parallel.pipeline._messages import Script, script_of
 from meshwright.parallel.pipeline._record import Record
 from meshwright.parallel.pipeline._stages import Stage, cut
@@ -74,7 +74,7 @@ class Pipelined:
         self._stages: dict[int, tuple[Program, tuple[Stage, ...]]] = {}
         self._scripts: dict[tuple[int, ...], Script] = {}
         device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-        self._links = Links(group, device)
+        self._links = links_between(group, device)
         self._record = Record(device)
         self._schedule = pipeline.schedule
         self._flowing: Flowing | None = None
@@ -244,7 +244,8 @@ class Pipelined:
         )
 
     def close(self) -> None:
-        """Forgets the stages."""
+        """Forgets the stages and ends the links."""
+        self._links.close()
         self._stages.clear()
         self._scripts.clear()
 

@@ -1,0 +1,75 @@
+"""Messages from one process to another through shared memory."""
+
+import random
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from meshwright.exchange import Mailboxes
+from meshwright.exchange._mailboxes import _size_class
+
+LENGTHS = (1, 17, 5000, 70_000)
+
+
+def message(sender: int, receiver: int, number: int, turn: int) -> torch.Tensor:
+    """Bytes that no other message has."""
+    maker = torch.Generator().manual_seed(((sender * 7 + receiver) * 1000 + number) * 10 + turn)
+    return torch.randint(256, (LENGTHS[number % len(LENGTHS)],), dtype=torch.uint8, generator=maker)
+
+
+def crossed(count: int, turns: int) -> tuple[bool, list[int]]:
+    """Everybody sends to everybody before anything is taken, and takes in an order of its own; numbers come again."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    peers = [peer for peer in range(size) if peer != rank]
+    boxes, right = Mailboxes(dist.group.WORLD), True
+    order = random.Random(rank)
+    for turn in range(turns):
+        for number in range(count):
+            for peer in peers:
+                boxes.send(message(rank, peer, number, turn), to=peer, number=number)
+        wanted = [(peer, number) for peer in peers for number in range(count)]
+        order.shuffle(wanted)
+        for peer, number in wanted:
+            whole = message(peer, rank, number, turn)
+            taken = torch.empty_like(whole)
+            boxes.receive(taken, source=peer, number=number)
+            right = right and torch.equal(taken, whole)
+        dist.barrier()
+    slots = [boxes.num_slots(peer) for peer in peers]
+    boxes.close()
+    return right, slots
+
+
+def ahead() -> list[float]:
+    """Rank 0 sends the same number twice before rank 1 takes any."""
+    boxes = Mailboxes(dist.group.WORLD)
+    found = []
+    if dist.get_rank() == 0:
+        for value in (3, 4):
+            boxes.send(torch.full((8,), value, dtype=torch.uint8), to=1, number=5)
+    else:
+        for _ in range(2):
+            taken = torch.zeros(8, dtype=torch.uint8)
+            boxes.receive(taken, source=0, number=5)
+            found.append(taken.float().mean().item())
+    dist.barrier()
+    boxes.close()
+    return found
+
+
+def test_messages_are_found_by_number_and_their_memory_is_used_again(workers: Any) -> None:
+    count, turns = 12, 3
+    for right, slots in workers(3).run(crossed, count, turns):
+        assert right
+        assert slots == [count, count]
+
+
+def test_of_two_messages_with_one_number_the_first_comes_first(workers: Any) -> None:
+    assert workers(2).run(ahead) == [[], [3.0, 4.0]]
+
+
+def test_sizes_of_slots_hold_what_is_asked_for_with_at_most_a_half_more() -> None:
+    assert [_size_class(size) for size in (1, 4096, 4097, 6144, 6145, 8192)] == [4096, 4096, 6144, 6144, 8192, 8192]
+    for size in range(4096, 100_000, 777):
+        assert size <= _size_class(size) <= 1.5 * size
