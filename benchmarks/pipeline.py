@@ -1,10 +1,13 @@
 """Pipelines: the measured bubble against the schedule's formula, and Meshwright against torch's own schedules by hand.
 
-    python benchmarks/pipeline.py            # 2 workers, four schedules; about a minute
+    python benchmarks/pipeline.py            # 2 workers, four schedules; about three minutes
+    python benchmarks/pipeline.py --quick    # narrow blocks, few rounds
     python benchmarks/pipeline.py --json
 
 A GPT of equal stages; both ways run on the same processes in turns, so that ratios are of one run. The bubble is the
-share of the workers' time, from the first action of a step to its last, in which they compute nothing.
+share of the workers' time, from the first action of a step to its last, in which they compute nothing. Its formula has
+no transfers and equal stages; how long a forward and the parts of a backward take is measured in the same steps, as the
+median over all stages. Workers are pinned and keep freed memory, as those of a plan do.
 """
 
 import argparse
@@ -12,7 +15,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -25,7 +28,9 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from torch.distributed.pipelining.schedules import ScheduleInterleavedZeroBubble
 
 import outcome
-from meshwright.cost import Pipeline, Schedule, StageEvent, balanced_bubble, bubble
+from meshwright.cost import Pipeline, Schedule, StageEvent, balanced_bubble, bubble, orders, simulated
+from meshwright.cost._schedule import Work
+from meshwright.numerics import allocator_applied
 from meshwright.parallel.pipeline import Pipelined
 from meshwright.parallel.program import capture_program
 
@@ -118,18 +123,28 @@ def race(rank: int, workers: int, store: str, options: argparse.Namespace, resul
     """One worker's part of all comparisons."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(workers)}
     torch.set_num_threads(1)
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) >= workers:
+        os.sched_setaffinity(0, {cores[rank]})
+    with allocator_applied("retained"):
+        compare(rank, workers, store, options, results)
+
+
+def compare(rank: int, workers: int, store: str, options: argparse.Namespace, results: Any) -> None:
+    """All schedules, both ways in turns."""
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=workers)
     torch.manual_seed(1)
     batch = torch.randn(options.parts * options.rows, options.length, options.width)
-    for schedule, per_worker in (("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("zero_bubble", 1)):
+    for schedule in options.only:
+        per_worker = 2 if schedule == "interleaved" else 1
         step, job = ours(options.width, schedule, per_worker, options.parts, batch)
         by_hand = torchs(options.width, schedule, per_worker, options.parts)
         rounds = []
         for number in range(options.rounds + 1):
-            mine, bubbles = timed(step, batch), shared_bubble(job)
+            mine, events = timed(step, batch), shared_events(job)
             theirs = timed(by_hand, batch)
             if number:
-                rounds.append((mine, theirs, bubbles))
+                rounds.append((mine, theirs, events))
         if rank == 0:
             results.put((schedule, per_worker, rounds))
     dist.barrier()
@@ -145,19 +160,32 @@ def timed(step: Step, batch: Tensor) -> float:
     return time.perf_counter() - started
 
 
-def shared_bubble(job: Pipelined) -> float:
-    """The bubble of the last step over all workers; their clocks are one on this machine."""
+def shared_events(job: Pipelined) -> list[StageEvent]:
+    """What all workers did in the last step; their clocks are one on this machine."""
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, (job.began, job.events))
     first = min(began for began, _ in found)
-    events = [
+    return [
         StageEvent(
             rank=event.rank, action=event.action, start=event.start + began - first, end=event.end + began - first
         )
         for began, some in found
         for event in some
     ]
-    return bubble(events)
+
+
+def medians(rounds: Sequence[Sequence[StageEvent]]) -> dict[Work, float]:
+    """How long each kind of work takes on a stage (s)."""
+    found: dict[Work, list[float]] = {}
+    for event in (event for events in rounds for event in events):
+        found.setdefault(event.action.work, []).append(event.end - event.start)
+    return {work: median(times) for work, times in found.items()}
+
+
+def formula(schedule: Schedule, times: Mapping[Work, float], *, workers: int, stages: int, parts: int) -> float:
+    """The schedule's bubble with equal stages that take so long, and no transfers."""
+    lists = orders(schedule, num_workers=workers, num_stages=stages, num_micro_batches=parts)
+    return bubble(simulated(lists, {(work, stage): time for work, time in times.items() for stage in range(stages)}))
 
 
 def rows_of(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -172,13 +200,15 @@ def rows_of(options: argparse.Namespace) -> list[dict[str, Any]]:
     for process in processes:
         process.start()
     rows = []
-    for _ in TORCHS:
+    for _ in options.only:
         schedule, per_worker, rounds = results.get(timeout=600)
         stages = options.workers * per_worker
-        formula = balanced_bubble(
+        times = medians([events for _, _, events in rounds])
+        ideal = formula(schedule, times, workers=options.workers, stages=stages, parts=options.parts)
+        equal = balanced_bubble(
             schedule, num_workers=options.workers, num_stages=stages, num_micro_batches=options.parts
         )
-        measured = median(found for _, _, found in rounds)
+        measured = median(bubble(events) for _, _, events in rounds)
         rows.append(
             {
                 "schedule": schedule,
@@ -186,8 +216,10 @@ def rows_of(options: argparse.Namespace) -> list[dict[str, Any]]:
                 "torch s": median(theirs for _, theirs, _ in rounds),
                 "ours / torch": median(mine / theirs for mine, theirs, _ in rounds),
                 "bubble": measured,
-                "formula": formula,
-                "idle beyond": measured - formula,
+                "formula": ideal,
+                "with equal thirds": equal,
+                "idle beyond": measured - ideal,
+                "measured in it": ", ".join(f"{work} {time * 1e3:.1f} ms" for work, time in sorted(times.items())),
             }
         )
         print(f"{schedule}: {rows[-1]}", file=sys.stderr, flush=True)
@@ -203,10 +235,14 @@ def main() -> int:
     parser.add_argument("--parts", type=int, default=8)
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--length", type=int, default=64)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--width", type=int, default=448)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=list(TORCHS), default=list(TORCHS), help="which schedules")
+    parser.add_argument("--quick", action="store_true", help="narrow blocks, few rounds")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.quick:
+        options.width, options.rounds = 256, 3
     rows = rows_of(options)
     checks = [
         check
