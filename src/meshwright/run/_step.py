@@ -125,8 +125,8 @@ class Step:
 
     @property
     def is_main(self) -> bool:
-        """Whether this worker is the one to print and to save: true on one worker."""
-        return self._session.role.rank == 0
+        """Whether this worker is the one to print and to save: true on one, on none where the steps are thrown away."""
+        return self._session.role.rank == 0 and self._stand_in is None
 
     @property
     def steps(self) -> int:
@@ -149,9 +149,13 @@ class Step:
     def save(self, folder: Any) -> None:
         """Stores model, optimizer and random numbers, whole or not at all; every worker calls it.
 
+        While a plan is made or proven nothing is stored: its steps are not the run's, whose checkpoint may lie there.
+
         Args:
             folder: of the checkpoint; an earlier one there is replaced.
         """
+        if self._session.role.kind in ("plan", "verify"):
+            return
         from meshwright.run._checkpoint import save
 
         save(self._job, self._engine, folder)
