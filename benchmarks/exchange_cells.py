@@ -50,7 +50,7 @@ class Group:
 
 GROUPS = {
     "two": Group(
-        hosts="2 equal", count=2, links=LINKS, ways=(*RIVALS, "exact", "bfloat16", "local_int8"),
+        hosts="2 equal", count=2, links=LINKS, ways=(*RIVALS, "exact", "exact_as_written", "bfloat16", "local_int8"),
         learning=("ddp", "ddp_fp16", "ddp_powersgd", "local_int8"),
     ),
     "four": Group(hosts="4 equal", count=4, links=("100Mbit/s",), ways=("ddp", "exact", "bfloat16", "local_int8")),

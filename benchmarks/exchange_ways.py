@@ -5,8 +5,12 @@ exact, bfloat16                      Meshwright in float32, and with gradients i
                                      connections with packed exponents; …_direct: unpacked; …_gloo: over gloo;
                                      …_shared: through memory
 int8, int4, sign, top_k, …           Meshwright with compressed gradients
-local, local_int8                    Meshwright, islands that agree every few steps
+local, local_int8                    Meshwright, islands that agree every 16 steps, all at once
+local_streamed                       the same in four fragments, each while the next steps are computed
 asynchronous                         Meshwright, islands that meet a server; nobody waits for the slowest
+…_as_written                         any of Meshwright's with torch's own kernels, as the rivals have; without it they
+                                     run with those that the planner takes on a CPU: oneDNN's matrix products (the
+                                     same sums in another order) and freed memory kept
 """
 
 from collections.abc import Callable
@@ -17,10 +21,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from meshwright.cost import Batch, Compression, Exchange, Mesh, Precision, Strategy, Updates, Worker
+from meshwright.cost import Batch, Compression, Exchange, Kernels, Mesh, Precision, Strategy, Updates, Worker
 from meshwright.run._engine import Engine
 from meshwright.run._job import Job
 
+AS_WRITTEN = "_as_written"
+KERNELS = Kernels(matrix_library="onednn" if torch.backends.mkldnn.is_available() else "default", allocator="retained")
 RIVALS = ("ddp", "ddp_fp16", "ddp_powersgd")
 Step = Callable[[Tensor], float]
 Loss = Callable[[nn.Module, Tensor], Tensor]
@@ -42,11 +48,16 @@ CHOICES: dict[str, dict[str, Any]] = {
     "random_k": {"compression": Compression(method="random_k", share=0.05)},
     "local": {"updates": Updates(kind="local", interval=16, rate=0.7, momentum=0.5)},
     "local_int8": {
+        "updates": Updates(kind="local", interval=16, rate=0.7, momentum=0.5),
+        "compression": Compression(method="int8"),
+    },
+    "local_streamed": {
         "updates": Updates(kind="local", interval=16, rate=0.7, momentum=0.5, fragments=4, delay=3),
         "compression": Compression(method="int8"),
     },
     "asynchronous": {"updates": Updates(kind="asynchronous", interval=4)},
 }  # fmt: skip
+CHOICES |= {f"{way}{AS_WRITTEN}": choice for way, choice in CHOICES.items()}
 
 
 def strategy_of(way: str, *, shares: tuple[int, ...], batch: int, bucket_size: int) -> Strategy:
@@ -60,6 +71,7 @@ def strategy_of(way: str, *, shares: tuple[int, ...], batch: int, bucket_size: i
         workers=tuple(Worker(rank=rank, host=f"host-{rank}", device="cpu", threads=1) for rank in range(size)),
         mesh=Mesh(dp_replicate=size),
         batch=Batch(size=batch, shares=shares),
+        kernels=Kernels() if way.endswith(AS_WRITTEN) else KERNELS,
         precision=precision,
         exchange=Exchange(bucket_size=bucket_size, **choice),
     )
