@@ -76,9 +76,25 @@ def test_all_tokens_for_one_expert(workers):
         Case(mesh=Mesh(dp_replicate=2, dp_shard=2, ep=2), shares=(3, 2, 2, 1), sharding="gradients"),
         Case(mesh=Mesh(dp_shard=4, ep=2), shares=(3, 2, 2, 1), sharding="parameters"),
         Case(mesh=Mesh(dp_replicate=2, dp_shard=2, ep=4), shares=(2, 2, 2, 2), sharding="parameters"),
+        Case(mesh=Mesh(dp_replicate=2, cp=2, ep=2), shares=(5, 3)),
+        Case(mesh=Mesh(dp_shard=2, cp=2, ep=4), shares=(5, 3), sharding="parameters"),
+        Case(mesh=Mesh(cp=2, ep=2, tp=2), shares=(8,)),
+        Case(mesh=Mesh(pp=2, cp=2, ep=2), shares=(8,), accumulation=2, choices=(("pipeline", Pipeline()),)),
         Case(mesh=Mesh(pp=2, dp_replicate=2, ep=2), shares=(4, 4), accumulation=2, choices=(("pipeline", Pipeline()),)),
     ],
-    ids=["replicas", "tensor", "optimizer", "gradients", "parameters", "alone", "pipeline"],
+    ids=[
+        "replicas",
+        "tensor",
+        "optimizer",
+        "gradients",
+        "parameters",
+        "alone",
+        "context",
+        "context and shards",
+        "context and tensor",
+        "context and pipeline",
+        "pipeline",
+    ],
 )
 def test_spread_experts_with_other_axes(workers, case):
     for loss, parameters, _ in workers(4).run(compare, "mixtral", case):

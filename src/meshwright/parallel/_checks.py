@@ -120,18 +120,11 @@ def _check_statistics(model: nn.Module, strategy: Strategy) -> None:
 
 
 def _check_experts(mesh: Mesh) -> None:
-    if mesh.ep > 1 and mesh.cp > 1:
+    if (mesh.num_shares * mesh.cp) % mesh.ep:
+        ranks = f"{mesh.num_shares} data ranks" + (f" of {mesh.cp} parts of a sequence" if mesh.cp > 1 else "")
         raise PlanError(
-            f"expert = {mesh.ep} with context = {mesh.cp}",
-            cause="tokens of all positions are sorted by expert together, and each worker of the context axis would "
-            "send all of them",
-            alternatives=["--set context=1", "--set expert=1: experts are computed beside the split sequence"],
-            command="meshwright plan SCRIPT",
-        )
-    if mesh.ep > 1 and mesh.num_shares % mesh.ep:
-        raise PlanError(
-            f"expert = {mesh.ep} does not divide the {mesh.num_shares} data ranks",
-            cause="experts are spread over neighbouring data ranks",
+            f"expert = {mesh.ep} does not divide the {ranks}",
+            cause="experts are spread over neighbouring data ranks, and over the context axis inside of them",
             alternatives=["--set expert=1", f"--set data={mesh.ep}"],
             command="meshwright plan SCRIPT",
         )

@@ -7,6 +7,7 @@ import torch.distributed as dist
 from meshwright.cost import Strategy
 from meshwright.errors import PlanError
 from meshwright.parallel.context._ring import RingAttention
+from meshwright.parallel.expert import folded, unfolded
 from meshwright.parallel.program import Program
 from meshwright.parallel.tensor import Rates, Scheme, Split, choose_placements, localize, make_communicator
 from meshwright.parallel.tensor.rules import RING
@@ -37,8 +38,9 @@ class ContextAxis:
         """
         if self._communicator is None:
             return program
+        program = folded(program)
         scheme = along_sequence(program, degree=self._degree, attention=self._attention)
-        return localize(program, scheme, communicator=self._communicator)
+        return unfolded(localize(program, scheme, communicator=self._communicator))
 
     def close(self) -> None:
         """Gives back what carries tensors."""

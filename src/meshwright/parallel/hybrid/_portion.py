@@ -17,7 +17,7 @@ from meshwright.parallel._named import all_parameters
 from meshwright.parallel._parallelized import Begin
 from meshwright.parallel._pieces import Span
 from meshwright.parallel.context import ContextAxis
-from meshwright.parallel.expert import ExpertAxis
+from meshwright.parallel.expert import ExpertAxis, check_alone
 from meshwright.parallel.hybrid._blocks import Blocks
 from meshwright.parallel.hybrid._checks import check
 from meshwright.parallel.hybrid._completion import completed, is_complete
@@ -228,6 +228,8 @@ class Portion:
 
     def _localized(self, program: Program) -> Program:
         """This worker's part of a program; with the first one it is settled what that is."""
+        if self._grid.expert is not None and self._grid.context is not None:
+            check_alone(program)
         program = self._experts.localized(self._positions.localized(program))
         if self._tensor is None:
             if not is_complete(self._strategy):

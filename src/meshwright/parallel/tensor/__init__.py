@@ -2,12 +2,13 @@
 
 In: a `Program` on whole tensors, the degree, plain rates. Out: a `Scheme` (plain data), and the program that one worker
 runs on its parts, with the exchanges in it; gradients come from autograd.
-Reading order: `_layout` (how a tensor lies), `_operation`, `rules` (how an operation can be split), `_problem` (all
-ways), `_rates`, `_repeats`, `_solver` (the cheapest), `_scheme`, `_choose`; then what runs: `_communicator`,
-`_host_communicator`, `_carrier` (which of them), `_parts`, `_conversions`, `_vocabulary`, `_random`, `_rewrite`,
-`_localize`, `_shards`.
+Reading order: `_layout` (how a tensor lies), `_operation`, `_by_row`, `rules` (how an operation can be split),
+`_problem` (all ways), `_rates`, `_repeats`, `_solver` (the cheapest), `_scheme`, `_choose`; then what runs:
+`_communicator`, `_host_communicator`, `_carrier` (which of them), `_parts`, `_conversions`, `_vocabulary`, `_random`,
+`_rewrite`, `_localize`, `_shards`.
 """
 
+from meshwright.parallel.tensor._by_row import ByRow as ByRow
 from meshwright.parallel.tensor._carrier import make_communicator as make_communicator
 from meshwright.parallel.tensor._choose import choose_placements as choose_placements
 from meshwright.parallel.tensor._communicator import Communicator as Communicator

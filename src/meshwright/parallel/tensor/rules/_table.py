@@ -2,6 +2,7 @@
 
 from torch.fx import Node
 
+from meshwright.parallel.tensor._by_row import ByRow
 from meshwright.parallel.tensor._conversions import Conversion
 from meshwright.parallel.tensor._operation import operation_name
 from meshwright.parallel.tensor._random import PartRandom
@@ -16,6 +17,7 @@ from meshwright.parallel.tensor.rules._pieces import Concatenation, Pieces, Sele
 from meshwright.parallel.tensor.rules._pointwise import Pointwise, is_pointwise
 from meshwright.parallel.tensor.rules._rearranged import AddedDim, Alike, DroppedDims, Permutation, Repetition, Stretch
 from meshwright.parallel.tensor.rules._reduction import ElementLoss, Reduction
+from meshwright.parallel.tensor.rules._rows import Rows
 from meshwright.parallel.tensor.rules._rule import Rule
 from meshwright.parallel.tensor.rules._views import View
 
@@ -79,12 +81,15 @@ _OTHERS: dict[str, Rule] = {"ring_attention": Ring(), "transformers.grouped_mm_f
 _BY_NAME = {f"aten.{name}": rule for rule, names in _FAMILIES for name in names} | _OTHERS
 _POINTWISE = Pointwise()
 _MOVED = Moved()
+_ROWS = Rows()
 
 
 def rule_of(node: Node) -> Rule | None:
     """The rule of an operation; None where it can only be done whole."""
     if isinstance(node.target, Conversion):
         return _MOVED
+    if isinstance(node.target, ByRow):
+        return _ROWS
     if isinstance(node.target, PartRandom):
         return _POINTWISE
     name = operation_name(node.target)
