@@ -86,8 +86,9 @@ def _loop(job: Job, model: nn.Module) -> Step:
 
 
 WAYS: dict[str, Callable[[Job], Step]] = {
-    "plain": plain, "plain_again": plain, "compiled": compiled, "ddp": ddp, "accelerate": accelerate,
-    "meshwright": meshwright, "meshwright_one": meshwright,
+    "plain": plain, "plain_again": plain, "plain_third": plain, "compiled": compiled, "ddp": ddp,
+    "accelerate": accelerate, "meshwright": meshwright, "meshwright_one": meshwright,
+    "meshwright_one_again": meshwright, "meshwright_one_third": meshwright,
 }  # fmt: skip
 
 

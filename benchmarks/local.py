@@ -1,12 +1,13 @@
 """Meshwright's choice against the ways people train today, on this machine, in turns in one run.
 
-    python benchmarks/local.py                        # six models, five ways; about 15 minutes on 2 cores
+    python benchmarks/local.py                        # six models, five ways; about 11 minutes on 2 cores
     python benchmarks/local.py --quick                # one model, under a minute
     python benchmarks/local.py --jobs tabular_mlp --json
 
 Ways: (a) the plain script, (b) the same with torch.compile, (c) DDP with 2 processes, (d) Accelerate with 2 processes,
-(e) Meshwright's own choice; and Meshwright pinned to one worker as written, for its overhead, beside a second process
-of the plain script, which tells how far two equal processes are apart. Every way trains the same global batches with
+(e) Meshwright's own choice; and Meshwright pinned to one worker as written, for its overhead. Equal processes are up to
+a tenth apart, by where their heaps happened to lie, so that three of each are started in turns and their medians are
+compared; how far the plain ones are apart stands beside. Every way trains the same global batches with
 the same optimizer. The processes of all ways stay alive and are told in turns to train for about a second; each round
 yields one time per step and way, and ratios are taken within a round.
 """
@@ -25,7 +26,9 @@ import outcome
 from models import JOBS
 from referee import Contest, command
 
-WAYS = ("plain", "plain_again", "compiled", "ddp", "accelerate", "meshwright", "meshwright_one")
+PLAIN = ("plain", "plain_again", "plain_third")
+ONE = ("meshwright_one", "meshwright_one_again", "meshwright_one_third")
+WAYS = ("plain", "compiled", "ddp", "accelerate", "meshwright", ONE[0], PLAIN[1], ONE[1], PLAIN[2], ONE[2])
 RIVALS = ("plain", "compiled", "ddp", "accelerate")
 QUICK_JOBS = ("tabular_mlp",)
 QUICK_WAYS = ("plain", "plain_again", "ddp", "meshwright", "meshwright_one")
@@ -70,8 +73,9 @@ def row_of(name: str, measured: Measured) -> dict[str, Any]:
     row: dict[str, Any] = {"job": name}
     row |= {f"{way} samples/s": size / median(times) for way, times in seconds.items()}
     row |= {f"vs {way}": ratio(seconds[way], ours) for way in seconds if way in RIVALS}
-    row["one worker / plain"] = ratio(seconds["meshwright_one"], seconds["plain"])
-    row["plain again / plain"] = ratio(seconds["plain_again"], seconds["plain"])
+    row["one worker / plain"] = ratio(typical(seconds, ONE), typical(seconds, PLAIN))
+    row["one worker: slowest / fastest process"] = spread(seconds, ONE)
+    row["plain: slowest / fastest process"] = spread(seconds, PLAIN)
     row["planning s"] = measured.planning
     row["predicted s"] = sum(plan["prediction"]["time"].values())
     row["measured s"] = median(ours)
@@ -83,6 +87,18 @@ def row_of(name: str, measured: Measured) -> dict[str, Any]:
 def ratio(times: list[float], reference: list[float]) -> float:
     """Median over the rounds of one way's seconds per step over another's."""
     return median(a / b for a, b in zip(times, reference, strict=True))
+
+
+def typical(seconds: dict[str, list[float]], ways: tuple[str, ...]) -> list[float]:
+    """The median over equal processes, round by round (s)."""
+    there = [seconds[way] for way in ways if way in seconds]
+    return [median(times) for times in zip(*there, strict=True)]
+
+
+def spread(seconds: dict[str, list[float]], ways: tuple[str, ...]) -> float:
+    """The slowest of equal processes over the fastest."""
+    steps = [median(seconds[way]) for way in ways if way in seconds]
+    return max(steps) / min(steps)
 
 
 def checks_of(rows: list[dict[str, Any]]) -> list[outcome.Check]:
@@ -115,8 +131,8 @@ def main() -> int:
     """Runs the contest and publishes it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", nargs="+", choices=tuple(JOBS), default=tuple(JOBS), help="which models")
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each way")
-    parser.add_argument("--block", type=float, default=1.0, help="length of a turn (s)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each way")
+    parser.add_argument("--block", type=float, default=0.5, help="length of a turn (s)")
     parser.add_argument("--quick", action="store_true", help="one model, fewer ways, under a minute")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     chosen = parser.parse_args()

@@ -1,7 +1,7 @@
 """Each way of splitting a model against the same plan written by hand with torch's own pieces, on two processes.
 
     python benchmarks/parallel.py              # every method on a GPT of 25M parameters and an MLP; about 15 minutes
-    python benchmarks/parallel.py --quick      # few rounds of data, tensor and pipeline on the GPT
+    python benchmarks/parallel.py --quick      # few rounds of tensor on the GPT, about half a minute
     python benchmarks/parallel.py --json
 
 `hybrid` is stages by shards by parts of tensors, on eight processes. Both sides of a pair run in turns on the same
@@ -27,7 +27,7 @@ PAIRS = (
 
 
 WORKERS = {"hybrid": 8}
-QUICK = ("data", "tensor", "pipeline")
+QUICK = ("tensor",)
 # Time and peak memory of a method over the same plan by hand.
 TARGET = 1.03
 
@@ -100,7 +100,7 @@ def checks_of(pair: Pair) -> list[outcome.Check]:
 def main() -> int:
     """Measures all pairs, prints a line for each, and the checks; 1 where one does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few rounds of three methods on the GPT")
+    parser.add_argument("--quick", action="store_true", help="few rounds of tensor on the GPT")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of lines")
     parser.add_argument("--only", help="one method")
     parser.add_argument("--model", choices=("gpt", "mlp"), help="one model")

@@ -40,12 +40,17 @@ def command(way: str, job: str, port: int, folder: Path) -> list[str]:
     binaries = Path(sys.executable).parent
     if way in ("ddp", "accelerate"):
         return [str(binaries / "torchrun"), "--standalone", "--nproc-per-node", "2", *script]
+    # a planning process that went on for the report's reference would report here as a contestant
+    run = [str(binaries / "meshwright"), "run", "--reference", "0", "--output", str(folder / way)]
     if way == "meshwright":
-        return [str(binaries / "meshwright"), "run", "--output", str(folder / way), *script]
+        return [*run, *script]
+    if way.startswith("meshwright_one_"):
+        (plan,) = (folder / "meshwright_one").glob("*/plan.toml")
+        return [*run, "--plan", str(plan), *script]
     if way == "meshwright_one":
         pins = [*AS_WRITTEN, f"threads={os.cpu_count()}"]
         sets = [word for pin in pins for word in ("--set", pin)]
-        return [str(binaries / "meshwright"), "run", "--output", str(folder / way), *sets, *script]
+        return [*run, *sets, *script]
     return [sys.executable, *script]
 
 

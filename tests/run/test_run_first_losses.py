@@ -49,12 +49,12 @@ def written(folder) -> list[dict]:
 
 def test_they_are_the_plain_loops_losses_and_end_the_script_when_there_are_enough(tmp_path):
     program = FirstLosses(a_job(), folder=tmp_path, steps=3)
-    given = batches(4)
-    losses = [program.step(batch).item() for batch in given[:3]]
+    given = batches(3)
+    losses = [program.step(batch).item() for batch in given[:2]]
     with pytest.raises(SystemExit):
-        program.step(given[3])
-    assert losses == plain_losses(3)
-    assert [record["loss"] for record in written(tmp_path)] == losses
+        program.step(given[2])
+    assert losses == plain_losses(2)
+    assert [record["loss"] for record in written(tmp_path)] == plain_losses(3)
     assert [record["step"] for record in written(tmp_path)] == [1, 2, 3]
 
 

@@ -70,7 +70,7 @@ class RunOptions:
     """The folder in which runs lie."""
 
     reference: int | None = None
-    """Before the run, at most so many steps of the script as it is written, for about a second (5); the report draws
+    """Before the run, at most so many steps of the script as it is written, for about a second (3); the report draws
     their losses. The script goes on in the planning process meanwhile, and saves nothing there; 0: none."""
 
 

@@ -83,8 +83,8 @@ class Settings:
     values: Mapping[str, Value]
 
 
-# Enough to see that the curves are one; the script's own code between its steps runs so often in planning, too.
-REFERENCE_STEPS = 5
+# Enough to see that the curves are one; the script's own code between them runs in planning, too.
+REFERENCE_STEPS = 3
 
 DEFAULTS: Mapping[str, Any] = {
     "allow": (),

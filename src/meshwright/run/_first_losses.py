@@ -42,7 +42,8 @@ class FirstLosses:
         """Runs a step and writes its loss down.
 
         Raises:
-            SystemExit: there were enough of them, the time is over, or one failed, which the run will meet and tell.
+            SystemExit: this was the last, so that nothing of the script that follows it runs here; the time is over; or
+                it failed, which the run will meet and tell.
         """
         if self.num_steps >= self._most or time.perf_counter() - self._begun > LONGEST:
             raise SystemExit(0)
@@ -58,6 +59,8 @@ class FirstLosses:
         record = {"step": self.num_steps, "loss": loss.item(), "duration": time.perf_counter() - begun}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+        if self.num_steps == self._most:
+            raise SystemExit(0)
         return loss
 
     def leave(self) -> None:
