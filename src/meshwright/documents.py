@@ -6,6 +6,7 @@ and refuses unknown keys, naming the key meant; writing is atomic, so that a rea
 
 import json
 import os
+import re
 import tempfile
 import tomllib
 from dataclasses import fields, is_dataclass
@@ -50,8 +51,12 @@ def from_mapping(kind: type[T], mapping: dict[str, Any], *, where: str) -> T:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
+        # what may stand there, where that is a list of words: 'none', 'optimizer' or 'gradients'
+        words = re.findall("'([^']+)'", str(first.get("ctx", {}).get("expected", "")))
+        meant = suggestion(str(first["input"]), words)
         raise DocumentError(
-            f"{where}: {key or 'the document'}: {first['msg']}", cause=f"read {first['input']!r}"
+            f"{where}: {key or 'the document'}: {first['msg']}",
+            cause=f"read {first['input']!r}{'; ' if meant else ''}{meant}",
         ) from None
 
 
@@ -64,7 +69,8 @@ def read_toml(kind: type[T], path: Path) -> T:
     try:
         mapping = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DocumentError(f"cannot read {path}: {error.strerror}") from None
+        near = suggestion(path.name, [other.name for other in path.parent.glob(f"*{path.suffix}")])
+        raise DocumentError(f"cannot read {path}: {error.strerror}", cause=near) from None
     except tomllib.TOMLDecodeError as error:
         raise DocumentError(f"{path} is not TOML: {error}") from None
     return from_mapping(kind, mapping, where=str(path))
@@ -105,7 +111,7 @@ def write_text(path: Path, text: str) -> None:
         raise DocumentError(
             f"cannot write {path}: {error.strerror}",
             cause="the folder is read-only, full, or is no folder",
-            alternatives=["give another place with --output FOLDER"],
+            alternatives=["give another place, in a folder that can be written"],
         ) from None
 
 

@@ -69,6 +69,11 @@ def test_hosts_are_given_together() -> None:
             "--set: sharding: Input should be 'none', 'optimizer', 'gradients' or 'parameters'",
             "read 'all'",
         ),
+        (
+            "sharding=optimiser",
+            "--set: sharding: Input should be 'none', 'optimizer', 'gradients' or 'parameters'",
+            "read 'optimiser'; did you mean 'optimizer'?",
+        ),
     ],
 )
 def test_a_pin_that_means_nothing_is_refused(text: str, fact: str, cause: str) -> None:
