@@ -16,6 +16,7 @@ from meshwright.report import (
     examples_table,
     explanation_view,
     hardware_table,
+    layout_view,
     outcome_table,
     outcomes,
     plan_table,
@@ -157,3 +158,10 @@ def test_examples_are_listed_by_name() -> None:
 def test_reports_never_load_torch() -> None:
     program = "import sys, meshwright.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
+
+
+def test_what_a_model_was_not_captured_whole_for_is_said_with_its_line() -> None:
+    construct = "net.py:9: 'if y.max() > 0:' (reads the value of a tensor); captured by module"
+    made = build.plan(strategy=build.strategy(workers=1), uncaptured=(construct,))
+    assert f"Captured  {construct}" in _text(layout_view(made))
+    assert "Captured" not in _text(layout_view(replace(made, uncaptured=())))

@@ -61,6 +61,8 @@ def lead(
     progress.status.say(
         f"plan: {plan.strategy.summary}; {format_seconds(plan.prediction.time.step)} per step expected ({folder.plan})"
     )
+    for construct in plan.uncaptured:
+        progress.status.say(f"not captured whole: {construct}")
     measurement = run_script(
         script,
         arguments,

@@ -92,6 +92,7 @@ class Plan:
         corrections: from earlier runs, that its prices contain, by basis (`model`, `trial`); none where there are none.
         kind: that what its runs take is filed under; empty: nothing is learnt from them.
         load: share of the processor that others used while it was made (0 to 1).
+        uncaptured: constructs that the model's step could not be captured whole for, each with what was done instead.
     """
 
     model: str
@@ -112,3 +113,4 @@ class Plan:
     corrections: dict[str, Correction] = field(default_factory=dict)
     kind: str = ""
     load: float = 0.0
+    uncaptured: tuple[str, ...] = ()

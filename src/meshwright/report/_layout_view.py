@@ -15,7 +15,7 @@ _MOST_STAGES = 32  # rows shown
 
 
 def layout_view(plan: Plan) -> RenderableType:
-    """The parts of a plan that more than one worker or a whole run has; nothing for a single worker."""
+    """What more than one worker or a whole run has, and what the model was not captured whole for; else nothing."""
     return Group(*_parts(plan))
 
 
@@ -48,6 +48,8 @@ def _parts(plan: Plan) -> Iterator[RenderableType]:
         money = f", ${point.money:,.2f}" if point.money else ""
         text = f"{format_seconds(point.step)}{money}, {format_bytes(point.memory)}: {point.summary}"
         yield Text.assemble(("Also      ", "bold"), text)
+    for construct in plan.uncaptured:
+        yield Text.assemble(("Captured  ", "bold"), construct)
     if plan.gap:
         yield Text(f"At most {plan.gap:.2%} could be gained by what the search only bounded.", style="dim")
 

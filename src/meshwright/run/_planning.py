@@ -119,6 +119,7 @@ def plan_first(
         plan, alone = _planned(job, batch, experience, goal=goal, progress=progress, laps=laps)
         plan = replace(plan, kind=experience.kind(plan.strategy), load=meter.read())
         write_toml(_times(laps), role.folder / "planning.toml")
+    plan = replace(plan, uncaptured=graph.gaps)
     write_plan(plan, role.folder / "plan.toml")
     return role.steps if alone and "random" not in graph.traits else 0
 
