@@ -8,7 +8,7 @@ import pytest
 import report_builders as build
 from rich.console import Console, RenderableType
 
-from meshwright.cost import TimeBreakdown
+from meshwright.cost import Mesh, Placement, TimeBreakdown
 from meshwright.hardware import OperationRate
 from meshwright.plan import Candidate, difference, explain
 from meshwright.report import (
@@ -165,3 +165,23 @@ def test_what_a_model_was_not_captured_whole_for_is_said_with_its_line() -> None
     made = build.plan(strategy=build.strategy(workers=1), uncaptured=(construct,))
     assert f"Captured  {construct}" in _text(layout_view(made))
     assert "Captured" not in _text(layout_view(replace(made, uncaptured=())))
+
+
+def test_parameters_share_a_row_only_where_they_are_split_alike() -> None:
+    paths = {"blocks.{}.mlp.0.weight": 0, "blocks.{}.mlp.2.weight": 1, "blocks.{}.mlp.0.bias": 0, "head.1.weight": 0}
+    placements = {
+        Placement(parameter=path.format(number), axis="tp", dim=dim)
+        for number in range(3)
+        for path, dim in paths.items()
+    }
+    strategy = replace(build.strategy(), mesh=Mesh(tp=2), placements=tuple(sorted(placements, key=str)))
+    rows = [
+        row.split("│")[1:-1] for row in _text(layout_view(build.plan(strategy=strategy))).splitlines() if "tp " in row
+    ]
+    found = {tuple(cell.strip() for cell in row) for row in rows if len(row) == 4}
+    assert found == {
+        ("blocks.*.mlp.0.weight", "tp", "0", "3"),
+        ("blocks.*.mlp.2.weight", "tp", "1", "3"),
+        ("blocks.*.mlp.0.bias", "tp", "0", "3"),
+        ("head.1.weight", "tp", "0", "1"),
+    }

@@ -1,13 +1,13 @@
 """How a plan lies on its devices: the grid by axis, stages, split parameters, exchanges, and the run to its end."""
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from meshwright.cost import Strategy
+from meshwright.cost import Placement, Strategy
 from meshwright.plan import Change, Plan
 from meshwright.units import format_bytes, format_scaled, format_seconds
 
@@ -79,17 +79,51 @@ def _placements(strategy: Strategy) -> Table:
     table = Table(title="Split parameters", title_justify="left")
     for name in ("parameter", "axis", "dim", "how many"):
         table.add_column(name, overflow="fold")
-    groups = Counter(
-        (_starred(item.parameter), item.axis, f"{item.dim}" + (f" in {item.groups} parts" if item.groups > 1 else ""))
-        for item in strategy.placements
-    )
-    for (name, axis, dim), count in groups.items():
+    table.caption = "All others are whole on every worker of the axis."
+    table.caption_justify = "left"
+    for (name, axis, dim), count in _placed(strategy.placements).items():
         table.add_row(name, axis, dim, str(count))
     return table
 
 
-def _starred(path: str) -> str:
-    return ".".join("*" if part.isdigit() else part for part in path.split("."))
+def _placed(placements: Iterable[Placement]) -> Counter[tuple[str, str, str]]:
+    """How many parameters each row of the table stands for: name, axis, and where along it they are split.
+
+    Names have no numbers where all that then share one are split alike.
+    """
+    where = {
+        item.parameter: (item.axis, f"{item.dim}" + (f" in {item.groups} parts" if item.groups > 1 else ""))
+        for item in placements
+    }
+    sharers: dict[str, set[str]] = defaultdict(set)
+    kinds: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for path, place in where.items():
+        for name in _common_names(path):
+            sharers[name].add(path)
+            kinds[name].add(place)
+    shown = {name: _varying(paths) for name, paths in sharers.items()}
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for path, place in where.items():
+        alike = (shown[name] for name in _common_names(path) if len(kinds[name]) == 1)
+        counts[next(alike, path), *place] += 1
+    return counts
+
+
+def _common_names(path: str) -> Iterator[str]:
+    """The path without its numbers, and without its first one: what others like it may be called too."""
+    numbers = [place for place, part in enumerate(path.split(".")) if part.isdigit()]
+    for starred in (numbers, numbers[:1]):
+        yield _starred(path, starred)
+
+
+def _varying(paths: Iterable[str]) -> str:
+    """What paths that differ in numbers only have in common."""
+    columns = zip(*(path.split(".") for path in paths), strict=True)
+    return ".".join(next(iter(parts)) if len(parts) == 1 else "*" for parts in map(set, columns))
+
+
+def _starred(path: str, places: Sequence[int]) -> str:
+    return ".".join("*" if place in places else part for place, part in enumerate(path.split(".")))
 
 
 def _exchanges(plan: Plan) -> Table:
