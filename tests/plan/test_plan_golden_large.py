@@ -28,6 +28,12 @@ LLAMA_1B = Transformer(
 LLAMA_8B = Transformer(
     layers=32, hidden=4096, heads=32, kv_heads=8, ffn=14336, vocab=128256, sequence=8192, gated=True
 )  # fmt: skip
+LLAMA_70B = Transformer(
+    layers=80, hidden=8192, heads=64, kv_heads=8, ffn=28672, vocab=128256, sequence=8192, gated=True
+)  # fmt: skip
+LLAMA_405B = Transformer(
+    layers=126, hidden=16384, heads=128, kv_heads=8, ffn=53248, vocab=128256, sequence=8192, gated=True
+)  # fmt: skip
 LONG_8B = replace(LLAMA_8B, sequence=131072)
 
 
@@ -35,6 +41,14 @@ def _two_kinds() -> Cluster:
     """Two hosts of 8 H100 and two of 8 A100 in one network."""
     new, old = parse_cluster("h100:8x2"), parse_cluster("a100:8x2")
     return replace(new, name="h100 and a100", hosts=(*new.hosts, *old.hosts))
+
+
+def _slow() -> Cluster:
+    """Four hosts of 8 A100 joined by Ethernet of 10 Gbit/s."""
+    fast = parse_cluster("a100:8x4")
+    links = tuple(replace(link, bandwidth=1.25e9, latency=3e-5) if link.tier == "network" else link
+                  for link in fast.links)  # fmt: skip
+    return replace(fast, name="a100 on ethernet", links=links)
 
 
 # Model, sequences in a step, cluster.
@@ -46,6 +60,8 @@ PAIRS: dict[str, tuple[Transformer, int, Callable[[], Cluster]]] = {
     "8B of 131,072 tokens, 64 H100": (LONG_8B, 32, lambda: parse_cluster("h100:8x8")),
     "8B, 16 H100 and 16 A100": (LLAMA_8B, 256, _two_kinds),
     "8B, 8 MI300X": (LLAMA_8B, 128, lambda: parse_cluster("mi300x:8")),
+    "8B, 32 A100 over Ethernet of 10 Gbit/s": (LLAMA_8B, 128, _slow),
+    "70B, 64 H100": (LLAMA_70B, 256, lambda: parse_cluster("h100:8x8")),
     "8B, 64 TPU v5p": (LLAMA_8B, 256, lambda: parse_cluster("tpu-v5p:4x16")),
 }
 

@@ -27,7 +27,7 @@ class Mesh:
     @property
     def num_workers(self) -> int:
         """Workers in the grid; `ep` lies inside the data axes."""
-        return prod(self._degrees)
+        return self.pp * self.dp_replicate * self.dp_shard * self.cp * self.tp
 
     @property
     def num_shares(self) -> int:

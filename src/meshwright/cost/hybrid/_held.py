@@ -13,7 +13,7 @@ from meshwright.cost.hybrid._pieces import Pieces, Weights
 from meshwright.cost.hybrid._pipeline_time import in_flight
 from meshwright.graph import Graph, is_in_sections
 from meshwright.hardware import Device
-from meshwright.units import MIB, Bytes
+from meshwright.units import MIB, Bytes, BytesPerSecond, Seconds
 
 # State that is on a device at one time where it is kept in the host's memory: the piece under way (`parallel`'s own
 # size of a piece).
@@ -113,6 +113,15 @@ def state_bytes(graph: Graph, layout: Layout, units: Column, weights: Weights) -
     """Optimizer state of some units on one worker, wherever it is kept (B)."""
     shard = layout.mesh.dp_shard if layout.sharding != "none" else 1
     return graph.optimizer.bytes_per_element * float(units @ weights.elements) / shard
+
+
+def carrying(graph: Graph, layout: Layout, units: Column, weights: Weights, speed: BytesPerSecond) -> Seconds:
+    """What state in the hosts' memory takes to the device and back, with nothing to hide it behind (s).
+
+    Args:
+        speed: of the way between device and host, each way (B/s).
+    """
+    return 2 * state_bytes(graph, layout, units, weights) / speed if layout.offload == "state" else 0.0
 
 
 def _state_here(graph: Graph, layout: Layout, units: Column, weights: Weights) -> float:

@@ -13,7 +13,7 @@ from meshwright.cost._workload import Column, Workload
 from meshwright.cost.accelerator import Calibration, Habits, calibration
 from meshwright.cost.hybrid._devices import devices_of
 from meshwright.cost.hybrid._exchanges import Exchanges, UnitExchange
-from meshwright.cost.hybrid._held import Stages, held, least_held, state_bytes
+from meshwright.cost.hybrid._held import Stages, carrying, held, least_held
 from meshwright.cost.hybrid._layout import Layout, Replica
 from meshwright.cost.hybrid._local import Division, local_graph
 from meshwright.cost.hybrid._pieces import Pieces, Weights, pieces_of, weights_of
@@ -230,20 +230,24 @@ class HybridPricer:
         return least_held(self.graph, layout, np.eye(self.units.num_kinds)[kind], weights)
 
     def least_after(self, layout: Layout) -> Seconds:
-        """What exchanging gradients and parameters adds after the last backward, in the mean over workers at least (s).
+        """What exchange and state add after the last backward, in the mean over workers at least (s).
 
         Exchanges take a latency for each of a whole number of buckets and are otherwise linear in what they carry.
         """
-        if self.devices.own_habits is None:
-            return 0.0
         _, weights = self.local(layout.division)
         units = np.bincount(self.units.kinds, minlength=self.units.num_kinds) / layout.mesh.pp
+        fastest = (
+            max(self.devices.host_link(kind) for kind in range(len(self.hosts))) if layout.offload != "none" else 0
+        )
+        carried = carrying(self.graph, layout, units, weights, fastest)
+        if self.devices.own_habits is None:
+            return carried
         gradients = float(units @ weights.gradients)
         exposed = synchronised(
             layout, self.exchanges, gradients, float(units @ weights.expert), float(units @ weights.parameters),
             window=float("inf"),
         ).exposed  # fmt: skip
-        return exposed * (1 - 1 / max(2.0, 2 * gradients / layout.exchange.bucket_size))
+        return carried + exposed * (1 - 1 / max(2.0, 2 * gradients / layout.exchange.bucket_size))
 
     def pieces_for(self, layout: Layout, replica: Replica, kind: int) -> Pieces:
         """Pieces of a replica's micro-batch on one of the cluster's training hosts."""
@@ -281,10 +285,7 @@ class HybridPricer:
         rates = self._rates(kind, self.processes(layout, kind))
         elements = float(units @ weights.elements)
         update = self.devices.update(kind, self.whole, rates, layout, elements=elements)
-        if layout.offload != "state":
-            return update
-        moved = 2 * state_bytes(self.graph, layout, units, weights)  # there and back, with nothing to hide it behind
-        return update + moved / self.devices.host_link(kind)
+        return update + carrying(self.graph, layout, units, weights, self.devices.host_link(kind))
 
     def _gradients(self, size: float, weights: Weights, units: Column) -> float:
         """Bytes of gradients on the network, where it is known how wide their elements are there."""

@@ -36,7 +36,7 @@ def least_step(form: Form, work: Seconds, *, ahead: float, after: Seconds = 0.0)
     workers, count = form.num_workers, form.micro_batches
     even = count * work / workers + after
     if workers == 1:
-        return count * work
+        return even
     if form.schedule in ("gpipe", "1f1b"):
         return max(even, work / (1 - (1 - 1 / count) ** workers))
     if form.schedule == "zero_bubble":

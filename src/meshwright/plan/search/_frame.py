@@ -108,7 +108,7 @@ def choices_of(pricer: HybridPricer, goal: Goal) -> Choices:
         goal=goal,
         kernels=tuple(fused or kernels),  # the same update in the same order, with less memory
         precisions=tuple(dict.fromkeys(found)),
-        offloads=tuple(_pinned(goal.pins.offload, _offloads(pricer))),
+        offloads=tuple(_pinned(goal.pins.offload, _offloads(pricer))) or ("none",),
     )
 
 
@@ -247,7 +247,8 @@ def frames(shape: Layout, choices: Choices) -> Iterator[Frame]:
     """Sharding, buckets, schedules, numbers of stages and the order of kinds for a shape."""
     for layout in levels(shape, choices):
         for schedule, stages in schedules(layout, choices):
-            yield from arranged(framed(layout, schedule, stages))
+            for one in (layout, *offloaded(layout, choices)):
+                yield from arranged(framed(one, schedule, stages))
 
 
 def arranged(frame: Frame) -> Iterator[Frame]:
@@ -266,9 +267,15 @@ def levels(shape: Layout, choices: Choices) -> Iterator[Layout]:
     """Sharding and buckets for a shape."""
     exchange = replace(shape.exchange, bucket_size=choices.goal.pins.bucket_size or _BUCKET_SIZE)
     for sharding, mesh in _shardings(shape, choices.goal):
-        for offload in choices.offloads:
-            if offload == "none" or sharding != "parameters":
-                yield replace(shape, mesh=mesh, sharding=sharding, exchange=exchange, offload=offload)
+        layout = replace(shape, mesh=mesh, sharding=sharding, exchange=exchange, offload=choices.offloads[0])
+        if sharding != "parameters" or layout.offload == "none":
+            yield layout
+
+
+def offloaded(layout: Layout, choices: Choices) -> Iterator[Layout]:
+    """The same with other parts in the hosts' memory: what is kept there takes time and leaves room."""
+    if layout.sharding != "parameters":
+        yield from (replace(layout, offload=offload) for offload in choices.offloads[1:])
 
 
 def schedules(layout: Layout, choices: Choices) -> Iterator[tuple[Schedule, int]]:

@@ -24,6 +24,7 @@ from meshwright.plan.search._frame import (
     device_sets,
     framed,
     levels,
+    offloaded,
     schedules,
     shapes,
 )
@@ -32,6 +33,9 @@ from meshwright.units import Bytes, Dollars, Seconds, Watts
 
 # What is looked at, in partial choices of a pipeline: making a frame, bounding one; a price counts once per stage.
 _FRAME, _BOUND = 0.1, 2.0
+_AFTER_ITSELF = 1.05  # how much later a frame is looked at with parts in the hosts' memory
+_IDLE = 12  # probes in a row that find nothing better, after which everything is bounded first
+_PROBED = 0.25  # of the effort, until which it is probed then
 _PATIENCE = 8  # times the effort that is spent where nothing that fits was found yet
 
 
@@ -118,7 +122,7 @@ class Search:
         one_hot = np.eye(pricer.units.num_kinds, dtype=np.intp)[pricer.units.kinds]
         before = np.vstack((np.zeros(pricer.units.num_kinds, dtype=np.intp), np.cumsum(one_hot, axis=0)))
         self._summed: list[Counts] = [tuple(row) for row in before.tolist()]
-        self._computed: dict[tuple, Seconds] = {}
+        self._computed: dict[tuple, tuple[Seconds, float]] = {}
         self._draws: dict[tuple, tuple[Watts, Dollars]] = {}
 
     def run(self, *, accept: Callable[[Mesh], bool] = _any) -> Result:
@@ -147,10 +151,11 @@ class Search:
     def _of_devices(self, devices: Devices, state: _State, effort: float, *, accept: Callable[[Mesh], bool]) -> None:
         """Looks at all layouts on some devices: what looks best first, nothing whose bound is above the best found.
 
-        Every frame is probed with its most even stages; those that this leaves open are searched afterwards.
+        Frames are probed with their most even stages. Where devices are of one kind, bounds are close: once probes have
+        stopped finding anything better, all that is left is bounded first, then probed. What that leaves comes last.
         """
         heap = _Heap(state)
-        left: list[StageSearch] = []
+        left, later, idle = list[StageSearch](), list[StageSearch](), 0
         for bound, shape in self._bounded(devices, state, accept=accept):
             heap.push(bound, bound * (1 + (shape.mesh.pp - 1) / (8 * shape.micro_batches)), shape)
         for bound, item in heap:
@@ -161,11 +166,26 @@ class Search:
                 self._split_up(item, heap, state)
             elif isinstance(item, Frame):
                 self._bound(bound, item, heap, state)
+            elif idle >= _IDLE and len(devices.kinds) == 1:
+                later.append(item)
             elif item.may_beat(state.value):
-                probe = Effort(priced=1, visited=4 + 2 * item.num_stages)
-                if self._solve(item, state, probe, probing=True):
-                    left.append(item)
+                before = state.value
+                self._probe(item, state, left)
+                idle = 0 if state.value < before else idle + 1
+        effort *= _PROBED if later else 1.0
+        for item in later:
+            if not item.may_beat(state.value):
+                continue
+            if state.work <= effort:
+                self._probe(item, state, left)
+            else:
+                state.open = min(state.open, item.least(state.value))
         self._finish(left, state, effort)
+
+    def _probe(self, search: StageSearch, state: _State, left: list[StageSearch]) -> None:
+        """Prices a frame's most even stages; keeps the frame where that leaves something open."""
+        if self._solve(search, state, Effort(priced=1, visited=4 + 2 * search.num_stages), probing=True):
+            left.append(search)
 
     def _split_up(self, shape: Layout, heap: "_Heap", state: _State) -> None:
         """Puts the frames of a shape where it was."""
@@ -175,13 +195,33 @@ class Search:
         state.work += _FRAME
 
     def _bound(self, bound: float, frame: Frame, heap: "_Heap", state: _State) -> None:
-        """Puts what finds a frame's stages where it was, for each order of its kinds of devices."""
+        """Puts what finds a frame's stages where it was, for each order of its kinds of devices.
+
+        With parts in the hosts' memory a frame takes no less, so that it is looked at after itself.
+        """
+        if frame.layout.offload == self._choices.offloads[0]:
+            for layout in offloaded(frame.layout, self._choices):
+                other = replace(frame, layout=layout)
+                low = max(bound, self._least(other))
+                heap.push(low, low * (1 + bubble(frame)) * _AFTER_ITSELF, other)
         for one in arranged(frame):
             search = self.stages(one)
-            state.work += _BOUND
+            state.work += _BOUND * len(dict.fromkeys(frame.layout.replicas[0].kinds))
             if search.may_beat(state.value):
                 estimate = search.estimate if state.best is not None else 0.0  # any that fits is wanted first
                 heap.push(max(bound, search.bound), estimate, search)
+
+    def _least(self, frame: Frame) -> float:
+        """A lower bound on a frame's value: work with its exchange, the least bubble, and what follows."""
+        layout, pricer = frame.layout, self._pricer
+        work, ahead, shared = self._work_of(layout)
+        form = replace(layout, bounds=(0,) * frame.num_stages).form
+        sent = least_sent(pricer, layout)
+        span = least_step(
+            form, work + 2 * (frame.num_stages - 1) * sent, ahead=ahead, after=pricer.least_after(layout)
+        )  # fmt: skip
+        least = max(span, layout.micro_batches * shared)
+        return self._aim.least(least * pricer.least_factor, *self._drawn(layout))
 
     def _finish(self, left: list[StageSearch], state: _State, effort: float) -> None:
         """Searches what probing left open, as far as the effort goes; the rest keeps its bound."""
@@ -217,12 +257,10 @@ class Search:
         sent = least_sent(pricer, shape)
         most = limits(pricer, self._goal, shape)
         room = sum(max(most[replica.kinds[rank]] for replica in shape.replicas) for rank in range(shape.mesh.pp))
-        for layout in levels(shape, self._choices):
+        for layout in self._roomy(shape, room):
             key = layout.mesh.dp_shard if layout.sharding == "parameters" else 0
             if key not in known:
                 known[key] = self._work_of(layout)
-            if pricer.weighs(layout) * pricer.correction.memory > room:
-                continue
             work, ahead, shared = known[key]
             after = pricer.least_after(layout)
             for schedule, stages in schedules(layout, self._choices):
@@ -234,6 +272,18 @@ class Search:
                 value = self._aim.least(least * pricer.least_factor, *draw)
                 if value < best * (1 - ROUNDING):
                     yield value, framed(layout, schedule, stages)
+
+    def _roomy(self, shape: Layout, room: float) -> Iterator[Layout]:
+        """Levels of sharding whose weights may fit; parts go to the hosts at once only where they cannot stay.
+
+        Args:
+            room: of all workers of a pipeline together (B).
+        """
+        for layout in levels(shape, self._choices):
+            fits = self._pricer.weighs(layout) * self._pricer.correction.memory <= room
+            for one in (layout,) if fits else offloaded(layout, self._choices):
+                if self._pricer.weighs(one) * self._pricer.correction.memory <= room:
+                    yield one
 
     def _work_of(self, layout: Layout) -> tuple[float, float, float]:
         """Of the slowest replica: work of a micro-batch on its fastest workers (s), the forward's least share in any.
@@ -283,33 +333,44 @@ class Search:
             if not draws:  # the same for all layouts of as many devices of a kind
                 places = Replica(count=base.mesh.num_shares, kinds=(kind,) * base.mesh.pp, examples=examples)
                 draws.append(self._pricer.draw(replace(base, replicas=(places,))))
-            each = base.micro_batches * self._computing(base, kind, examples) / base.mesh.pp
-            return self._aim.least(each * self._pricer.least_factor, *draws[0]) < state.value * (1 - ROUNDING)
+            least = self._least_computed(base, kind, examples)
+            return self._aim.least(least * self._pricer.least_factor, *draws[0]) < state.value * (1 - ROUNDING)
 
         for shape in shapes(self._pricer, self._choices, devices, worth=worth):
             if not accept(shape.mesh):
                 continue
-            least = 0.0
-            for replica in shape.replicas:
-                least = max(least, shape.micro_batches * self._alone(shape, replica))
+            least = max(self._alone(shape, replica) for replica in shape.replicas)
             yield self._aim.least(least * self._pricer.least_factor, *self._drawn(shape)), shape
 
     def _alone(self, shape: Layout, replica: Replica) -> Seconds:
-        """Computing that the busiest worker of a pipeline has at least for a micro-batch (s)."""
+        """A step of a pipeline at least, by computing alone (s)."""
         kinds = dict.fromkeys(replica.kinds)
         if len(kinds) == 1:
-            return self._computing(shape, replica.kinds[0], replica.examples) / shape.mesh.pp
+            return self._least_computed(shape, replica.kinds[0], replica.examples)
         found = [self._pricer.pieces_for(shape, replica, kind) for kind in kinds]
-        return self._shared(np.array([one.forward + one.backward for one in found]), replica)
+        return shape.micro_batches * self._shared(np.array([one.forward + one.backward for one in found]), replica)
 
-    def _computing(self, shape: Layout, kind: int, examples: float) -> Seconds:
-        """Computing of a micro-batch on all workers of a pipeline of one kind together (s)."""
+    def _least_computed(self, shape: Layout, kind: int, examples: float) -> Seconds:
+        """A step of a pipeline of one kind of worker at least, by computing alone, under whichever schedule (s)."""
+        work, ahead = self._computing(shape, kind, examples)
+        found = (
+            least_step(
+                Form(schedule=schedule, num_workers=shape.mesh.pp, num_stages=stages,
+                     micro_batches=shape.micro_batches), work, ahead=ahead,
+            )
+            for schedule, stages in schedules(shape, self._choices)
+        )  # fmt: skip
+        return min(found, default=float("inf"))
+
+    def _computing(self, shape: Layout, kind: int, examples: float) -> tuple[Seconds, float]:
+        """A micro-batch on all workers of a pipeline of one kind together (s), and the forward's least part of any."""
         mesh = shape.mesh
         processes = self._pricer.processes(shape, kind)
         key = mesh.tp, mesh.cp, mesh.ep, shape.sequence, shape.kernels, shape.precision, kind, examples, processes
         if key not in self._computed:
             pieces = self._pricer.pieces_for(shape, Replica(count=1, kinds=(kind,), examples=examples), kind)
-            self._computed[key] = float((pieces.forward + pieces.backward) @ self._summed[-1])
+            both = pieces.forward + pieces.backward
+            self._computed[key] = float(both @ self._summed[-1]), least_share(pieces.forward, both)
         return self._computed[key]
 
     def stages(self, frame: Frame) -> StageSearch:

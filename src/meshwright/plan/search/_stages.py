@@ -5,6 +5,7 @@ the way to it and before the way back, and by what the rest must at least take; 
 cannot take the blocks that are left in the time that is left. Complete choices are priced in full.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -35,7 +36,7 @@ class Effort:
 
     priced: int = 40
     visited: int = 400
-    total: int = 25_000
+    total: int = 40_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,8 +82,11 @@ class StageSearch:
         thrifty = aim.minimize == "memory"
         self._burdens = Burdens(pricer, layout, limits=limits, recompute=recompute, thrifty=thrifty)
         self._summed = summed
+        self._usable = sorted(pricer.units.cuts)
         both = self._burdens.forward + self._burdens.backward
-        self._fastest: list[float] = both.min(axis=1).max(axis=0).tolist()
+        fastest = both.min(axis=1).max(axis=0)
+        self._fastest: list[float] = fastest.tolist()
+        self._until: list[float] = (np.array(summed) @ fastest).tolist()
         split = self._form.schedule in ("zero_bubble", "asynchronous")
         self._way: list[list[float]] = (self._burdens.forward if split else both).min(axis=0).tolist()
         # A micro-batch passes through every unit; the fastest worker of the slowest replica bounds its time.
@@ -235,7 +239,7 @@ class StageSearch:
             own = max(partial.step, self._form.micro_batches * busy + (partial.before if first_round else 0.0))
             way = sum(n * time for n, time in zip(counts, self._way[rank], strict=True) if n) if first_round else 0.0
             before = partial.before + way
-            rest = sum((a - b) * t for a, b, t in zip(self._summed[-1], self._summed[end], self._fastest, strict=True))
+            rest = self._until[-1] - self._until[end]
             if stages == workers and left:
                 own = max(own, before + self._form.micro_batches * rest / left)
             if self._value(own * self._factor) < state.best * (1 - ROUNDING):
@@ -264,14 +268,10 @@ class StageSearch:
         size = len(self._summed) - 1
         if not left:
             return [size]
-        usable = [cut for cut in sorted(self._pricer.units.cuts) if cut > low]
-        usable = usable[: len(usable) - left + 1]
-        done = self._time_to(low)
-        even = (self._time_to(size) - done) / (left + 1)
-        return sorted(usable, key=lambda end: abs(self._time_to(end) - done - even))
-
-    def _time_to(self, unit: int) -> Seconds:
-        return sum(n * time for n, time in zip(self._summed[unit], self._fastest, strict=True))
+        first = bisect_right(self._usable, low)
+        usable = self._usable[first : len(self._usable) - left + 1]
+        wanted = self._until[low] + (self._until[size] - self._until[low]) / (left + 1)
+        return sorted(usable, key=lambda end: abs(self._until[end] - wanted))
 
     def _units(self, partial: "_Partial") -> tuple[int, ...]:
         """The first units of every stage, as many of each kind as are computed again."""

@@ -6,7 +6,7 @@ back). What it must compute again grows with what does not fit its memory. Each 
 so that taking as many units as possible is best for all that follow: the end is reached if any stages reach it.
 """
 
-from bisect import bisect_right
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +18,15 @@ from meshwright.units import Bytes, Seconds
 _SLACK = 1 + 1e-9  # a bound may be too low by rounding, never too high
 
 Columns = NDArray[np.float64]
-Sums = list[list[float]]
+Rows = list[list[float]]
 
 
 class Walk:
     """The walk over one frame with a stage for each worker.
 
-    What limits each worker is kept as sums over the units before each unit: its work; work with what must be computed
-    again once memory is full; bytes with all computed again that may be; and what is left of a worker's halves of
-    backwards once its first micro-batch is back.
+    What limits each worker is kept by kind of unit: its work; work with what must be computed again once memory is
+    full; bytes with all computed again that may be; and what is left of a worker's halves of backwards once its first
+    micro-batch is back. Units of one kind in a row are counted, not walked one by one.
 
     Args:
         pricer: prices layouts.
@@ -43,6 +43,7 @@ class Walk:
     ) -> None:  # fmt: skip
         self._sent, self._count, self._workers = sent, layout.micro_batches, burdens.workers
         self._kinds = pricer.units.kinds
+        self._ends, self._run = _runs(self._kinds.tolist())
         both = burdens.forward + burdens.backward
         all_units = np.bincount(self._kinds, minlength=pricer.units.num_kinds)
         slowest, ranks = np.argmax(both @ all_units, axis=0), np.arange(burdens.workers)
@@ -50,10 +51,10 @@ class Walk:
         split = layout.schedule == "zero_bubble"
         ahead = burdens.forward.min(axis=(0, 1))
         late = layout.schedule == "asynchronous"
-        self._way = self._sums(ahead if split or late else both.min(axis=(0, 1)))[0]
+        self._way = self._sums(ahead if split or late else both.min(axis=(0, 1)))
         self._forward = float(ahead @ all_units)
-        self._return = self._sums(burdens.backward.min(axis=(0, 1)) / 2)[0]
-        self._back = self._sums(self._after_return(forward, backward)) if split else []
+        self._return = self._sums(burdens.backward.min(axis=(0, 1)) / 2)
+        self._back = self._after_return(forward, backward).tolist() if split else []
         pieces = [burdens.pieces[replica][rank] for replica, rank in zip(slowest, ranks, strict=True)]
         saved, inputs = np.array([one.activations for one in pieces]), np.array([one.inputs for one in pieces])
         flying, blocks = np.array(burdens.flying, dtype=np.float64)[:, None], np.array(burdens.is_block)
@@ -62,11 +63,12 @@ class Walk:
         held = weights + flying * saved
         room = [max(limits[one.kinds[rank]] for one in layout.replicas) for rank in ranks.tolist()]
         self._room = np.array(room) / pricer.correction.memory
-        self._work = self._sums(forward + backward + (forward * blocks if recompute == "all" else 0.0))
-        self._least = self._sums(held if recompute == "none" else held - freed)
+        work = forward + backward + (forward * blocks if recompute == "all" else 0.0)
+        self._work: Rows = work.tolist()
+        self._least: Rows = (held if recompute == "none" else held - freed).tolist()
         worth = np.divide(forward, freed, out=np.full_like(forward, np.inf), where=freed > 0).min(axis=1)
         rate = np.where(np.isfinite(worth), worth, 0.0) if recompute is None else np.zeros_like(worth)
-        self._crowded = self._sums(forward + backward + rate[:, None] * held) if rate.any() else []
+        self._crowded: Rows = (forward + backward + rate[:, None] * held).tolist() if rate.any() else []
         self._spared: list[float] = (rate * self._room).tolist()
         self._room_bytes: list[float] = (self._room * _SLACK).tolist()
 
@@ -80,26 +82,43 @@ class Walk:
     def _furthest(self, rank: int, place: int, step: Seconds) -> int:
         cuts = (rank > 0) + (rank < self._workers - 1)
         spare = (step * _SLACK - self._way[place]) / self._count - cuts * self._sent
-        end = _end(self._work[rank], place, spare)
-        end = min(end, _end(self._least[rank], place, self._room_bytes[rank]))
+        end = self._end(self._work[rank], place, spare)
+        end = min(end, self._end(self._least[rank], place, self._room_bytes[rank]))
         if self._crowded:
-            end = min(end, _end(self._crowded[rank], place, spare + self._spared[rank]))
+            end = min(end, self._end(self._crowded[rank], place, spare + self._spared[rank]))
         if self._back:
             spare = step * _SLACK - self._forward - (self._return[-1] - self._return[place])
-            end = min(end, _end(self._back[rank], place, spare))
-        return max(end, place)
+            end = min(end, self._end(self._back[rank], place, spare))
+        return end
+
+    def _end(self, each: list[float], place: int, spare: float) -> int:
+        """Up to which unit what units take, by kind, is no more than what is to spare."""
+        if spare < 0:
+            return place
+        for number in range(self._run[place], len(self._ends)):
+            stop, kind = self._ends[number]
+            needed = each[kind] * (stop - place)
+            if needed > spare * _SLACK:
+                return place + int(spare / each[kind] * _SLACK + 1e-9)
+            spare, place = spare - needed, stop
+        return place
 
     def _after_return(self, forward: Columns, backward: Columns) -> Columns:
         """What is left to a worker once its first micro-batch is back: halves of backwards fill the time until then."""
         started = np.minimum(self._count, self._workers - np.arange(self._workers))[:, None]
         return (self._count - started) * forward + (2 * self._count - 1) / 2 * backward
 
-    def _sums(self, values: Columns) -> Sums:
-        """By worker, or for all of them."""
-        each = np.atleast_2d(values)[:, self._kinds]
-        return np.hstack((np.zeros((len(each), 1)), np.cumsum(each, axis=1))).tolist()
+    def _sums(self, values: Columns) -> list[float]:
+        """Over the units before each unit."""
+        return [0.0, *np.cumsum(values[self._kinds]).tolist()]
 
 
-def _end(sums: list[float], place: int, spare: float) -> int:
-    """Up to which unit the sums grow by no more than what is to spare."""
-    return bisect_right(sums, sums[place] + spare) - 1
+def _runs(kinds: list[int]) -> tuple[list[tuple[int, int]], list[int]]:
+    """Where each row of units of one kind ends, and its kind; and in which row each unit is."""
+    ends: list[tuple[int, int]] = []
+    rows: list[int] = []
+    for kind, units in groupby(kinds):
+        length = sum(1 for _ in units)
+        rows += [len(ends)] * length
+        ends.append((len(rows), kind))
+    return ends, [*rows, len(ends)]
