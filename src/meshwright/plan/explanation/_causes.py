@@ -6,7 +6,7 @@ from dataclasses import replace
 from meshwright.cost.hybrid import HybridPricer, Layout, Price
 from meshwright.plan._flips import scaled_links
 from meshwright.plan._goal import Goal, Pins
-from meshwright.plan.explanation._comparison import by_axis, longest_items
+from meshwright.plan.explanation._comparison import by_axis, longest_items, unproven
 from meshwright.plan.explanation._names import AXES, summary
 from meshwright.plan.explanation._neighbours import with_memory
 from meshwright.plan.search import Aim, Effort, Found, Search
@@ -88,13 +88,14 @@ def _batch(pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Found) -> Iterato
     graph = replace(pricer.graph, batch_size=2 * size)
     changed = HybridPricer(graph, pricer.cluster, correction=pricer.correction)
     pins = _near(goal, chosen.layout, workers=chosen.layout.mesh.num_workers)
-    found = Search(changed, replace(goal, pins=pins), aim, effort=_MODERATE).run().best
+    result = Search(changed, replace(goal, pins=pins), aim, effort=_MODERATE).run()
+    found = result.best
     if found is None:
         return
     same = replace(found.layout, replicas=(), micro_batches=1) == replace(chosen.layout, replicas=(), micro_batches=1)
     gain = 2 * chosen.price.step / found.price.step - 1
     plan = "the same plan" if same else summary(found.layout)
-    yield f"a batch of {2 * size} instead of {size}: {plan}, {gain:.1%} more examples per second"
+    yield f"a batch of {2 * size} instead of {size}: {plan}, {gain:.1%} more examples per second{unproven(result.gap)}"
 
 
 def _hardware(pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Found) -> Iterator[str]:
@@ -107,11 +108,12 @@ def _hardware(pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Found) -> Iter
     doubled = HybridPricer(pricer.graph, replace(pricer.cluster, hosts=hosts), correction=pricer.correction)
     workers = 2 * chosen.layout.mesh.num_workers
     pins = _near(goal, chosen.layout, workers=workers)
-    found = Search(doubled, replace(goal, pins=pins), aim, effort=_MODERATE).run().best
+    result = Search(doubled, replace(goal, pins=pins), aim, effort=_MODERATE).run()
+    found = result.best
     if found is None:
         yield f"twice the hardware: nothing, a batch of {pricer.graph.batch_size} cannot be shared out further"
         return
     speedup = chosen.price.step / found.price.step
     dearer = found.price.money / chosen.price.money - 1 if chosen.price.money else 0.0
     cost = f", {dearer:+.1%} money per step" if chosen.price.money else ""
-    yield f"twice the hardware: {summary(found.layout)}, {speedup:.2f} times as fast{cost}"
+    yield f"twice the hardware: {summary(found.layout)}, {speedup:.2f} times as fast{cost}{unproven(result.gap)}"

@@ -26,6 +26,11 @@ def too_large(price: Price, limit: Bytes) -> str:
     return f"needs {format_bytes(memory.peak)}{where} of {format_bytes(limit)}: {itemised(memory)}"
 
 
+def unproven(gap: float) -> str:
+    """How much better a layout that was only bounded could be; nothing where none can."""
+    return f" (what was only bounded may be up to {gap:.0%} better)" if gap > _WORTH_SAYING else ""
+
+
 def longest_items(time: TimeBreakdown) -> Mapping[str, float]:
     """A step's items under the names that a reader knows."""
     return {

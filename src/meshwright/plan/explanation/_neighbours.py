@@ -9,7 +9,7 @@ from meshwright.cost import Sharding
 from meshwright.cost.hybrid import HybridPricer, Layout, Price
 from meshwright.graph import Splits
 from meshwright.plan._goal import Goal, Pins
-from meshwright.plan.explanation._comparison import too_large, why_not
+from meshwright.plan.explanation._comparison import too_large, unproven, why_not
 from meshwright.plan.search import Aim, Effort, Search, limits
 
 _QUICK = Effort(priced=4, visited=60, total=240)
@@ -53,14 +53,15 @@ def neighbour(
     result = Search(pricer, goal, aim, effort=_QUICK).run()
     if result.best is not None:
         layout, price = result.best.layout, result.best.price
-        return Neighbour(
-            change=change, layout=layout, price=price, reason=why_not(pricer, layout, price, chosen, best, aim)
-        )
+        reason = why_not(pricer, layout, price, chosen, best, aim) + unproven(result.gap)
+        return Neighbour(change=change, layout=layout, price=price, reason=reason)
     boundless = _boundless(pricer)
     smallest = Search(boundless, goal, Aim(minimize="memory"), effort=_QUICK).run().best
     if smallest is None:
         return None
-    limit = min(limits(pricer, goal, smallest.layout))
+    fullest = max(range(len(smallest.price.memory)), key=lambda rank: smallest.price.memory[rank].peak)
+    kinds = {replica.kinds[fullest] for replica in smallest.layout.replicas}
+    limit = min(limits(pricer, goal, smallest.layout)[kind] for kind in kinds)
     return Neighbour(
         change=change, layout=smallest.layout, price=smallest.price, reason=too_large(smallest.price, limit), fits=False
     )
