@@ -81,10 +81,17 @@ def timed(options: argparse.Namespace, group: Group, bench: Bench) -> list[tuple
         links = tuple(link for link in group.links if link in options.links)
     ways = [way for way in group.ways if options.ways is None or way in options.ways]
     ways += [way for way in options.ways or () if way not in ways and group.count == 2]
-    runs = [Run(group=group, way=way, seed=options.seeds[0], rate=options.rate, links=links) for way in ways]
-    if not links or not runs:
+    if not links or not ways:
         return []
-    return bench.results(runs) if options.quick else [result for run in runs for result in bench.results([run])]
+    # each link by itself: what settles by the link, as packing does, settles once in a run
+    parts = [(link,) for link in links] if links[-1] in LINKS else [links]
+    runs = [
+        [Run(group=group, way=way, seed=options.seeds[0], rate=options.rate, links=part) for part in parts]
+        for way in ways
+    ]
+    if options.quick:
+        return bench.results([run for of_way in runs for run in of_way])
+    return [result for of_way in runs for result in bench.results(of_way)]
 
 
 def followed(options: argparse.Namespace, group: Group, bench: Bench) -> list[Learnt]:

@@ -36,11 +36,13 @@ def train(runs: Sequence[Run]) -> Iterator[tuple[Run, list[Cell], Learnt]]:
     with tempfile.TemporaryDirectory(prefix="exchange-") as name, Testbed(hosts) as bed:
         folder = Path(name)
         write_orders(folder / "orders.json", [run.order for run in runs])
+        first_links = [*(run.links[0] for run in runs), "unshaped"]
+        _set(bed, hosts, first_links[0])
         with (folder / "log").open("wb") as log:
             processes = [bed.start(rank, _host(folder, rank, hosts), output=log, errors=log) for rank in _ranks(hosts)]
         for number, run in enumerate(runs):
             sent = []
-            for phase, link in enumerate([*run.links, "unshaped"]):
+            for phase, link in enumerate([*run.links, first_links[number + 1]]):
                 _await(folder / f"{number}.{phase}.ready", processes, log=folder / "log")
                 sent.append(max(traffic.sent for traffic in bed.traffic()))
                 _set(bed, hosts, link)
