@@ -23,9 +23,10 @@ import numpy as np
 import tomli_w
 
 import outcome
-from calibration_fit import Problem, Vector, fit, newton_move, read_priors
+from calibration_fit import STALLING, Problem, Vector, fit, newton_move, read_priors
 from calibration_memory import fit_memory, write_memory
 from calibration_points import Point, collective_points, product_points, run_points
+from calibration_stalls import Waits, fit_stalls
 from meshwright.cost.accelerator import Calibration, step_time
 from meshwright.errors import MeshwrightError
 
@@ -41,17 +42,6 @@ _CHOSEN: dict[str, Any] = {
     "frameworks": {
         "nanotron": {
             "stall_share_per_host": 0.018,
-            "stalls": {
-                "hosts": 64,
-                "many_hosts": 32,
-                "ranks": 32,
-                "examples": 2,
-                "parameters": 5e9,
-                "whole_hosts": 4,
-                "rounds": 16,
-                "wide": 32,
-                "wide_hosts": 16,
-            },
         },
         "fsdp": {"gradient_bytes": 2.0},
         # Its buckets hold 40 M parameters, or 1 M per data rank where that is more.
@@ -68,7 +58,7 @@ _SINGLE = ("products", "collectives")
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A way to leave points out, and the errors on those that were."""
+    """A way to leave points out."""
 
     name: str
     key: Callable[[Point], str]
@@ -82,19 +72,27 @@ _WAYS = (
 
 
 def left_out_errors(problem: Problem, logs: Vector, errors: Vector, jacobian: Vector, way: Left) -> Vector:
-    """Errors of every point by a fit that did not see it."""
+    """Errors of every point by a fit that did not see it, neither its parameters nor its rules of what stalls."""
     keys = np.array([way.key(point) for point in problem.points])
+    seen_stalls = Waits.of(problem, logs)
     found = errors.copy()
     for key in dict.fromkeys(keys):
         rows = np.flatnonzero(keys == key)
         if problem.points[rows[0]].setup is None:
             continue
-        moved, seen = logs, errors
+        other = problem.with_stalls(fit_stalls(seen_stalls, kept=keys != key))
+        begun, slopes = (errors, jacobian) if other == problem else _linearised(other, logs)
+        moved, seen = logs, begun
         for _ in range(_LEFT_OUT_ROUNDS):
-            moved = moved + newton_move(problem, moved, seen, jacobian, kept=keys != key)
-            seen = errors + jacobian @ (moved - logs)
-        found[rows] = problem.errors(moved, list(rows))
+            moved = moved + newton_move(other, moved, seen, slopes, kept=keys != key)
+            seen = begun + slopes @ (moved - logs)
+        found[rows] = other.errors(moved, list(rows))
     return found
+
+
+def _linearised(problem: Problem, logs: Vector) -> tuple[Vector, Vector]:
+    errors = problem.errors(logs)
+    return errors, problem.jacobian(logs, errors)
 
 
 def quantile(errors: Vector, share: float) -> float:
@@ -160,11 +158,14 @@ def fit_time(folder: Path, *, rounds: int) -> tuple[list[dict[str, Any]], dict[s
         + product_points(folder / "op_profiles.csv.gz")
         + collective_points(folder / "network_calibration.csv")
     )
-    problem = Problem(points, read_priors(_HERE / "calibration_priors.toml"), _CHOSEN)
     earlier = tomllib.loads(_TARGET.read_text(encoding="utf-8"))
+    problem = Problem(points, read_priors(_HERE / "calibration_priors.toml"), _CHOSEN).with_stalls(
+        earlier["frameworks"][STALLING].get("stalls", {})
+    )
     logs = fit(problem, problem.begin(earlier), rounds=rounds, report=lambda _: None)
-    errors = problem.errors(logs)
-    jacobian = problem.jacobian(logs, errors)
+    problem = problem.with_stalls(fit_stalls(Waits.of(problem, logs)))
+    logs = fit(problem, logs, rounds=rounds, report=lambda _: None)
+    errors, jacobian = _linearised(problem, logs)
     columns = {"fitted": errors}
     for way in _WAYS:
         columns[f"without {way.name}"] = left_out_errors(problem, logs, errors, jacobian, way)

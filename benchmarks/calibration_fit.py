@@ -26,6 +26,9 @@ _STEP = 1e-3
 _LONGEST_MOVE = 0.5
 _ADAPTER = TypeAdapter(Calibration)
 
+# The framework whose runs stall.
+STALLING = "nanotron"
+
 Vector = NDArray[np.float64]
 
 
@@ -61,6 +64,12 @@ class Problem:
     def begin(self, document: Mapping[str, Any]) -> Vector:
         """Logarithms of an earlier fit's values, of the priors' where it has none: a start that is nearer."""
         return np.array([log(_found(document, prior.path) or prior.value) for prior in self.priors])
+
+    def with_stalls(self, rules: Mapping[str, float]) -> "Problem":
+        """With other rules of which runs stall."""
+        fixed = deepcopy(dict(self.fixed))
+        fixed.setdefault("frameworks", {}).setdefault(STALLING, {})["stalls"] = dict(rules)
+        return Problem(self.points, self.priors, fixed)
 
     def document(self, logs: Vector) -> dict[str, Any]:
         """The calibration's document at these parameters."""

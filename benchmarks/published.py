@@ -19,6 +19,7 @@ import csv
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -38,46 +39,57 @@ COLUMNS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a run is priced.
+
+    Args:
+        step: low, expected and high step time (s).
+        peak: of the worker that its source reports (B); None: by its dimensions too.
+    """
+
+    step: Step
+    peak: Callable[[PublishedRow], int] | None = None
+
+
 def by_dimensions(run: PublishedRow) -> tuple[float, float, float]:
     """Low, expected and high step time of a transformer known by its dimensions (s)."""
     time = step_time(setup_of(run), machine_of_row(run))
     return time.low, time.step, time.high
 
 
-def predicted(row: Mapping[str, str], step: Step = by_dimensions) -> dict[str, str]:
-    """One line of the predictions.
+_DIMENSIONS = Way(by_dimensions)
 
-    Args:
-        step: low, expected and high step time of a run.
+
+def predicted(row: Mapping[str, str], way: Way = _DIMENSIONS) -> dict[str, str]:
+    """One line of the predictions.
 
     Raises:
         MeshwrightError: the model cannot express the row; says why.
     """
     run = configuration(row)
     try:
-        low, expected, high = step(run)
+        low, expected, high = way.step(run)
         memory = published_memory(run)
+        seen = way.peak(run) if way.peak is not None else memory.seen
     except (ArithmeticError, ValueError, IndexError) as error:
         raise UsageError(f"row {run.row_id}: its sizes do not belong together ({error})") from error
-    if not all(map(isfinite, (low, expected, high, memory.seen))) or expected <= 0:
+    if not all(map(isfinite, (low, expected, high, seen))) or expected <= 0:
         raise UsageError(f"row {run.row_id}: no finite step time comes of its sizes")
     return {
         "row_id": run.row_id,
         "predicted_step_time_s": f"{expected:.6g}",
         "low_step_time_s": f"{low:.6g}",
         "high_step_time_s": f"{high:.6g}",
-        "predicted_memory_gib": f"{memory.seen / GIB:.4g}",
+        "predicted_memory_gib": f"{seen / GIB:.4g}",
         "predicted_fits": "true" if memory.fits else "false",
     }
 
 
 def write_predictions(
-    rows: Iterable[Mapping[str, str]], path: Path, step: Step = by_dimensions
+    rows: Iterable[Mapping[str, str]], path: Path, way: Way = _DIMENSIONS
 ) -> tuple[int, Counter[str]]:
     """Writes what can be predicted; returns how many rows, and why the others could not.
-
-    Args:
-        step: low, expected and high step time of a run.
 
     Raises:
         UsageError: the file cannot be written.
@@ -86,7 +98,7 @@ def write_predictions(
     reasons: Counter[str] = Counter()
     for row in rows:
         try:
-            lines.append(predicted(row, step))
+            lines.append(predicted(row, way))
         except MeshwrightError as error:
             reasons[error.fact.partition(": ")[2] or error.fact] += 1
     try:
@@ -124,13 +136,13 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _through(name: str) -> Step:
+def _through(name: str) -> Way:
     """Prices by the planner need torch, prices by dimensions do not."""
     if name == "dimensions":
-        return by_dimensions
-    from published_graph import by_planner
+        return _DIMENSIONS
+    from published_graph import by_planner, peak_by_planner
 
-    return by_planner
+    return Way(by_planner, peak_by_planner)
 
 
 def _scored(rows: Sequence[Mapping[str, str]], path: Path, *, there: Mapping[str, Any], as_json: bool) -> int:

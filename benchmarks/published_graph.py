@@ -7,6 +7,7 @@ from meshwright.cost.accelerator import calibration, layers_per_worker
 from meshwright.cost.hybrid import HybridPricer, Layout, Replica
 from meshwright.graph import Graph
 from meshwright.hardware import Cluster, Host, Link
+from published_memory import row_conventions
 from published_model import captured
 from published_rows import PublishedRow
 from published_setup import device_of_row, framework_class, links_of, topology_of_row
@@ -27,6 +28,32 @@ def by_planner(row: PublishedRow) -> tuple[float, float, float]:
     step = pricer.price(layout_of_row(row)).step
     low, high = pricer.devices.interval()
     return step * low, step, step * high
+
+
+def peak_by_planner(row: PublishedRow) -> int:
+    """Peak that the planner would give a row's strategy, of the worker that its source reports (B).
+
+    What a worker holds, how long and on which stage is the planner's; how wide parameters, gradients and optimizer
+    state are kept, and what the framework's context takes, are facts of the framework.
+
+    Raises:
+        UsageError: the row's model cannot be written for the capture.
+    """
+    own = row_conventions(row)
+    dtype = _WRITTEN.get(row.dtype, row.dtype)
+    width = 4 if dtype == "float32" else 2
+    graph = captured(row.model, dtype, fused=row.fused_attention)
+    pricer = _pricer(graph, _cluster(row), framework_class(row.framework), state=own.optimizer)
+    workers = [
+        replace(
+            items,
+            context=own.fixed,
+            parameters=round(items.parameters * own.parameter / width),
+            gradients=round(items.gradients * (own.gradient + own.produced) / width),
+        ).peak
+        for items in pricer.price(layout_of_row(row)).memory
+    ]
+    return workers[0] if own.seen == "first" else max(workers)
 
 
 def layout_of_row(row: PublishedRow) -> Layout:
@@ -53,9 +80,9 @@ def layout_of_row(row: PublishedRow) -> Layout:
     )  # fmt: skip
 
 
-def _pricer(graph: Graph, cluster: Cluster, framework: str) -> HybridPricer:
+def _pricer(graph: Graph, cluster: Cluster, framework: str, *, state: float = 8.0) -> HybridPricer:
     # Two states of 4 bytes, and a master copy, where parameters have 2.
-    optimizer = replace(graph.optimizer, bytes_per_element=max(8.0, graph.optimizer.bytes_per_element))
+    optimizer = replace(graph.optimizer, bytes_per_element=max(state, graph.optimizer.bytes_per_element))
     known = calibration()
     habits = known.frameworks.get(framework) or known.frameworks["other"]
     return HybridPricer(replace(graph, optimizer=optimizer), cluster, habits=habits)

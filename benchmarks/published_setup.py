@@ -8,6 +8,7 @@ from meshwright.hardware import Device, Topology
 from meshwright.hardware._catalog import device_of, link_topology
 from meshwright.units import BytesPerSecond, Seconds
 from published_hardware import known_devices
+from published_memory import published_memory
 from published_rows import PublishedRow
 
 # What a framework calls itself, tried in order, and the class of habits that it has.
@@ -48,6 +49,7 @@ def setup_of(row: PublishedRow) -> Setup:
         compiled=row.compiled,
         fused_attention=row.fused_attention,
         framework=framework_class(row.framework),
+        fullness=published_memory(row).seen / device_of_row(row.device).memory,
     )
 
 

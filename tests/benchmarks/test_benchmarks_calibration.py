@@ -9,7 +9,8 @@ import pytest
 
 from calibration_fit import Problem, fit, newton_move, read_priors
 from calibration_points import Point
-from meshwright.cost.accelerator import Calibration
+from calibration_stalls import Waits, fit_stalls
+from meshwright.cost.accelerator import Calibration, Messages
 
 PRIORS = Path(__file__).resolve().parents[2] / "benchmarks" / "calibration_priors.toml"
 
@@ -73,3 +74,27 @@ def test_the_document_is_a_calibration_with_an_unknown_framework() -> None:
 def test_every_prior_says_where_it_is_from() -> None:
     """A source for each, a positive value and weight."""
     assert all(prior.source and prior.value > 0 and prior.weight > 0 for prior in read_priors(PRIORS))
+
+
+def _waits(*runs: tuple[int, bool]) -> Waits:
+    """Runs on so many hosts that take 1 s, or 3 s where they waited; a stall is 2 s."""
+    messages = tuple(
+        Messages(tp=1, pp=2, ranks=1, sharded=True, examples=1, micro_batches=1, parameters=1e9, domain=8,
+                 num_hosts=hosts) for hosts, _ in runs
+    )  # fmt: skip
+    measured = np.array([3.0 if waited else 1.0 for _, waited in runs])
+    rows = np.arange(len(runs))
+    return Waits(rows=rows, messages=messages, smooth=np.ones(len(runs)), stall=np.full(len(runs), 2.0),
+                 measured=measured)  # fmt: skip
+
+
+def test_rules_of_what_stalls_are_found_in_the_runs_that_may_be_looked_at() -> None:
+    """Ten of ten on 64 hosts waited, none on 32: the limit is 64; without those ten there is no rule."""
+    seen = _waits(*[(64, True)] * 10, *[(32, False)] * 10)
+    assert fit_stalls(seen) == {"hosts": 64}
+    assert fit_stalls(seen, kept=np.arange(20) >= 10) == {}
+
+
+def test_a_rule_that_would_often_be_wrong_is_not_made() -> None:
+    """Half of the runs on 64 hosts waited: saying so of all costs 2 for each that did not and saves two thirds."""
+    assert fit_stalls(_waits(*[(64, True), (64, False)] * 10)) == {}

@@ -6,7 +6,8 @@ import pytest
 
 from meshwright.cost.accelerator import step_time
 from meshwright.graph import Transformer
-from published_graph import by_planner
+from published_graph import by_planner, peak_by_planner
+from published_memory import published_memory
 from published_rows import PublishedRow
 from published_setup import machine_of_row, setup_of
 
@@ -26,7 +27,7 @@ ROW = PublishedRow(
     [
         {},
         {"sharding": "none", "framework": "unheard of"},
-        {"sharding": "optimizer", "tp": 4, "dp": 4, "sequence_parallel": True, "framework": "nanotron"},
+        {"sharding": "optimizer", "tp": 4, "dp": 4, "sequence_parallel": True, "framework": "unheard of"},
         {"sharding": "optimizer", "tp": 2, "dp": 4, "pp": 2, "sequence_parallel": True, "framework": "megatron-core"},
         {"recomputation": "full"},
     ],
@@ -37,3 +38,10 @@ def test_the_planner_agrees_with_the_fit(changes: dict[str, object]) -> None:
     row = replace(ROW, **changes)  # type: ignore[arg-type]
     fitted = step_time(setup_of(row), machine_of_row(row)).step
     assert by_planner(row)[1] == pytest.approx(fitted, rel=0.12)
+
+
+@pytest.mark.parametrize("tp", [1, 4])
+def test_the_planner_holds_what_the_fit_to_published_peaks_does(tp: int) -> None:
+    """Within a quarter, on two pipeline stages: of nanotron's measured peaks nine in ten are within 27 %."""
+    row = replace(ROW, framework="nanotron", sharding="optimizer", pp=2, tp=tp, dp=8 // tp, sequence_parallel=tp > 1)
+    assert peak_by_planner(row) == pytest.approx(published_memory(row).seen, rel=0.25)

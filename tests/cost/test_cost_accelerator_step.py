@@ -98,11 +98,11 @@ def test_layers_are_shared_out_evenly() -> None:
     assert layers_per_worker(MODEL, 3, "other") == ((3, 3, 2), 2)
 
 
-def test_nanotron_ends_a_stage_once_its_share_is_passed() -> None:
-    """16 layers of 67.1 M and an output of 268 M: shares of 5 layers; a stage ends after the layer that exceeds it."""
+def test_nanotron_ends_a_stage_once_its_share_is_reached() -> None:
+    """16 layers of 67.1 M and an output of 268 M: shares of exactly 5 layers; a stage ends with the fifth."""
     model = Transformer(layers=16, hidden=2048, heads=32, kv_heads=32, ffn=8192, vocab=131072, sequence=4096)
-    assert layers_per_worker(model, 4, "nanotron") == ((6, 5, 5, 0), 3)
-    assert layers_per_worker(model, 2, "nanotron") == ((11, 5), 1)
+    assert layers_per_worker(model, 4, "nanotron") == ((5, 5, 5, 1), 3)
+    assert layers_per_worker(model, 2, "nanotron") == ((10, 6), 1)
 
 
 def test_more_tensor_workers_never_compute_longer() -> None:
@@ -145,9 +145,11 @@ def test_a_device_without_rates_is_refused() -> None:
         ({"num_hosts": 32, "ranks": 128}, False),
         ({"num_hosts": 32, "examples": 2.0}, True),
         ({"num_hosts": 32, "examples": 2.0, "parameters": 1e9}, False),
-        ({"sharded": False}, True),
-        ({"sharded": False, "micro_batches": 8}, False),
-        ({"sharded": False, "pp": 1}, False),
+        ({"num_hosts": 8, "sharded": False}, True),
+        ({"num_hosts": 4, "sharded": False}, False),
+        ({"num_hosts": 8, "sharded": False, "micro_batches": 8}, False),
+        ({"num_hosts": 8, "sharded": False, "pp": 1}, False),
+        ({"num_hosts": 1, "fullness": 0.95}, True),
         ({"num_hosts": 16, "tp": 32, "pp": 4}, True),
     ],
 )

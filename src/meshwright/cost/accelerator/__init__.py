@@ -39,4 +39,5 @@ from meshwright.cost.accelerator._stalls import Stalls as Stalls
 from meshwright.cost.accelerator._stalls import stall_time as stall_time
 from meshwright.cost.accelerator._stalls import stalls as stalls
 from meshwright.cost.accelerator._step import StepTime as StepTime
+from meshwright.cost.accelerator._step import messages_of as messages_of
 from meshwright.cost.accelerator._step import step_time as step_time

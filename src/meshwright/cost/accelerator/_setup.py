@@ -31,6 +31,7 @@ class Setup:
         compiled: whether a compiler fuses what lies between them.
         fused_attention: whether attention keeps no scores.
         framework: class of habits.
+        fullness: of a device's memory, the predicted peak's share; 0: not known.
     """
 
     model: Transformer
@@ -49,6 +50,7 @@ class Setup:
     compiled: bool = False
     fused_attention: bool = True
     framework: str = "other"
+    fullness: float = 0.0
 
     @property
     def tokens(self) -> float:

@@ -7,7 +7,7 @@ def layers_per_worker(model: Transformer, workers: int, framework: str) -> tuple
     """Layers of every worker of a pipeline, and which worker has the output layer.
 
     Evenly, the first ones taking what is left over; nanotron instead goes through embedding, layers and output and
-    ends a stage as soon as the matrices passed exceed its part of all.
+    ends a stage as soon as the matrices passed reach its part of all.
     """
     if framework != "nanotron" or workers == 1:
         each, left = divmod(model.layers, workers)
@@ -19,6 +19,6 @@ def layers_per_worker(model: Transformer, workers: int, framework: str) -> tuple
     for _ in range(model.layers):
         passed += layer
         counts[worker] += 1
-        if worker < workers - 1 and passed > total * (worker + 1) / workers:
+        if worker < workers - 1 and passed * workers >= total * (worker + 1):
             worker += 1
     return tuple(counts), worker

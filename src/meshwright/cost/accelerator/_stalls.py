@@ -1,6 +1,8 @@
-"""Pipelines whose messages wait for their hosts on large networks, seen in runs of one framework, and when.
+"""Runs whose messages wait for their hosts: on large networks, and where memory is nearly full, and when.
 
-The rules are read off the runs: nothing about links or devices foretells them. What a message waits is fitted.
+An allocator that runs full gives memory back and waits for the device before it goes on, so that the host no longer
+launches ahead. On large networks nothing about links or devices foretells which runs wait; limits of a few rules and
+what a message waits are fitted to the runs, and to others where an error is given for what was left out.
 """
 
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ class Stalls:
         rounds: see `whole_hosts`.
         wide: tensor degree from which on four stages or more wait on `wide_hosts`.
         wide_hosts: see `wide`.
+        full: share of the device's memory from which on everything waits, on any number of hosts.
     """
 
     hosts: int = _NEVER
@@ -40,6 +43,7 @@ class Stalls:
     rounds: int = _NEVER
     wide: int = _NEVER
     wide_hosts: int = _NEVER
+    full: float = float(_NEVER)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +60,7 @@ class Messages:
         parameters: of the model.
         domain: devices that a host's link joins.
         num_hosts: in use.
+        fullness: of the device's memory, the predicted peak's share.
     """
 
     tp: int
@@ -67,11 +72,12 @@ class Messages:
     parameters: float
     domain: int
     num_hosts: int
+    fullness: float = 0.0
 
 
 def stalls(when: Stalls, run: Messages) -> bool:
     """Whether a run's messages wait."""
-    if run.num_hosts >= when.hosts:
+    if run.num_hosts >= when.hosts or run.fullness >= when.full:
         return True
     if run.pp == 1:
         return False

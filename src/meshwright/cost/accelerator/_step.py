@@ -65,7 +65,7 @@ def step_time(setup: Setup, machine: Machine, *, fitted: Calibration | None = No
     habits = known.frameworks.get(setup.framework) or known.frameworks["other"]
     parts = _parts(setup, machine, habits, known)
     smooth = sum(parts.values())
-    messages = _messages(setup, machine)
+    messages = messages_of(setup, machine)
     stall = stall_time(habits, messages)
     stalled = stalls(habits.stalls, messages)
     chance = 1 - exp(-habits.stall_share_per_host * machine.num_hosts)
@@ -78,11 +78,12 @@ def step_time(setup: Setup, machine: Machine, *, fitted: Calibration | None = No
     )
 
 
-def _messages(setup: Setup, machine: Machine) -> Messages:
+def messages_of(setup: Setup, machine: Machine) -> Messages:
+    """What a run's messages depend on."""
     return Messages(
         tp=setup.tp, pp=setup.pp, ranks=setup.dp, sharded=setup.sharding != "none", examples=setup.micro_batch,
         micro_batches=setup.micro_batches, parameters=setup.model.num_parameters, domain=machine.domain,
-        num_hosts=machine.num_hosts,
+        num_hosts=machine.num_hosts, fullness=setup.fullness,
     )  # fmt: skip
 
 
