@@ -8,7 +8,7 @@ import torch.distributed as dist
 from run_jobs import cross_entropy, labelled, mlp, strategy
 from torch import nn
 
-from meshwright.cost import Compression, Mesh, Updates, island_ranks, suited_momentum
+from meshwright.cost import Compression, Mesh, Pipeline, Updates, island_ranks, suited_momentum
 from meshwright.errors import PlanError
 from meshwright.parallel.stale._meetings import is_due
 from meshwright.run import Engine, Job
@@ -209,11 +209,70 @@ def refused(plan):
     return ""
 
 
-def test_islands_of_split_models_are_refused(workers):
-    plan = apart(Updates(kind="local", interval=3), num_workers=4)
+def layered_job():
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    return Job(
+        model=model,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=0.02),
+        loss=cross_entropy,
+        allow=("compression", "staleness"),
+    )
+
+
+def islands_beside_one_another(plan, count):
+    """Whole parameters of islands that split the model, and their distance from islands of one worker each, by hand."""
+    engine = Engine(layered_job(), plan, rank=dist.get_rank())
+    updates = plan.exchange.updates
+    jobs = [layered_job() for _ in range(2)]
+    anchor = [nn.Parameter(tensor.detach().clone()) for tensor in jobs[0].model.parameters()]
+    outer = torch.optim.SGD(anchor, lr=updates.rate, momentum=updates.momentum, nesterov=True)
+    for number, batch in enumerate(batches(count), start=1):
+        engine.step(batch)
+        for job, part in zip(jobs, (slice(0, 6), slice(6, 12)), strict=True):
+            job.optimizer.zero_grad()
+            job.loss(job.model, tuple(tensor[part] for tensor in batch)).backward()
+            job.optimizer.step()
+        if number % updates.interval == 0:
+            for place, tensor in enumerate(anchor):
+                tensor.grad = sum((tensor - list(job.model.parameters())[place]).detach() / 2 for job in jobs)
+            outer.step()
+            with torch.no_grad():
+                for job in jobs:
+                    for tensor, agreed in zip(job.model.parameters(), anchor, strict=True):
+                        tensor.copy_(agreed)
+    checks = engine.new_checks()
+    found, wanted = engine.placed.full_parameters(), dict(jobs[0].model.named_parameters())
+    engine.close()
+    return max(float((found[name] - tensor.detach()).abs().max()) for name, tensor in wanted.items()), len(checks)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "choices"),
+    [
+        (Mesh(dp_replicate=2, tp=2), {}),
+        (Mesh(dp_replicate=2, pp=2), {"pipeline": Pipeline(schedule="1f1b", cuts=("2",))}),
+        (Mesh(dp_replicate=2, tp=2), {"sequence": "whole"}),
+    ],
+    ids=["tensor", "pipeline", "checked"],
+)
+def test_islands_of_split_models_are_where_whole_ones_are(workers, mesh, choices, request):
+    """Also beside comparisons with exact steps, which leave nothing."""
+    is_checked = "checked" in request.node.callspec.id
+    updates = Updates(kind="local", interval=2, momentum=0.5, check_every=int(is_checked), tolerance=1e9)
+    plan = replace(apart(updates, num_workers=4), mesh=mesh, **choices)
+    plan = replace(plan, batch=replace(plan.batch, shares=(1, 1)))
+    for far, num_checks in workers(4).run(islands_beside_one_another, plan, 6):
+        assert far < 1e-12
+        assert num_checks == 2 * is_checked
+
+
+def test_what_split_models_cannot_do_apart_is_refused(workers):
+    plan = apart(Updates(kind="asynchronous", interval=3), num_workers=4)
     plan = replace(plan, mesh=Mesh(dp_replicate=2, tp=2), batch=replace(plan.batch, shares=(1, 1)))
     for message in workers(4).run(refused, plan):
-        assert "local updates of 3 steps with tensor = 2" in message
+        assert "asynchronous updates of 3 steps with tensor = 2" in message
+        assert "take every step together" in message
 
 
 def plain_job():

@@ -7,7 +7,7 @@ the sum is divided by the weight of all parts of all workers once.
 
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from meshwright.run._clock import BACKWARD, BEGIN, COMMUNICATION, FORWARD, OPTIM
 from meshwright.run._guard import Check, Guard, guard_of
 from meshwright.run._guards import SpanGuard, staleness_guard_of
 from meshwright.run._job import Job
-from meshwright.run._placement import Drifting, SplitPlaced, place
+from meshwright.run._placement import SplitPlaced, emptied, place
 from meshwright.run._randomness import RankStream
 from meshwright.run._staleness_guard import SpanCheck
 from meshwright.run._watch import check_finite, checked
@@ -242,7 +242,7 @@ class Engine:
     def _loss_now(self, share: Share) -> float:
         """The mean loss of a share over those that agree in every step; what the share is computed with stays."""
         if self._is_split:
-            with self.placed.in_step() if isinstance(self.placed, Drifting) else nullcontext():
+            with emptied(self.placed):
                 value = self.compute(share)
             self.placed.zero_gradients()
             return float(value)

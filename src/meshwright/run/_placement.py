@@ -199,6 +199,11 @@ class Unwaiting(Parting, Protocol):
         ...
 
 
+def emptied(placed: Placed) -> AbstractContextManager[object]:
+    """Inside of it a pipeline that is not emptied is; islands, which would meet for it, stay as they are."""
+    return placed.in_step() if isinstance(placed, Drifting) and not isinstance(placed, Parting) else _NOTHING
+
+
 def place(
     job: Job, strategy: Strategy | None, *, group: dist.ProcessGroup | None, undo: ExitStack
 ) -> tuple[Placed, Callable[[], AbstractContextManager[Any]]]:

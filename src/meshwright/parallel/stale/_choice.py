@@ -4,11 +4,12 @@ import torch.distributed as dist
 
 from meshwright.cost import Strategy
 from meshwright.errors import PlanError
-from meshwright.parallel._parallelized import Parallelized
+from meshwright.parallel._parallelized import Parallelized, SplitModel
 from meshwright.parallel.stale._asynchronous import AsynchronousUpdates
 from meshwright.parallel.stale._islands import Island
 from meshwright.parallel.stale._local_updates import LocalUpdates
 from meshwright.parallel.stale._shared_parameters import SharedParameters
+from meshwright.parallel.stale._split_islands import SplitIslands
 
 
 def set_apart(
@@ -28,6 +29,8 @@ def set_apart(
     updates, compression = strategy.exchange.updates, strategy.exchange.compression
     assert updates is not None
     if updates.kind == "local":
+        if isinstance(inner, SplitModel):
+            return SplitIslands(inner, island, updates, compression=compression, group=group)
         return LocalUpdates(inner, island, updates, compression=compression, group=group)
     if compression is not None:
         raise PlanError(

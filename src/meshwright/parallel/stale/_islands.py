@@ -65,13 +65,20 @@ def make_island(strategy: Strategy, updates: Updates, group: dist.ProcessGroup |
 
 
 def _check(strategy: Strategy, updates: Updates) -> None:
-    mesh = strategy.mesh
+    mesh, pipeline = strategy.mesh, strategy.pipeline
+    if pipeline is not None and pipeline.schedule == "asynchronous":
+        raise PlanError(
+            f"{updates.summary} with a pipeline that is not emptied between steps",
+            cause="a step's gradients would still be under way when islands meet, and be late twice",
+            alternatives=["--set schedule=1f1b", "--set updates=every_step"],
+            command="meshwright run SCRIPT",
+        )
     degrees = (("pipeline", mesh.pp), ("context", mesh.cp), ("expert", mesh.ep), ("tensor", mesh.tp))
     split = ", ".join(f"{name} = {degree}" for name, degree in degrees if degree > 1)
-    if split:
+    if split and updates.kind != "local":
         raise PlanError(
             f"{updates.summary} with {split}",
-            cause="a split model is computed as a whole step of its own, which islands do not surround",
-            alternatives=["--set updates=every_step", "--set sharding=parameters, which islands can do inside"],
+            cause="the workers of a split model take every step together, and here each updates by itself",
+            alternatives=["--set updates=local", "--set updates=every_step"],
             command="meshwright run SCRIPT",
         )
