@@ -8,6 +8,7 @@ import torch
 from meshwright.errors import WorkerError
 from meshwright.exchange import DirectTransport, make_transport
 from meshwright.exchange._direct_collectives import parts_of
+from meshwright.exchange._settling import pays
 from meshwright.exchange._travel import Travel
 
 CPU = torch.device("cpu")
@@ -50,10 +51,32 @@ def test_parts_are_whole_lines_and_the_last_ones_may_be_empty():
     assert [part.numel() for part in parts_of(torch.zeros(20), 4)] == [16, 4, 0, 0]
 
 
+def test_packing_has_to_be_worth_its_work():
+    assert pays(1.0, 0.8)
+    assert not pays(1.0, 0.95)
+
+
+def _settled() -> tuple[str, str]:
+    transport = make_transport("direct_packed", None, CPU)
+    assert isinstance(transport, DirectTransport)
+    total = torch.ones(100)
+    transport.all_reduce(total).wait()
+    transport.close()
+    return transport.packing, str(total.unique().tolist())
+
+
+def test_all_workers_settle_on_the_same_packing(workers):
+    """Which one depends on the machine; were it two, the sum would end in an error."""
+    found = workers(3).run(_settled)
+    assert len(set(found)) == 1
+    assert found[0][1] == "[3.0]"
+
+
 def _sums(name: str, dtype: torch.dtype, travelling: torch.dtype) -> list[bytes]:
     """Sums of three lengths under way at once, as bytes."""
     transport = make_transport(name, None, CPU)
     assert isinstance(transport, DirectTransport)
+    transport.packing = "exponents" if name == "direct_packed" else "none"
     tensors = [_gradients(transport.rank, numel).to(dtype) for numel in (7, 1000, 40_003)]
     transfers = [transport.sum_rounded(tensor, travelling) for tensor in tensors]
     for transfer in transfers:

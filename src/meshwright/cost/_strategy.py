@@ -95,7 +95,8 @@ class Exchange:
 
     Args:
         transport: what carries them; `direct`: connections between every two workers, all busy at once;
-            `direct_packed`: the same, with exponents coded in fewer bits on the way, which changes no bit of the sum;
+            `direct_packed`: the same, with exponents coded in fewer bits on the way, which changes no bit of the sum,
+            where that is found to be faster before the first step;
             `hierarchical`: shared memory inside a host, then directly between one worker of each.
         bucket_size: gradients are sent in pieces of this size (B).
         overlap: whether pieces are sent while the backward goes on.

@@ -3,11 +3,11 @@
 In: gradients of every worker. Out: their sum on every worker, or on the one that owns the parameter.
 Reading order: `_transport` (what a transport does), `_process_group`, `_shared_memory` (on `_arenas` over `_segment`,
 and `_queue` over `_signals`), `_direct` (`_direct_collectives`, each a `_conversation` over the `_flows` of
-`_connections`; how values travel says `_travel`), `_hierarchical` (inside hosts and between them), `_mailboxes` (from
-one worker to another inside a host), `_choice` (which one, by name), `_buckets`, `_schedule`, `_reduction` (how a
-bucket is summed: exactly, or by a method of `compression` over a `_wire` on a `_thread`), `_gradients`,
-`_owned_gradients`, `_broadcast`, `_hand_out`. The probe of `hardware` measures what pyproject.toml names as
-`meshwright.transports`.
+`_connections`; how values travel says `_travel`; whether packed, `_settling`), `_hierarchical` (inside hosts and
+between them), `_mailboxes` (from one worker to another inside a host), `_choice` (which one, by name), `_buckets`,
+`_schedule`, `_reduction` (how a bucket is summed: exactly, or by a method of `compression` over a `_wire` on a
+`_thread`), `_gradients`, `_owned_gradients`, `_broadcast`, `_hand_out`. The probe of `hardware` measures what
+pyproject.toml names as `meshwright.transports`.
 """
 
 from meshwright.exchange._arenas import shares_memory as shares_memory

@@ -12,6 +12,7 @@ from meshwright.exchange._hierarchical import HierarchicalTransport
 from meshwright.exchange._process_group import ProcessGroupTransport
 from meshwright.exchange._reduction import ExactReduction, LossyReduction, Reduction
 from meshwright.exchange._rounded_reduction import RoundedReduction
+from meshwright.exchange._settling import settle_packing
 from meshwright.exchange._shared_memory import SharedMemoryTransport
 from meshwright.exchange._transport import Transport
 from meshwright.exchange._wire import Wire
@@ -43,7 +44,7 @@ def make_transport(name: TransportName, group: dist.ProcessGroup | None, device:
     if name == "direct":
         return DirectTransport(group)
     if name == "direct_packed":
-        return DirectTransport(group, packing="exponents")
+        return settle_packing(DirectTransport(group))
     return ProcessGroupTransport(group, backend=name)
 
 

@@ -34,6 +34,9 @@ class DirectTransport(Transport):
         packing: of what is summed, the same on all workers.
         timeout: how long a collective waits for another worker (s).
 
+    Attributes:
+        packing: of what is summed from now on; changed on all workers between the same two sums.
+
     Raises:
         WorkerError: the workers cannot reach each other.
     """
@@ -42,7 +45,7 @@ class DirectTransport(Transport):
         self, group: dist.ProcessGroup | None = None, *, packing: Packing = "none", timeout: Seconds = TIMEOUT
     ) -> None:
         self._rank, self._size = dist.get_rank(group), dist.get_world_size(group)
-        self._packing: Packing = packing
+        self.packing: Packing = packing
         self._timeout = timeout
         self._flows = Flows(connect_all(group), rank=self._rank)
 
@@ -110,7 +113,7 @@ class DirectTransport(Transport):
         self._flows.close()
 
     def _travel(self, dtype: torch.dtype) -> Travel:
-        return Travel(dtype=dtype, packing=self._packing)
+        return Travel(dtype=dtype, packing=self.packing)
 
     def _told(self, tensor: Tensor, root: int, take: Callable[[], object] | None) -> Transfer:
         return self._begun(Told(flat(tensor), root, take, rank=self._rank, size=self._size, timeout=self._timeout))
