@@ -2,15 +2,17 @@
 
 In: a `Graph`, a `Cluster`, a `Strategy`. Out: a `Prediction`; a run's `Measurement` has the same items.
 Reading order: `_mesh`, `_split`, `_schedule` and `_flowing` (a pipeline's orders of work), `_compression`, `_updates`,
-`_strategy`, `_prediction`, `_measurement`, `_trace`, `_verification` (the data); `_pricing`, which puts together
-`_compute` (with `_workload` and `_rates`), `_exchange_cost` (with `_communication` and `_timeline`), `_meetings` (of
-`_islands`) and `_memory`.
+`_strategy`, `_convergence`, `_prediction`, `_measurement`, `_trace`, `_verification` (the data); `_pricing`, which puts
+together `_compute` (with `_workload` and `_rates`), `_exchange_cost` (with `_communication` and `_timeline`),
+`_meetings` (of `_islands`) and `_memory`.
 """
 
 from meshwright.cost._communication import carrier_within_host as carrier_within_host
 from meshwright.cost._communication import measured_transports as measured_transports
 from meshwright.cost._compression import Compression as Compression
 from meshwright.cost._compression import CompressionMethod as CompressionMethod
+from meshwright.cost._convergence import convergence as convergence
+from meshwright.cost._convergence import steps_over_exact as steps_over_exact
 from meshwright.cost._flowing import delay as delay
 from meshwright.cost._flowing import delays as delays
 from meshwright.cost._flowing import draining_orders as draining_orders

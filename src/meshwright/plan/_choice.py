@@ -105,7 +105,7 @@ def _chosen(candidates: Sequence[Priced], results: Mapping[int, TrialResult], fa
     What runs on several hosts cannot be tried on this one: its prediction counts, as far off as those of the tried are.
     """
     within = [index for index, result in results.items() if result.memory <= candidates[index].memory_limit]
-    steps = {index: results[index].step + candidates[index].start_share for index in within or results}
+    steps = {index: candidates[index].pace(results[index].step) for index in within or results}
     factor = _typical_factor(candidates, results)
     for index, item in enumerate(candidates):
         if results and index not in results and index not in failures and spans_hosts(item.strategy):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from meshwright.cost import MemoryBreakdown, TimeBreakdown
+from meshwright.cost import MemoryBreakdown, TimeBreakdown, convergence
 from meshwright.cost.memory import conventions, failure_probability
 from meshwright.plan._goal import Pins
 from meshwright.plan._plan import Candidate, Plan
@@ -46,6 +46,7 @@ class Explanation:
         rejected: all others, each with its reason.
         flips: what would change the choice.
         overflow: probability that the fullest worker runs out of memory (0 to 1).
+        convergence: what departures from exact steps do, how stale what is, and what watches over them.
     """
 
     model: str
@@ -64,6 +65,7 @@ class Explanation:
     rejected: tuple[Candidate, ...]
     flips: tuple[str, ...]
     overflow: float = 0.0
+    convergence: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,6 +115,7 @@ def explain(plan: Plan) -> Explanation:
         rejected=rejected,
         flips=plan.flips,
         overflow=_overflow(plan),
+        convergence=tuple(convergence(plan.strategy)),
     )
 
 

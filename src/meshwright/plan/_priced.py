@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from meshwright.cost import Prediction, Pricer, Strategy, Worker, find_host
+from meshwright.cost import Prediction, Pricer, Strategy, Worker, find_host, steps_over_exact
 from meshwright.cost.memory import usable_memory
 from meshwright.hardware import Cluster, Device
 from meshwright.plan._goal import Goal
@@ -34,8 +34,16 @@ class Priced:
 
     @property
     def rank(self) -> tuple[Seconds, int, int]:
-        """What it is ordered by: time, then fewer workers, then fewer departures from the script as written."""
-        return self.prediction.time.step + self.start_share, self.strategy.num_workers, num_departures(self.strategy)
+        """What it is ordered by: time to a loss, then fewer workers, then fewer departures from the script."""
+        return self.pace(self.prediction.time.step), self.strategy.num_workers, num_departures(self.strategy)
+
+    def pace(self, step: Seconds) -> Seconds:
+        """A step's time, with its part of starting, for as much progress as an exact step makes (s).
+
+        Args:
+            step: predicted or measured (s).
+        """
+        return step * steps_over_exact(self.strategy) + self.start_share
 
 
 def price_all(pricer: Pricer, goal: Goal) -> list[Priced]:

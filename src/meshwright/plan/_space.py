@@ -229,6 +229,7 @@ def exchanges(cluster: Cluster, shape: Strategy, goal: Goal) -> tuple[Exchange, 
         for compression in compressions(shape, goal)
         for updates in ways_to_update(shape, goal)
         if pins.transport == transport or transport not in DIRECT or (compression is None and updates is None)
+        if compression is None or updates is None or updates.kind in ("local", pins.updates)
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from meshwright.cost import Strategy, Updates, suited_momentum
+from meshwright.cost import Strategy, Updates, UpdatesKind, suited_momentum
 from meshwright.plan._goal import Goal, Pins
 
 # Steps between two meetings worth a comparison. Longer ones save little more and cost loss.
@@ -13,7 +13,8 @@ _INTERVALS = (16, 64)
 def ways_to_update(shape: Strategy, goal: Goal) -> tuple[Updates | None, ...]:
     """Every step together; where staleness is allowed, islands of one host each that meet from time to time.
 
-    Asynchronous and unlocked updates are taken where they are pinned: what they cost in loss depends on the model.
+    Where every worker is an island of its own, besides: a server between hosts, memory without locks inside one. How
+    many more steps each takes to a loss is part of its price.
     """
     pins = goal.pins
     if "staleness" not in goal.allow or pins.updates == "every_step" or shape.mesh.dp_replicate < 2:
@@ -21,8 +22,18 @@ def ways_to_update(shape: Strategy, goal: Goal) -> tuple[Updates | None, ...]:
     islands = pins.islands or _islands(shape)
     if shape.mesh.dp_replicate % islands or islands < 2:
         return (None,) if pins.updates is None else ()
-    pinned = tuple(_filled_in(Updates(kind=pins.updates or "local", islands=islands), pins))
-    return pinned if pins.updates is not None else (None, *pinned)
+    kinds = ("local", *_singly(shape, islands)) if pins.updates is None else (pins.updates,)
+    found = tuple(each for kind in kinds for each in _filled_in(Updates(kind=kind, islands=islands), pins))
+    return found if pins.updates is not None else (None, *found)
+
+
+def _singly(shape: Strategy, islands: int) -> tuple[UpdatesKind, ...]:
+    """Updates of workers that wait for nobody, each with the whole model."""
+    if islands != shape.num_workers or shape.sharding != "none":
+        return ()
+    if len({worker.host for worker in shape.workers}) > 1:
+        return ("asynchronous",)
+    return ("shared",) if shape.workers[0].device == "cpu" else ()
 
 
 def _islands(shape: Strategy) -> int:
@@ -33,7 +44,9 @@ def _islands(shape: Strategy) -> int:
 
 
 def _filled_in(updates: Updates, pins: Pins) -> Iterator[Updates]:
-    for interval in _INTERVALS if pins.interval is None else (pins.interval,):
+    # memory is written to in every step: an interval is what its comparisons count in
+    intervals = _INTERVALS[:1] if updates.kind == "shared" else _INTERVALS
+    for interval in intervals if pins.interval is None else (pins.interval,):
         usual = replace(updates, momentum=suited_momentum(interval))
         if updates.kind != "local":
             # ways that come one by one are averaged: momentum would go on with what the next one undoes

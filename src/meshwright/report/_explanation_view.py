@@ -62,6 +62,8 @@ def _reasons(found: Explanation) -> Iterator[RenderableType]:
         yield Text.assemble(("Binding   ", "bold"), found.binding)
     if found.overflow >= SMALLEST_RISK:
         yield Text.assemble(("Memory    ", "bold"), f"{found.overflow:.0%} likely to run out")
+    for effect in found.convergence:
+        yield Text.assemble(("Converges ", "bold"), effect)
     if found.next_best is not None:
         margin = f", {format_seconds(found.margin)} slower" if found.margin > 0 else ""
         reason = f": {found.next_best.reason}" if found.next_best.reason else ""
