@@ -4,7 +4,8 @@
     python benchmarks/predictions.py --rows rows.jsonl --budget 240  # what fits into 240 s; again: the next ones
     python benchmarks/predictions.py --methods tensor-2 pipeline-2 --json
 
-A GPT of 3.7M parameters, and a mixture of experts for the expert axis, each as its script is written for one device, is
+A GPT of 3.7M parameters, and a mixture of experts for the expert axis (and, to tell apart what is its operations' and
+what is the axis's error, on one worker and on two of data), each as its script is written for one device, is
 run under `meshwright run --set …`. The prediction is the one that the run prints before its first step, by the model of
 cost alone: what a trial timed is shown beside it and not judged. The cache holds this machine's calibration and nothing
 else, so that no outcome of an earlier run corrects what is predicted. The planner refuses more workers than cores; such
@@ -45,13 +46,27 @@ METHODS: dict[str, tuple[str, ...]] = {
     "tensor-2": ("tensor=2", "workers=2"),
     "tensor-4": ("tensor=4", "workers=4"),
     "sequence-2": ("tensor=2", "sequence=split", "workers=2"),
+    "sequence-4": ("tensor=4", "sequence=split", "workers=4"),
     "context-2": ("context=2", "workers=2"),
+    "context-4": ("context=4", "workers=4"),
     "pipeline-2": ("pipeline=2", "schedule=1f1b", "accumulation=4", "workers=2"),
     "pipeline-4": ("pipeline=4", "schedule=1f1b", "accumulation=4", "workers=4"),
     "gpipe-2": ("pipeline=2", "schedule=gpipe", "accumulation=4", "workers=2"),
     "gpipe-4": ("pipeline=4", "schedule=gpipe", "accumulation=4", "workers=4"),
+    **{
+        f"{schedule}-2": ("pipeline=2", f"schedule={schedule}", "accumulation=4", "workers=2")
+        for schedule in ("interleaved", "zero_bubble")
+    },
+    "mixture-one": ("workers=1",),
+    "mixture-data-2": ("data=2", "shard=1"),
     "expert-2": ("expert=2", "workers=2"),
+    "expert-4": ("expert=4", "workers=4"),
+    "expert-2-context-2": ("expert=2", "context=2", "workers=2"),
+    "tensor-2-data-2": ("tensor=2", "data=2", "workers=4"),
+    "context-2-data-2": ("context=2", "data=2", "workers=4"),
+    "tensor-2-context-2": ("tensor=2", "context=2", "workers=4"),
     "pipeline-2-data-2": ("pipeline=2", "data=2", "accumulation=2", "workers=4"),
+    "pipeline-2-data-4": ("pipeline=2", "data=4", "accumulation=2", "workers=8"),
     "pipeline-2-shard-2-tensor-2": ("pipeline=2", "shard=2", "tensor=2", "accumulation=2", "workers=8"),
 }
 QUICK = ("one", "data-2", "tensor-2")
@@ -152,7 +167,7 @@ def measured(method: str, *, steps: int, cache: Path) -> Row:
     Raises:
         MethodError: the run ended otherwise than well.
     """
-    model = "mixture" if method.startswith("expert") else "gpt"
+    model = "mixture" if method.startswith(("mixture", "expert")) else "gpt"
     sets = [word for pin in (*METHODS[method], "compiled=false") for word in ("--set", pin)]
     with tempfile.TemporaryDirectory(prefix="predictions-") as folder:
         crowd = workers_of(method)

@@ -122,9 +122,9 @@ class Exchanges:
             return group_cost(self._cluster, host, Group(degree=degree, stride=stride), name)
         together = workers_on(host, threads=threads, workers=workers)
         num_hosts = 1 if degree * stride <= together else sum(one.count for one in self._hosts)
-        carrier = transports[num_hosts > 1]
-        carrier = "gloo" if carrier == "shared_memory" and name == "send" else carrier
-        return processes_cost(self._cluster, collective=name, group=degree, transport=carrier, num_hosts=num_hosts)
+        return processes_cost(
+            self._cluster, collective=name, group=degree, transport=transports[num_hosts > 1], num_hosts=num_hosts
+        )
 
     def of_units(self, layout: Layout, examples: float) -> tuple[UnitExchange, ...]:
         """Collectives of tensor, context and expert axes.
@@ -192,7 +192,7 @@ class Exchanges:
         Args:
             size: what crosses the cut, on one worker (B).
         """
-        return self.time(layout, "send", 2, layout.stride("pp"), size)
+        return self.time(layout, "send", 2, layout.stride("pp"), size, along="model")
 
 
 def _kind(graph: Graph, module: str) -> int:
