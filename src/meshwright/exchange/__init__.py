@@ -6,8 +6,8 @@ and `_queue` over `_signals`), `_direct` (`_direct_collectives`, each a `_conver
 `_connections`; how values travel says `_travel`; whether packed, `_settling`), `_hierarchical` (inside hosts and
 between them), `_mailboxes` (from one worker to another inside a host), `_choice` (which one, by name), `_buckets`,
 `_schedule`, `_reduction` (how a bucket is summed: exactly, or by a method of `compression` over a `_wire` on a
-`_thread`), `_gradients`, `_owned_gradients`, `_broadcast`, `_hand_out`. The probe of `hardware` measures what
-pyproject.toml names as `meshwright.transports`.
+`_thread`; `_exactness`: exactly for a while), `_gradients`, `_owned_gradients`, `_broadcast`, `_hand_out`. The probe of
+`hardware` measures what pyproject.toml names as `meshwright.transports`.
 """
 
 from meshwright.exchange._arenas import shares_memory as shares_memory
@@ -15,6 +15,7 @@ from meshwright.exchange._broadcast import TensorBroadcast as TensorBroadcast
 from meshwright.exchange._choice import make_reduction as make_reduction
 from meshwright.exchange._choice import make_transport as make_transport
 from meshwright.exchange._direct import DirectTransport as DirectTransport
+from meshwright.exchange._exactness import Exactness as Exactness
 from meshwright.exchange._gradients import GradientExchange as GradientExchange
 from meshwright.exchange._hierarchical import HierarchicalTransport as HierarchicalTransport
 from meshwright.exchange._mailboxes import Mailboxes as Mailboxes

@@ -44,20 +44,10 @@ class DirectTransport(Transport):
     def __init__(
         self, group: dist.ProcessGroup | None = None, *, packing: Packing = "none", timeout: Seconds = TIMEOUT
     ) -> None:
-        self._rank, self._size = dist.get_rank(group), dist.get_world_size(group)
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self.packing: Packing = packing
         self._timeout = timeout
-        self._flows = Flows(connect_all(group), rank=self._rank)
-
-    @property
-    def rank(self) -> int:
-        """This worker's number in the group."""
-        return self._rank
-
-    @property
-    def size(self) -> int:
-        """Workers in the group."""
-        return self._size
+        self._flows = Flows(connect_all(group), rank=self.rank)
 
     def allocate(self, numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Ordinary memory: the kernel takes it from anywhere."""
@@ -75,15 +65,15 @@ class DirectTransport(Transport):
 
         Between two workers each value is rounded once, between more the sum is rounded again.
         """
-        kind = Swap if self._size <= 2 else ScatteredSum
+        kind = Swap if self.size <= 2 else ScatteredSum
         return self._begun(
-            kind(flat(tensor), self._travel(dtype), rank=self._rank, size=self._size, timeout=self._timeout)
+            kind(flat(tensor), self._travel(dtype), rank=self.rank, size=self.size, timeout=self._timeout)
         )
 
     def broadcast(self, tensor: Tensor, *, root: int) -> Transfer:
         """Gives every worker the root's tensor, in place."""
-        if self._size > 2 and tensor.nbytes > LARGE:
-            return self._begun(HandedOn(flat(tensor), root, rank=self._rank, size=self._size, timeout=self._timeout))
+        if self.size > 2 and tensor.nbytes > LARGE:
+            return self._begun(HandedOn(flat(tensor), root, rank=self.rank, size=self.size, timeout=self._timeout))
         return self._told(tensor, root, None)
 
     def publish(self, tensor: Tensor, *, root: int, receive: Receive) -> Transfer:
@@ -102,8 +92,8 @@ class DirectTransport(Transport):
                 self._travel(dtype),
                 root,
                 receive,
-                rank=self._rank,
-                size=self._size,
+                rank=self.rank,
+                size=self.size,
                 timeout=self._timeout,
             )
         )
@@ -116,7 +106,7 @@ class DirectTransport(Transport):
         return Travel(dtype=dtype, packing=self.packing)
 
     def _told(self, tensor: Tensor, root: int, take: Callable[[], object] | None) -> Transfer:
-        return self._begun(Told(flat(tensor), root, take, rank=self._rank, size=self._size, timeout=self._timeout))
+        return self._begun(Told(flat(tensor), root, take, rank=self.rank, size=self.size, timeout=self._timeout))
 
     def _begun(self, conversation: Conversation) -> Transfer:
         self._flows.begin(conversation)

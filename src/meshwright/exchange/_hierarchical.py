@@ -37,14 +37,14 @@ class HierarchicalTransport(Transport):
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None, *, host: str | None = None) -> None:
-        self._rank, self._size = dist.get_rank(group), dist.get_world_size(group)
-        if self._size != dist.get_world_size():
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        if self.size != dist.get_world_size():
             raise PlanError(
-                f"hierarchical cannot join {self._size} of {dist.get_world_size()} workers",
+                f"hierarchical cannot join {self.size} of {dist.get_world_size()} workers",
                 cause="all workers together have to form the groups of their hosts",
                 alternatives=["--set transport=gloo"],
             )
-        hosts: list[str] = [""] * self._size
+        hosts: list[str] = [""] * self.size
         dist.all_gather_object(hosts, host or host_identity(), group=group)
         names = list(dict.fromkeys(hosts))
         members = [[rank for rank, host in enumerate(hosts) if host == name] for name in names]
@@ -52,23 +52,13 @@ class HierarchicalTransport(Transport):
         self._leaders = [ranks[0] for ranks in members]
         groups = [dist.new_group(ranks) for ranks in members]
         between = cast(dist.ProcessGroup, dist.new_group(self._leaders))
-        self.leaders = between if self._rank in self._leaders else None
-        self._members = members[self._host_of[self._rank]]
-        own = cast(dist.ProcessGroup, groups[self._host_of[self._rank]])
+        self.leaders = between if self.rank in self._leaders else None
+        self._members = members[self._host_of[self.rank]]
+        own = cast(dist.ProcessGroup, groups[self._host_of[self.rank]])
         self._inside = SharedMemoryTransport(own)
         self._outside = SharedMemoryTransport(own)
         self._unfinished: deque[TwoLevelTransfer] = deque()
         self._between = DirectTransport(between) if self.leaders is not None else None
-
-    @property
-    def rank(self) -> int:
-        """This worker's number in the group."""
-        return self._rank
-
-    @property
-    def size(self) -> int:
-        """Workers in the group."""
-        return self._size
 
     def allocate(self, numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Memory that the other workers of the host see."""
@@ -99,16 +89,16 @@ class HierarchicalTransport(Transport):
 
     def publish(self, tensor: Tensor, *, root: int, receive: Receive) -> Transfer:
         """Shows the root's tensor to all others."""
-        take = partial(receive, tensor) if self._rank != root else _nothing
+        take = partial(receive, tensor) if self.rank != root else _nothing
         return self._queued(None, None, partial(self._carry, tensor, root), take)
 
     def collect(self, tensor: Tensor, *, root: int, receive: Receive) -> Transfer:
         """Shows the sum of the others' tensors to the root; between hosts it costs as much as an all-reduce."""
-        if self._rank == root:
+        if self.rank == root:
             tensor.zero_()
         between = self._between if len(self._leaders) > 1 else None
         send = None if between is None else partial(between.all_reduce, tensor)
-        take = partial(receive, tensor) if self._rank == root else _nothing
+        take = partial(receive, tensor) if self.rank == root else _nothing
         return self._queued(self._inside.all_reduce(tensor), send, partial(self._hand_out, tensor), take)
 
     def finish(self, transfer: "TwoLevelTransfer") -> None:
@@ -142,7 +132,7 @@ class HierarchicalTransport(Transport):
     def _carry(self, tensor: Tensor, root: int) -> None:
         """A broadcast: inside the root's host, between hosts, inside the others."""
         home = self._host_of[root]
-        at_home = home == self._host_of[self._rank]
+        at_home = home == self._host_of[self.rank]
         if at_home and len(self._members) > 1:
             self._outside.broadcast(tensor, root=self._members.index(root)).wait()
         if self._between is not None and len(self._leaders) > 1:

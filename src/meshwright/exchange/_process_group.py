@@ -48,18 +48,8 @@ class ProcessGroupTransport(Transport):
 
     def __init__(self, group: dist.ProcessGroup | None = None, *, backend: Literal["gloo", "nccl"] = "gloo") -> None:
         group = dist.group.WORLD if group is None else group
-        self._rank, self._size = dist.get_rank(group), dist.get_world_size(group)
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self._backend = new_backend(group, backend)
-
-    @property
-    def rank(self) -> int:
-        """This worker's number in the group."""
-        return self._rank
-
-    @property
-    def size(self) -> int:
-        """Workers in the group."""
-        return self._size
 
     def allocate(self, numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Ordinary memory: these collectives send from anywhere."""
@@ -78,12 +68,12 @@ class ProcessGroupTransport(Transport):
 
     def publish(self, tensor: Tensor, *, root: int, receive: Receive) -> Transfer:
         """Shows the root's tensor to all others."""
-        takes = partial(receive, tensor) if self._rank != root else None
+        takes = partial(receive, tensor) if self.rank != root else None
         return self._started(lambda: self._backend.broadcast(tensor, root), takes)
 
     def collect(self, tensor: Tensor, *, root: int, receive: Receive) -> Transfer:
         """Shows the sum of the others' tensors to the root."""
-        takes = partial(receive, tensor) if self._rank == root else None
+        takes = partial(receive, tensor) if self.rank == root else None
         if takes is not None:
             tensor.zero_()
         return self._started(lambda: self._backend.reduce(tensor, root), takes)
@@ -101,7 +91,7 @@ class ProcessGroupTransport(Transport):
 
     def failure(self, error: RuntimeError) -> WorkerError:
         """What a failed collective means to the user."""
-        return exchange_failure(error, rank=self._rank, size=self._size)
+        return exchange_failure(error, rank=self.rank, size=self.size)
 
 
 class _ProcessGroupTransfer(Transfer):

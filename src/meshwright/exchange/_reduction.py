@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from meshwright.cost import Compression
 from meshwright.errors import PlanError
 from meshwright.exchange._buckets import Bucket
+from meshwright.exchange._exactness import Exactness
 from meshwright.exchange._hand_out import EncodedHandOut
 from meshwright.exchange._hierarchical import HierarchicalTransport
 from meshwright.exchange._thread import CommunicationThread
@@ -162,7 +163,7 @@ class LossyReduction(Reduction):
         self._choice = choice
         self._wire = wire
         self._transport = transport
-        self._is_exact = False
+        self._exactness = Exactness()
         self._thread = CommunicationThread(device)
         self._names: list[str] = []
         self._buckets: Sequence[Bucket] = ()
@@ -196,7 +197,7 @@ class LossyReduction(Reduction):
 
     def start(self, number: int, flat: Tensor) -> Transfer:
         """Gradients by the method, flags exactly."""
-        if self._is_exact:
+        if self._exactness.holds:
             return self._transport.all_reduce(flat)
         task = partial(self._sum, number, flat, self._draw(number))
         if not isinstance(self._transport, HierarchicalTransport):
@@ -205,7 +206,7 @@ class LossyReduction(Reduction):
 
     def start_at(self, number: int, flat: Tensor, *, root: int, receive: Callable[[Tensor], object]) -> Transfer:
         """The others' encoded gradients, decoded on the root."""
-        if self._is_exact:
+        if self._exactness.holds:
             return self._transport.collect(flat, root=root, receive=receive)
         if isinstance(self._transport, HierarchicalTransport):
             raise PlanError(
@@ -246,14 +247,9 @@ class LossyReduction(Reduction):
             return None
         return EncodedHandOut(parameters, owners, self._wire) if isinstance(self._choice, Compression) else None
 
-    @contextmanager
-    def exactly(self) -> Iterator[None]:
+    def exactly(self) -> AbstractContextManager[object]:
         """The transport's own sums."""
-        self._is_exact = True
-        try:
-            yield
-        finally:
-            self._is_exact = False
+        return self._exactness.holding()
 
     @property
     def sent(self) -> Bytes:

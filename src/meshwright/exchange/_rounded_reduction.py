@@ -1,12 +1,13 @@
 """Sums of rounded gradients over the direct transport: half the bytes of the exact sum, on the same path."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
 from meshwright.exchange._direct import DirectTransport
+from meshwright.exchange._exactness import Exactness
 from meshwright.exchange._reduction import ExactReduction
 from meshwright.exchange._transport import Transfer
 
@@ -26,25 +27,20 @@ class RoundedReduction(ExactReduction):
         super().__init__(transport)
         self._direct = transport
         self._dtype = dtype
-        self._is_exact = False
+        self._exactness = Exactness()
 
     def start(self, number: int, flat: Tensor) -> Transfer:
         """An all-reduce of rounded values."""
-        if self._is_exact:
+        if self._exactness.holds:
             return super().start(number, flat)
         return self._direct.sum_rounded(flat, self._dtype)
 
     def start_at(self, number: int, flat: Tensor, *, root: int, receive: Callable[[Tensor], object]) -> Transfer:
         """A reduce of rounded values."""
-        if self._is_exact:
+        if self._exactness.holds:
             return super().start_at(number, flat, root=root, receive=receive)
         return self._direct.collect_rounded(flat, self._dtype, root=root, receive=receive)
 
-    @contextmanager
-    def exactly(self) -> Iterator[None]:
+    def exactly(self) -> AbstractContextManager[object]:
         """Nothing is rounded inside of it."""
-        self._is_exact = True
-        try:
-            yield
-        finally:
-            self._is_exact = False
+        return self._exactness.holding()

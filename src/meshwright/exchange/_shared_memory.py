@@ -57,25 +57,15 @@ class SharedMemoryTransport(Transport):
                 alternatives=["exchange through gloo: --set transport=gloo"],
             )
         self._arenas = Arenas(group)
-        self._rank, self._size = self._arenas.rank, self._arenas.size
-        self._everyone = [peer for peer in range(self._size) if peer != self._rank]
-        control = self._arenas.segments(Signals.size_of(self._size, KINDS), creators=[0])[0]
-        if self._rank == 0:
-            Signals.prepare(control, self._size, KINDS)
+        self.rank, self.size = self._arenas.rank, self._arenas.size
+        self._everyone = [peer for peer in range(self.size) if peer != self.rank]
+        control = self._arenas.segments(Signals.size_of(self.size, KINDS), creators=[0])[0]
+        if self.rank == 0:
+            Signals.prepare(control, self.size, KINDS)
         processes = self._arenas.processes()
-        self._queue = TransferQueue(Signals(control, rank=self._rank, processes=processes, timeout=timeout))
+        self._queue = TransferQueue(Signals(control, rank=self.rank, processes=processes, timeout=timeout))
         self._known_pieces: dict[tuple[int, int, torch.dtype], Pieces] = {}
         self._staging = self.allocate(STAGING, torch.uint8, torch.device("cpu"))
-
-    @property
-    def rank(self) -> int:
-        """This worker's number in the group."""
-        return self._rank
-
-    @property
-    def size(self) -> int:
-        """Workers in the group."""
-        return self._size
 
     def allocate(self, numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Memory that the other workers see. Every worker asks for the same, at the same time."""
@@ -97,14 +87,14 @@ class SharedMemoryTransport(Transport):
 
     def publish(self, tensor: Tensor, *, root: int, receive: Receive) -> Transfer:
         """Shows the root's tensor to all others, where it lies."""
-        if self._rank == root:
+        if self.rank == root:
             return self._queue.start(_nothing, sources=(), readers=self._everyone)
         shown = self._arenas.copies(tensor)[root]
         return self._queue.start(partial(receive, shown), sources=(root,), readers=())
 
     def collect(self, tensor: Tensor, *, root: int, receive: Receive) -> Transfer:
         """Shows the others' tensors to the root one by one, where they lie."""
-        if self._rank != root:
+        if self.rank != root:
             return self._queue.start(_nothing, sources=(), readers=(root,))
         copies = self._arenas.copies(tensor)
         shown = [copies[peer] for peer in self._everyone]
@@ -115,19 +105,19 @@ class SharedMemoryTransport(Transport):
         staging = self._staging.view(part.dtype)
         for start, stop in _spans(part.numel(), staging.numel()):
             copies = self._arenas.copies(staging[: stop - start].copy_(part[start:stop]))
-            begins = [rank * part.numel() + start for rank in range(self._size)]
+            begins = [rank * part.numel() + start for rank in range(self.size)]
             pieces = [[whole[begin : begin + stop - start], copy] for begin, copy in zip(begins, copies, strict=True)]
             self._exchanged(partial(_overwrite, pieces))
 
     def reduce_scatter(self, part: Tensor, whole: Tensor) -> None:
         """Sums everybody's whole; each worker gets its part, in the order of the ranks."""
         staging = self._staging.view(part.dtype)
-        lane = staging.numel() // self._size
+        lane = staging.numel() // self.size
         for start, stop in _spans(part.numel(), lane):
-            for rank in range(self._size):
+            for rank in range(self.size):
                 begin = rank * part.numel() + start
                 staging[rank * lane : rank * lane + stop - start].copy_(whole[begin : begin + stop - start])
-            own_lane = staging[self._rank * lane : self._rank * lane + stop - start]
+            own_lane = staging[self.rank * lane : self.rank * lane + stop - start]
             pieces = _cut([part[start:stop], *self._arenas.copies(own_lane)])
             self._exchanged(partial(_sum_elsewhere, pieces))
 
@@ -140,10 +130,10 @@ class SharedMemoryTransport(Transport):
             counts: elements by sender and receiver, the same on all workers.
         """
         staging = self._staging.view(sent.dtype)
-        begins = [sum(row[: self._rank]) for row in counts]
-        places = [sum(row[self._rank] for row in counts[:peer]) for peer in range(self._size)]
-        begin, own = begins[self._rank], counts[self._rank][self._rank]
-        received.narrow(0, places[self._rank], own).copy_(sent.narrow(0, begin, own))
+        begins = [sum(row[: self.rank]) for row in counts]
+        places = [sum(row[self.rank] for row in counts[:peer]) for peer in range(self.size)]
+        begin, own = begins[self.rank], counts[self.rank][self.rank]
+        received.narrow(0, places[self.rank], own).copy_(sent.narrow(0, begin, own))
         for start, stop in _spans(max(map(sum, counts)), staging.numel()):
             for low, high in ((start, min(stop, begin)), (max(start, begin + own), min(stop, sent.numel()))):
                 if low < high:
@@ -151,7 +141,7 @@ class SharedMemoryTransport(Transport):
             pieces = []
             for peer in self._everyone:
                 low = max(start, begins[peer])
-                high = min(stop, begins[peer] + counts[peer][self._rank])
+                high = min(stop, begins[peer] + counts[peer][self.rank])
                 if low < high:
                     place = places[peer] + low - begins[peer]
                     there = self._arenas.copies(staging[low - start : high - start])[peer]
@@ -182,9 +172,9 @@ class SharedMemoryTransport(Transport):
         staging = self._staging.view(tensor.dtype)
         for start, stop in _spans(data.numel(), staging.numel()):
             stage = staging[: stop - start].copy_(data[start:stop])
-            if collective == "all_reduce" and self._size == 2:
+            if collective == "all_reduce" and self.size == 2:
                 # a sum of two is the same in either order, and needs no way back
-                other = self._arenas.copies(stage)[1 - self._rank]
+                other = self._arenas.copies(stage)[1 - self.rank]
                 self._exchanged(partial(data[start:stop].add_, other))
                 continue
             self._started(collective, stage, root=root).wait()
@@ -196,9 +186,9 @@ class SharedMemoryTransport(Transport):
         key = (tensor.data_ptr(), tensor.numel(), tensor.dtype)
         if key not in self._known_pieces:
             line = 64 // tensor.itemsize
-            share = -(-tensor.numel() // (self._size * line)) * line
+            share = -(-tensor.numel() // (self.size * line)) * line
             copies = self._arenas.copies(tensor)
-            self._known_pieces[key] = _cut([copy[self._rank * share : (self._rank + 1) * share] for copy in copies])
+            self._known_pieces[key] = _cut([copy[self.rank * share : (self.rank + 1) * share] for copy in copies])
         return self._known_pieces[key]
 
 

@@ -31,17 +31,14 @@ class Transport(ABC):
 
     Every worker starts the same collectives in the same order; different transports are independent of each other.
     Sums are taken in the order of the ranks, so every worker gets the same bits, in every run.
+
+    Attributes:
+        rank: this worker's number in the group.
+        size: workers in the group.
     """
 
-    @property
-    @abstractmethod
-    def rank(self) -> int:
-        """This worker's number in the group."""
-
-    @property
-    @abstractmethod
-    def size(self) -> int:
-        """Workers in the group."""
+    rank: int
+    size: int
 
     @abstractmethod
     def allocate(self, numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from meshwright.cost import Strategy
 from meshwright.exchange import (
+    Exactness,
     ExactReduction,
     GradientExchange,
     OwnedGradientExchange,
@@ -70,7 +71,7 @@ class DataParallel(Parallelized):
         self._owner_of = dict(zip((name for name, _ in self._named), self._all_owners(), strict=True))
         self._forget_state_of_others()
         self._waited: Seconds = 0.0
-        self._is_exact = False
+        self._exactness = Exactness()
         self._prepare()
 
     @property
@@ -121,7 +122,7 @@ class DataParallel(Parallelized):
     @contextmanager
     def stepping(self) -> Iterator[None]:
         """The optimizer steps what is owned; then what changed is exchanged."""
-        hand_out = None if self._is_exact else self._hand_out
+        hand_out = None if self._exactness.holds else self._hand_out
         if hand_out is not None:
             hand_out.begin()
         with self._only_owned():
@@ -191,12 +192,8 @@ class DataParallel(Parallelized):
     @contextmanager
     def exactly(self) -> Iterator[None]:
         """Inside of it gradients are summed exactly, and parameters handed out as they are."""
-        self._is_exact = True
-        try:
-            with self._reduction.exactly():
-                yield
-        finally:
-            self._is_exact = False
+        with self._exactness.holding(), self._reduction.exactly():
+            yield
 
     def refine(self) -> bool:
         """Sends more of the gradients from the next step on; False where it cannot."""
