@@ -10,7 +10,7 @@ from meshwright.errors import PlanError
 from meshwright.exchange import Wire
 from meshwright.exchange.compression import ByteBlocks, Codec
 from meshwright.parallel import apply
-from meshwright.parallel._encoded_shards import EncodedAllGather, EncodedReduceScatter
+from meshwright.parallel._encoded_shards import EncodedGather, EncodedScatter
 
 STEPS = 20
 
@@ -145,7 +145,7 @@ def _exchanged(codec: Codec, steps: int) -> dict[str, float]:
     """How far gathered values, scattered sums, and sums over the steps with what is carried are off exact ones."""
     rank, size = dist.get_rank(), dist.get_world_size()
     wire = Wire()
-    gather, scatter = EncodedAllGather(wire, codec), EncodedReduceScatter(wire, codec)
+    gather, scatter = EncodedGather(wire, codec), EncodedScatter(wire, codec)
     given, received = torch.zeros(size * 100), torch.zeros(100)
     found = {"gathered": 0.0, "scattered": 0.0}
     for step in range(steps):
@@ -153,8 +153,8 @@ def _exchanged(codec: Codec, steps: int) -> dict[str, float]:
             torch.randn(size * 100, generator=torch.Generator().manual_seed(9 * step + r)) for r in range(size)
         ]
         shards, summed = torch.empty(size * 100), torch.empty(100)
-        gather(shards, everyones[rank][:100], None)
-        scatter(summed, everyones[rank], None, dist.ReduceOp.SUM)
+        gather(shards, everyones[rank][:100])
+        scatter(summed, everyones[rank])
         exact = torch.stack(everyones).sum(0)
         found["gathered"] = max(
             found["gathered"], float((shards - torch.cat([e[:100] for e in everyones])).abs().max())

@@ -5,8 +5,7 @@ the optimizer steps the exact shards. Of gradients each worker keeps what its me
 ones, so that over the steps everything is sent.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.distributed as dist
@@ -16,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from meshwright.cost import Compression
 from meshwright.exchange import Wire
 from meshwright.exchange.compression import ByteBlocks, Codec, make_codec
+from meshwright.parallel._shard_exchange import exchange_by
 
 
 class EncodedShards:
@@ -37,11 +37,10 @@ class EncodedShards:
         device: torch.device,
     ) -> None:
         self._wire = Wire(group, backend="nccl" if device.type == "cuda" else "gloo")
-        self._scatters: dict[str, EncodedReduceScatter] = {}
+        self._scatters = {path: EncodedScatter(self._wire, make_codec(choice)) for path in modules}
+        gather = EncodedGather(self._wire, ByteBlocks(choice.block))
         for path, module in modules.items():
-            self._scatters[path] = EncodedReduceScatter(self._wire, make_codec(choice))
-            module.set_custom_all_gather(cast(Any, EncodedAllGather(self._wire, ByteBlocks(choice.block))))
-            module.set_custom_reduce_scatter(cast(Any, self._scatters[path]))
+            exchange_by(module, gather=gather, scatter=self._scatters[path])
 
     @property
     def sent(self) -> int:
@@ -67,8 +66,8 @@ class EncodedShards:
         self._wire.close()
 
 
-class EncodedAllGather:
-    """What `FSDPModule.set_custom_all_gather` takes.
+class EncodedGather:
+    """Parameters of all workers, each as its owner's message says.
 
     Args:
         wire: between the workers that hold the shards; nothing else uses it at the same time.
@@ -79,25 +78,18 @@ class EncodedAllGather:
         self._wire = wire
         self._codec = codec
 
-    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Ordinary memory: what is gathered lives only for a moment."""
-        return torch.empty(*size, dtype=dtype, device=device)
-
-    def __call__(
-        self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False
-    ) -> None:
-        """Done when it returns; this worker too takes its shard as the others read it."""
-        del group, async_op
-        own = _padded(input_tensor.reshape(1, -1), self._codec.block)
-        places = output_tensor.view(self._wire.size, -1)
+    def __call__(self, whole: Tensor, part: Tensor) -> None:
+        """Fills the whole; this worker too takes its part as the others read it."""
+        own = _padded(part.reshape(1, -1), self._codec.block)
+        places = whole.view(self._wire.size, -1)
         for message, place in zip(self._wire.gather(self._codec.compress(own[0], draw=0)), places, strict=True):
             values = torch.zeros_like(own[0])
             self._codec.decompress(message, values, weight=1.0, draw=0)
             place.copy_(values[: place.numel()])
 
 
-class EncodedReduceScatter:
-    """What `FSDPModule.set_custom_reduce_scatter` takes: of one module.
+class EncodedScatter:
+    """Sums of one module's gradients, as the messages say, each worker's part of them.
 
     Args:
         wire: between the workers that hold the shards; nothing else uses it at the same time.
@@ -114,26 +106,18 @@ class EncodedReduceScatter:
         self.carried: Tensor | None = None
         self.remembered: Tensor | None = None
 
-    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Ordinary memory: the result becomes the gradient."""
-        return torch.empty(*size, dtype=dtype, device=device)
-
-    def __call__(
-        self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, op: Any, async_op: bool = False
-    ) -> None:
-        """Sums, whatever the operation: `FullySharded` asks `fully_shard` for nothing else."""
-        del group, async_op
-        assert op == dist.ReduceOp.SUM, op
-        given = _padded(input_tensor.reshape(self._wire.size, -1), self._codec.block)
+    def __call__(self, part: Tensor, whole: Tensor) -> None:
+        """Fills the part."""
+        given = _padded(whole.reshape(self._wire.size, -1), self._codec.block)
         carried = self._begun(given) if self.carried is None else self.carried
         carried.add_(given)
-        messages = [self._codec.compress(part, draw=0) for part in carried]
-        for message, part in zip(messages, carried, strict=True):
-            self._codec.decompress(message, part, weight=-1.0, draw=0)
+        messages = [self._codec.compress(row, draw=0) for row in carried]
+        for message, row in zip(messages, carried, strict=True):
+            self._codec.decompress(message, row, weight=-1.0, draw=0)
         total = torch.zeros_like(carried[0])
         for message in self._wire.scatter(messages):
             self._codec.decompress(message, total, weight=1.0, draw=0)
-        output_tensor.copy_(total[: output_tensor.numel()].view(output_tensor.shape))
+        part.copy_(total[: part.numel()].view(part.shape))
 
     def _begun(self, given: Tensor) -> Tensor:
         self.carried = torch.zeros_like(given)

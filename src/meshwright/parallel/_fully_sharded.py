@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -23,7 +22,7 @@ from meshwright.parallel._parallelized import Held, Parallelized
 from meshwright.parallel._pieces import Piece
 from meshwright.parallel._presence import Presence
 from meshwright.parallel._recompute import Recomputation
-from meshwright.parallel._shard_exchange import SharedAllGather, SharedReduceScatter
+from meshwright.parallel._shard_exchange import exchange_by
 from meshwright.parallel._shards import (
     ShardLayout,
     adopt,
@@ -234,8 +233,7 @@ class FullySharded(Parallelized):
         transport = SharedMemoryTransport(group)
         for module in (module for root in self._roots for module in root.modules()):
             if isinstance(module, FSDPModule):
-                module.set_custom_all_gather(cast(Any, SharedAllGather(transport)))
-                module.set_custom_reduce_scatter(cast(Any, SharedReduceScatter(transport)))
+                exchange_by(module, gather=transport.all_gather, scatter=transport.reduce_scatter)
         return transport
 
     def _encoded_exchange(self, strategy: Strategy, layout: ShardLayout) -> EncodedShards | None:

@@ -1,60 +1,58 @@
-"""Shards gathered and scattered through shared memory, where `fully_shard` would use sockets."""
+"""Shards gathered and scattered by functions of ours, where `fully_shard` would use its own collectives."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
-from meshwright.exchange import SharedMemoryTransport
+# Fills the first tensor from what all workers give as the second, and is done when it returns.
+Exchange = Callable[[Tensor, Tensor], object]
 
 
-class SharedAllGather:
-    """What `FSDPModule.set_custom_all_gather` takes.
+def exchange_by(module: FSDPModule, *, gather: Exchange, scatter: Exchange) -> None:
+    """Has the shards of a module exchanged by these from now on.
 
     Args:
-        transport: between the workers that hold the shards; nothing else uses it at the same time.
+        module: sharded, without its submodules.
+        gather: fills the whole with everybody's shards, in the order of the ranks.
+        scatter: fills a shard with its part of the sum of everybody's whole.
     """
+    module.set_custom_all_gather(cast(Any, _Gather(gather)))
+    module.set_custom_reduce_scatter(cast(Any, _Scatter(scatter)))
 
-    def __init__(self, transport: SharedMemoryTransport) -> None:
-        self._transport = transport
 
-    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Ordinary memory: what is gathered lives only for a moment."""
-        return torch.empty(*size, dtype=dtype, device=device)
+def _ordinary_memory(size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Of no pool: what is gathered lives only for a moment, and what is scattered becomes the gradient."""
+    return torch.empty(*size, dtype=dtype, device=device)
+
+
+class _Gather:
+    allocate = staticmethod(_ordinary_memory)
+
+    def __init__(self, gather: Exchange) -> None:
+        self._gather = gather
 
     def __call__(
         self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False
     ) -> None:
         """Done when it returns; nothing is left to wait for."""
         del group, async_op
-        self._transport.all_gather(output_tensor, input_tensor)
+        self._gather(output_tensor, input_tensor)
 
 
-class SharedReduceScatter:
-    """What `FSDPModule.set_custom_reduce_scatter` takes.
+class _Scatter:
+    allocate = staticmethod(_ordinary_memory)
 
-    Args:
-        transport: between the workers that hold the shards; nothing else uses it at the same time.
-    """
-
-    def __init__(self, transport: SharedMemoryTransport) -> None:
-        self._transport = transport
-
-    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Ordinary memory: the result becomes the gradient."""
-        return torch.empty(*size, dtype=dtype, device=device)
+    def __init__(self, scatter: Exchange) -> None:
+        self._scatter = scatter
 
     def __call__(
-        self,
-        output_tensor: Tensor,
-        input_tensor: Tensor,
-        group: dist.ProcessGroup,
-        op: Any,
-        async_op: bool = False,
+        self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, op: Any, async_op: bool = False
     ) -> None:
         """Sums, whatever the operation: `FullySharded` asks `fully_shard` for nothing else."""
         del group, async_op
         assert op == dist.ReduceOp.SUM, op
-        self._transport.reduce_scatter(output_tensor, input_tensor)
+        self._scatter(output_tensor, input_tensor)
