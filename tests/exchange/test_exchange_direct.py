@@ -7,9 +7,9 @@ import torch
 
 from meshwright.errors import WorkerError
 from meshwright.exchange import DirectTransport, make_transport
-from meshwright.exchange._direct_collectives import parts_of
-from meshwright.exchange._settling import pays
-from meshwright.exchange._travel import Travel
+from meshwright.exchange.direct._collectives import parts_of
+from meshwright.exchange.direct._settling import pays
+from meshwright.exchange.direct._travel import Travel
 
 CPU = torch.device("cpu")
 ODD = torch.tensor([0.0, -0.0, 1e-45, -3e38, float("inf"), float("-inf"), float("nan"), 1.0])

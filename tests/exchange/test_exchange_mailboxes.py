@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from meshwright.exchange import Mailboxes
-from meshwright.exchange._mailboxes import _size_class
+from meshwright.exchange.shared_memory._mailboxes import _size_class
 
 LENGTHS = (1, 17, 5000, 70_000)
 

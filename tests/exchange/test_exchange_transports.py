@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from meshwright.errors import PlanError, WorkerError
 from meshwright.exchange import HierarchicalTransport, SharedMemoryTransport, make_transport
-from meshwright.exchange._segment import Segment
+from meshwright.exchange.shared_memory._segment import Segment
 
 CPU = torch.device("cpu")
 TRANSPORTS = ("gloo", "shared_memory", "hierarchical", "direct", "direct_packed")

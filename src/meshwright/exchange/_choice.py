@@ -7,15 +7,14 @@ import torch.distributed as dist
 
 from meshwright.cost import Strategy, TransportName
 from meshwright.errors import PlanError
-from meshwright.exchange._direct import DirectTransport
 from meshwright.exchange._hierarchical import HierarchicalTransport
 from meshwright.exchange._process_group import ProcessGroupTransport
 from meshwright.exchange._reduction import ExactReduction, LossyReduction, Reduction
 from meshwright.exchange._rounded_reduction import RoundedReduction
-from meshwright.exchange._settling import settle_packing
-from meshwright.exchange._shared_memory import SharedMemoryTransport
 from meshwright.exchange._transport import Transport
 from meshwright.exchange._wire import Wire
+from meshwright.exchange.direct import DirectTransport, settle_packing
+from meshwright.exchange.shared_memory import SharedMemoryTransport
 
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 

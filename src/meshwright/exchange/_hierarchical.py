@@ -14,10 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from meshwright.errors import PlanError
-from meshwright.exchange._direct import DirectTransport
-from meshwright.exchange._segment import host_identity
-from meshwright.exchange._shared_memory import SharedMemoryTransport
 from meshwright.exchange._transport import Receive, Transfer, Transport
+from meshwright.exchange.direct import DirectTransport
+from meshwright.exchange.shared_memory import SharedMemoryTransport, host_identity
 
 
 class HierarchicalTransport(Transport):

@@ -6,10 +6,10 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from meshwright.exchange._direct import DirectTransport
 from meshwright.exchange._exactness import Exactness
 from meshwright.exchange._reduction import ExactReduction
 from meshwright.exchange._transport import Transfer
+from meshwright.exchange.direct import DirectTransport
 
 
 class RoundedReduction(ExactReduction):

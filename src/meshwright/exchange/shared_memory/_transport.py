@@ -18,10 +18,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from meshwright.errors import PlanError
-from meshwright.exchange._arenas import Arenas
-from meshwright.exchange._queue import KINDS, TransferQueue
-from meshwright.exchange._signals import Signals
 from meshwright.exchange._transport import Receive, Transfer, Transport
+from meshwright.exchange.shared_memory._arenas import Arenas
+from meshwright.exchange.shared_memory._queue import KINDS, TransferQueue
+from meshwright.exchange.shared_memory._signals import Signals
 from meshwright.units import KIB, MIB, Bytes, Seconds
 
 # Two operands and the result stay in a second-level cache (512 KiB and more on today's processors).

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 
 from meshwright.errors import WorkerError
-from meshwright.exchange._segment import Segment
+from meshwright.exchange.shared_memory._segment import Segment
 from meshwright.units import Bytes, Seconds
 
 # A semaphore takes 32 bytes in glibc and musl; a cache line each keeps two of them from slowing each other down.

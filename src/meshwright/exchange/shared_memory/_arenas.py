@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from meshwright.errors import WorkerError
-from meshwright.exchange._segment import Segment, SegmentAddress, host_identity
+from meshwright.exchange.shared_memory._segment import Segment, SegmentAddress, host_identity
 from meshwright.units import Bytes
 
 

@@ -12,7 +12,7 @@ import psutil
 import torch.distributed as dist
 
 from meshwright.errors import WorkerError
-from meshwright.exchange._segment import host_identity
+from meshwright.exchange.shared_memory import host_identity
 from meshwright.units import Seconds
 
 CONNECTING: Seconds = 5.0

@@ -13,12 +13,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from meshwright.exchange._connections import connect_all
-from meshwright.exchange._conversation import Conversation
-from meshwright.exchange._direct_collectives import Collected, HandedOn, ScatteredSum, Swap, Told
-from meshwright.exchange._flows import Flows
 from meshwright.exchange._transport import Receive, Transfer, Transport
-from meshwright.exchange._travel import Packing, Travel
+from meshwright.exchange.direct._collectives import Collected, HandedOn, ScatteredSum, Swap, Told
+from meshwright.exchange.direct._connections import connect_all
+from meshwright.exchange.direct._conversation import Conversation
+from meshwright.exchange.direct._flows import Flows
+from meshwright.exchange.direct._travel import Packing, Travel
 from meshwright.units import KIB, Bytes, Seconds
 
 TIMEOUT: Seconds = 1800.0

@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from meshwright.exchange._arenas import Arenas
-from meshwright.exchange._segment import Segment, SegmentAddress
-from meshwright.exchange._signals import Signals
+from meshwright.exchange.shared_memory._arenas import Arenas
+from meshwright.exchange.shared_memory._segment import Segment, SegmentAddress
+from meshwright.exchange.shared_memory._signals import Signals
 from meshwright.units import KIB, Bytes, Seconds
 
 # Messages from one worker to another that may be under way; more have to wait for the receiver.

@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from meshwright.exchange._direct import DirectTransport
+from meshwright.exchange.direct._transport import DirectTransport
 from meshwright.units import MIB, Bytes, Seconds
 
 # Many times what shaped links and switches let through at once (256 KiB on a link of 100 Mbit/s here: with half a MiB

@@ -8,8 +8,8 @@ transfers are read in the order in which they were started, and finish in that o
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from meshwright.exchange._signals import Signals
 from meshwright.exchange._transport import Transfer
+from meshwright.exchange.shared_memory._signals import Signals
 
 KINDS = 2
 _READY, _DONE = range(KINDS)

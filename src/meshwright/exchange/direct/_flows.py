@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from meshwright.errors import WorkerError
-from meshwright.exchange._conversation import Conversation
+from meshwright.exchange.direct._conversation import Conversation
 from meshwright.units import MIB, Bytes
 
 # Number of the conversation, round within it, bytes that follow.

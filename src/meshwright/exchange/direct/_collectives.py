@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from meshwright.exchange._conversation import Conversation
 from meshwright.exchange._rounding import wide
 from meshwright.exchange._transport import Receive
-from meshwright.exchange._travel import Travel
+from meshwright.exchange.direct._conversation import Conversation
+from meshwright.exchange.direct._travel import Travel
 from meshwright.units import Seconds
 
 # Parts begin at multiples of it (elements): vector instructions and cache lines.
