@@ -142,14 +142,17 @@ class Pricer:
         """The slowest island's step, and its part of the next meeting."""
         worker = strategy.workers[0]
         within = self._hybrid(slowest_island(strategy))
+        # islands that share a host share its memory's rate, too
+        exact = self._hybrid(replace(strategy, exchange=replace(strategy.exchange, updates=None, compression=None)))
         rates = self._rates_of(find_host(self.cluster, worker).device, threads=worker.threads, processes=1)
         copying = float(rates.bandwidth("copy", np.array([float(self.workload.gradient_size or 1)]))[0])
-        outer = meetings(self.workload, self.cluster, strategy, step=within.time.step, busy=0.0, copying=copying)
+        time = replace(exact.time, communication=within.time.communication)
+        outer = meetings(self.workload, self.cluster, strategy, step=time.step, busy=0.0, copying=copying)
         added = self.correction.time * (outer.exposed + outer.passes)
-        time = replace(within.time, communication=within.time.communication + added)
+        time = replace(time, communication=time.communication + added)
         factor = exp(_FIVE_PERCENT * self.correction.spread)
         kept = kept_size(self.workload, strategy)
-        islands = strategy.num_workers / slowest_island(strategy).num_workers
+        longer = time.step / exact.time.step
         return replace(
             within,
             time=time,
@@ -157,9 +160,9 @@ class Pricer:
             high=time.step * factor,
             memory=replace(within.memory, communication=within.memory.communication + kept),
             collectives=(*within.collectives, *outer.collectives),
-            flops=within.flops * islands,
-            energy=within.energy * islands * time.step / within.time.step,
-            money=within.money * islands * time.step / within.time.step,
+            flops=exact.flops,
+            energy=exact.energy * longer,
+            money=exact.money * longer,
         )
 
     def _distinct_ranks(self, strategy: Strategy) -> list[tuple[Worker, int, int]]:

@@ -20,7 +20,7 @@ from meshwright.plan._space import (
     optimizer_forms,
     recomputations,
 )
-from meshwright.plan._split_legality import Rule, split_rules
+from meshwright.plan._split_legality import Rule, check_split_exchange, split_rules
 
 
 def check_pins(graph: Graph, cluster: Cluster, goal: Goal) -> None:
@@ -166,11 +166,13 @@ def _kernel_rules(graph: Graph, device: Device) -> Iterator[Rule]:
 def _check_products(cluster: Cluster, goal: Goal) -> None:
     """Pins that are legal one by one and contradict each other."""
     pins = goal.pins
-    degrees = (pins.data or 1) * (pins.shard or 1)
+    split = (pins.tensor or 1) * (pins.context or 1) * (pins.pipeline or 1)
+    degrees = (pins.data or 1) * (pins.shard or 1) * split
     if pins.workers is not None and (pins.workers % degrees or (pins.data and pins.shard and degrees != pins.workers)):
+        each = f" of {split} workers each" if split > 1 else ""
         raise PlanError(
-            f"data = {pins.data or 'any'} × shard = {pins.shard or 'any'} does not make workers = {pins.workers}",
-            alternatives=[f"data × shard = {pins.workers}", "leave one of the three out"],
+            f"data = {pins.data or 'any'} × shard = {pins.shard or 'any'}{each} does not make workers = {pins.workers}",
+            alternatives=[f"data × shard = {pins.workers // split}", "leave one of the three out"],
             command="meshwright plan SCRIPT",
         )
     if pins.sharding not in (None, "none") and pins.workers == 1:
@@ -179,6 +181,7 @@ def _check_products(cluster: Cluster, goal: Goal) -> None:
             alternatives=["sharding = 'none'", f"workers = 2 to {_places(cluster)}"],
             command="meshwright plan SCRIPT",
         )
+    check_split_exchange(pins)
 
 
 def no_strategy(graph: Graph, cluster: Cluster, goal: Goal) -> PlanError:

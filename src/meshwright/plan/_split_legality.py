@@ -1,11 +1,13 @@
-"""The legal values of the pins that split the model itself."""
+"""The legal values of the pins that split the model itself, and what they do not go with."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
 from meshwright.cost import Schedule
+from meshwright.errors import PlanError
 from meshwright.graph import Graph, Splits
+from meshwright.plan._goal import Pins
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,3 +66,45 @@ def _degrees(name: str, degrees: Sequence[int], places: int, reason: str) -> Rul
         legal=legal,
         cause=f"{reason}; there is room for {places} workers" if degrees else "the model was not found to allow it",
     )
+
+
+def check_split_exchange(pins: Pins) -> None:
+    """Refuses exchange that only whole models have, where a pin splits the model.
+
+    Raises:
+        PlanError: names both pins, and what would do.
+    """
+    degrees = {name: getattr(pins, name) or 1 for name in ("tensor", "context", "expert", "pipeline")}
+    split = ", ".join(f"{name} = {degree}" for name, degree in degrees.items() if degree > 1)
+    if not split:
+        return
+    apart = pins.updates not in (None, "every_step")
+    reasons = (
+        (
+            f"updates = {pins.updates}", apart and pins.updates != "local",
+            "the workers of a split model take every step together, and there each updates by itself",
+            ("--set updates=local", "--set updates=every_step"),
+        ),
+        (
+            f"updates = {pins.updates} and schedule = asynchronous", apart and pins.schedule == "asynchronous",
+            "a step's gradients would still be under way when islands meet, and be late twice",
+            ("--set schedule=1f1b", "--set updates=every_step"),
+        ),
+        (
+            f"updates = {pins.updates} and data = 1", apart and pins.data == 1,
+            "every island holds a whole copy of the model, in parts",
+            ("--set data=2", "--set updates=every_step"),
+        ),
+        (
+            f"compression = {pins.compression} and exact steps",
+            not apart and pins.compression not in (None, "none"),
+            "what is left out of the gradients of a split model would not be in checkpoints; messages between islands "
+            "are compressed",
+            ("--set compression=none", "--set updates=local --allow staleness"),
+        ),
+    )  # fmt: skip
+    for name, is_there, cause, alternatives in reasons:
+        if is_there:
+            raise PlanError(
+                f"{split} with {name}", cause=cause, alternatives=alternatives, command="meshwright plan SCRIPT"
+            )

@@ -1,6 +1,6 @@
 """Islands that hold one model in parts: each worker meets the others that hold the same parts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch.distributed as dist
@@ -52,6 +52,10 @@ class SplitIslands(LocalUpdates, SplitModel):
         """A copy on whole tensors of what the islands agree on now."""
         self.settle()
         return self._split.whole_model()
+
+    def carried(self) -> Iterator[tuple[str, Tensor]]:
+        """As of islands of whole models; before the first step, which splits the model, what a checkpoint had."""
+        return super().carried() if self._are_alike else iter(self._remembered.items())
 
     def prepare(self, batches: Sequence[Any]) -> None:
         """As inside; the first call finds out whether all islands hold the model in the same parts."""
