@@ -253,16 +253,17 @@ def islands_beside_one_another(plan, count):
         (Mesh(dp_replicate=2, tp=2), {}),
         (Mesh(dp_replicate=2, pp=2), {"pipeline": Pipeline(schedule="1f1b", cuts=("2",))}),
         (Mesh(dp_replicate=2, tp=2), {"sequence": "whole"}),
+        (Mesh(dp_replicate=2, dp_shard=2, tp=2), {"sharding": "parameters"}),
     ],
-    ids=["tensor", "pipeline", "checked"],
+    ids=["tensor", "pipeline", "checked", "shards"],
 )
 def test_islands_of_split_models_are_where_whole_ones_are(workers, mesh, choices, request):
     """Also beside comparisons with exact steps, which leave nothing."""
     is_checked = "checked" in request.node.callspec.id
     updates = Updates(kind="local", interval=2, momentum=0.5, check_every=int(is_checked), tolerance=1e9)
-    plan = replace(apart(updates, num_workers=4), mesh=mesh, **choices)
-    plan = replace(plan, batch=replace(plan.batch, shares=(1, 1)))
-    for far, num_checks in workers(4).run(islands_beside_one_another, plan, 6):
+    plan = replace(apart(updates, num_workers=mesh.num_workers), mesh=mesh, **choices)
+    plan = replace(plan, batch=replace(plan.batch, shares=(1,) * mesh.num_shares))
+    for far, num_checks in workers(mesh.num_workers).run(islands_beside_one_another, plan, 6):
         assert far < 1e-12
         assert num_checks == 2 * is_checked
 
@@ -308,6 +309,27 @@ def test_a_checkpoint_of_islands_goes_on_in_shards(workers, tmp_path):
     plan = apart(Updates(kind="local", interval=2, momentum=0.5), num_workers=4)
     shards = replace(plan, mesh=Mesh(dp_replicate=2, dp_shard=2), sharding="parameters")
     assert max(workers(4).run(continued, plan, shards, str(tmp_path / "saved"))) < 1e-12
+
+
+def saved_again(plan, folder):
+    """Whether a checkpoint that is saved before the first step has what the one that it began with had."""
+    job = load(plain_job(), None, folder)
+    before = dict(job.carried)
+    engine = Engine(job, plan, rank=dist.get_rank())
+    save(job, engine, f"{folder}_again")
+    engine.step(labelled(SIZE, 4))
+    engine.close()
+    after = load(plain_job(), None, f"{folder}_again").carried
+    return bool(before) and before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in after)
+
+
+def test_a_checkpoint_of_split_islands_goes_on_in_whole_ones(workers, tmp_path):
+    """And the other way round: the outer state lies in the same parts as the model, and is put together like it."""
+    whole = apart(Updates(kind="local", interval=2, momentum=0.5), num_workers=4)
+    split = replace(whole, mesh=Mesh(dp_replicate=2, tp=2), batch=replace(whole.batch, shares=(1, 1)))
+    assert max(workers(4).run(continued, split, whole, str(tmp_path / "split"))) < 1e-12
+    assert max(workers(4).run(continued, whole, split, str(tmp_path / "whole"))) < 1e-12
+    assert all(workers(4).run(saved_again, split, str(tmp_path / "whole")))
 
 
 def test_a_checkpoint_has_what_messages_of_shards_left_out(workers, tmp_path):
