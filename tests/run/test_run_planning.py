@@ -17,10 +17,10 @@ from meshwright.graph import read_graph
 from meshwright.hardware import write_cluster
 from meshwright.plan import Goal, Pins, read_plan
 from meshwright.run import Job, Role, _planning
-from meshwright.run._by_hand import hand_written
 from meshwright.run._opening import Request
 from meshwright.run._planning import context_of, merged_goal, plan_together, scaled, trial_budget, with_context
 from meshwright.run._session import CURRENT, Session
+from meshwright.run.loop import hand_written
 from planning_builders import GB, machine, processor
 
 

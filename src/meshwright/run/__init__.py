@@ -7,9 +7,7 @@ the first batch decides), `_engine` (one step), `_guards` with `_guard`, `_stale
 steps beside exact ones), `_batch` and `_loader` (who computes which examples), `_metrics` with `_drift` and
 `_reconsideration` (steps beside their prediction), `_trace`, `_planning` and `_trial` with `_race` and `_heat`,
 `_experience` (of earlier runs), `_split_plan` (where pins split the model), `_proof`, `_checkpoint`, `worker` (the
-process around the script). A loop of the user's own: `_by_hand` (how it starts), `_hand_written` (what stands for the
-model), `_lone_worker`, `_loop_workers` with `_outputs` and `_own_optimizer`, `_pinned_strategy`, `_loop_planning`,
-`_loop_record`.
+process around the script); `loop` (steps that the user's own loop does).
 
 Names are loaded when they are used: `worker` has settings to make before torch is loaded.
 """

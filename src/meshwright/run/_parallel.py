@@ -16,13 +16,12 @@ from meshwright.cost import Allowance
 from meshwright.documents import from_mapping, read_toml
 from meshwright.errors import UsageError, suggestion
 from meshwright.plan import Pins, Plan
-from meshwright.run._by_hand import hand_written
-from meshwright.run._hand_written import HandWritten
 from meshwright.run._job import Job, Loss, loss_of_model
 from meshwright.run._opening import Request
 from meshwright.run._role import role_of
 from meshwright.run._session import CURRENT, Session
 from meshwright.run._step import Step
+from meshwright.run.loop import HandWritten, hand_written
 
 
 @overload

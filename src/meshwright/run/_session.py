@@ -9,8 +9,8 @@ from meshwright.run._role import Role
 from meshwright.units import Bytes
 
 if TYPE_CHECKING:
-    from meshwright.run._loop_record import LoopRecord
     from meshwright.run._step import Step
+    from meshwright.run.loop import LoopRecord
 
 CURRENT: ContextVar["Session | None"] = ContextVar("session", default=None)
 

@@ -17,11 +17,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from meshwright.errors import UsageError
-from meshwright.run._lone_worker import LoneWorker
+from meshwright.run.loop._lone_worker import LoneWorker
 
 if TYPE_CHECKING:
-    from meshwright.run._loop_planning import LoopPlanner
-    from meshwright.run._loop_workers import LoopWorkers
+    from meshwright.run.loop._planning import LoopPlanner
+    from meshwright.run.loop._workers import LoopWorkers
 
 
 class HandWritten:

@@ -13,13 +13,13 @@ from meshwright.errors import UsageError
 from meshwright.plan import Goal, Plan
 from meshwright.run._clock import clock_for
 from meshwright.run._group import meet
-from meshwright.run._hand_written import HandWritten
-from meshwright.run._lone_worker import LoneWorker
-from meshwright.run._loop_record import LoopRecord
 from meshwright.run._metrics import Recorder
 from meshwright.run._opening import Request, blocks_of, check_plan
 from meshwright.run._role import Role
 from meshwright.run._session import Session
+from meshwright.run.loop._hand_written import HandWritten
+from meshwright.run.loop._lone_worker import LoneWorker
+from meshwright.run.loop._record import LoopRecord
 
 
 def hand_written(model: nn.Module, request: Request, role: Role, session: Session | None) -> HandWritten:
@@ -53,7 +53,7 @@ def hand_written(model: nn.Module, request: Request, role: Role, session: Sessio
 
 
 def _planned(model: nn.Module, request: Request, role: Role) -> HandWritten:
-    from meshwright.run._loop_planning import LoopPlanner
+    from meshwright.run.loop._planning import LoopPlanner
 
     planner = LoopPlanner(model, role, pins=request.pins, allow=request.allow, given=request.plan)
     return HandWritten(model, planner)
@@ -80,8 +80,8 @@ def _with_gradients(plan: Plan) -> Strategy:
 
 def _joined(model: nn.Module, request: Request, role: Role) -> HandWritten:
     """Among processes that torchrun or srun started."""
-    from meshwright.run._loop_planning import check_followed
-    from meshwright.run._pinned_strategy import pinned_strategy, repeated_blocks
+    from meshwright.run.loop._pinned_strategy import pinned_strategy, repeated_blocks
+    from meshwright.run.loop._planning import check_followed
 
     check_followed(Goal(pins=request.pins, allow=request.allow))
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
@@ -102,7 +102,7 @@ def _joined(model: nn.Module, request: Request, role: Role) -> HandWritten:
 def _following(
     strategy: Strategy, model: nn.Module, record: LoopRecord, *, blocks: tuple[str, ...], plan: Plan | None
 ) -> HandWritten:
-    from meshwright.run._loop_planning import check_strategy
+    from meshwright.run.loop._planning import check_strategy
 
     check_strategy(strategy)
     if strategy.kernels != type(strategy.kernels)():
@@ -111,7 +111,7 @@ def _following(
         record.undo.enter_context(kernels_applied(strategy.kernels, model=model, optimizer=None, blocks=blocks))
     if strategy.num_workers == 1:
         return HandWritten(model, LoneWorker(model, record))
-    from meshwright.run._loop_workers import LoopWorkers
+    from meshwright.run.loop._workers import LoopWorkers
 
     # found again from the forward alone: a loss of which parts are computed on parts is not in the graph
     open_strategy = replace(strategy, placements=(), pipeline=None)

@@ -21,10 +21,10 @@ from meshwright.parallel.program import Forward
 from meshwright.plan import Plan
 from meshwright.run._agreement import check_agreement, is_checked
 from meshwright.run._batch import bounds, examples_of
-from meshwright.run._loop_record import LoopRecord
-from meshwright.run._outputs import OutputShare, gathered
-from meshwright.run._own_optimizer import OwnOptimizers
 from meshwright.run._randomness import RankStream
+from meshwright.run.loop._outputs import OutputShare, gathered
+from meshwright.run.loop._own_optimizer import OwnOptimizers
+from meshwright.run.loop._record import LoopRecord
 from meshwright.units import Bytes, format_bytes, format_seconds
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from meshwright.graph.capture_batch import leaves
-from meshwright.run._loop_record import LoopRecord
+from meshwright.run.loop._record import LoopRecord
 
 
 class LoneWorker:
@@ -28,7 +28,7 @@ class LoneWorker:
         if record.recorder is None:
             return
         # torch's optimizers load dynamo, which a script that nobody watches need not
-        from meshwright.run._own_optimizer import OwnOptimizers
+        from meshwright.run.loop._own_optimizer import OwnOptimizers
 
         self.optimizers = OwnOptimizers(
             dict(model.named_parameters()), None, held=tuple, stepping=self._stepping, stepped=self._stepped
