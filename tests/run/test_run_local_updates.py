@@ -13,6 +13,8 @@ from meshwright.errors import PlanError
 from meshwright.parallel.stale._meetings import is_due
 from meshwright.run import Engine, Job
 from meshwright.run._checkpoint import load, save
+from meshwright.run._proof import Proof
+from meshwright.run._role import Role
 
 SIZE = 12
 
@@ -266,6 +268,24 @@ def test_islands_of_split_models_are_where_whole_ones_are(workers, mesh, choices
     for far, num_checks in workers(mesh.num_workers).run(islands_beside_one_another, plan, 6):
         assert far < 1e-12
         assert num_checks == 2 * is_checked
+
+
+def proved(plan):
+    proof = Proof(layered_job(), plan, role=Role(rank=dist.get_rank(), world_size=plan.num_workers, steps=3))
+    for batch in batches(3):
+        proof.collect(batch)
+    return proof.conclude()
+
+
+def test_islands_that_are_kept_in_step_are_proven_equal(workers):
+    """Splits, gradients over the bridges and losses; that islands go their ways in between is told."""
+    plan = apart(Updates(kind="local", interval=2, momentum=0.5), num_workers=4)
+    split = replace(plan, mesh=Mesh(dp_replicate=2, tp=2), batch=replace(plan.batch, shares=(1, 2)))
+    for chosen in (plan, split):
+        for found in workers(4).run(proved, chosen):
+            assert found.equal
+            assert max(found.loss, found.gradient, found.parameters) < 1e-10
+            assert "local updates of 2 steps" in found.notes[-1]
 
 
 def test_what_split_models_cannot_do_apart_is_refused(workers):

@@ -143,8 +143,8 @@ def _meeting(best: Apart) -> str:
     size, each = sum(one.size for one in outer), sum(one.duration for one in outer)
     workers = item.strategy.num_workers // updates.islands
     return (
-        f"{updates.islands} islands of {workers} worker{'s' if workers > 1 else ''} take exact steps of "
-        f"{format_seconds(step)}; every {updates.interval} of them each worker meets those that hold the same parts: "
+        f"{updates.islands} islands of {workers} worker{'s' if workers > 1 else ''} take {format_seconds(step)} a step "
+        f"with its part of a meeting; every {updates.interval} steps each worker meets those that hold the same parts: "
         f"{format_bytes(size * updates.interval)} in {format_seconds(each * updates.interval)}"
     )
 

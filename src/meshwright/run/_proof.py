@@ -5,6 +5,7 @@ same batches under the plan. Losses, all gradients and all parameters are compar
 """
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from meshwright.run._agreement import check_agreement
 from meshwright.run._distance import Distance, difference, distance, whole_norm
 from meshwright.run._engine import Engine
 from meshwright.run._job import Job
+from meshwright.run._placement import Parting, Unwaiting
 from meshwright.run._quiet import random_operations_off
 from meshwright.run._reference import Hyperparameters, Reference, hyperparameters_of, set_hyperparameters
 from meshwright.run._role import Role
@@ -120,11 +122,12 @@ class Proof:
         self._tell(message)
         engine = Engine(self._job, self._strategy, rank=self._role.rank)
         losses, gradients = [], []
-        for index, batch in enumerate(self._batches):
-            set_hyperparameters(self._job.optimizer, self._settings[index])
-            loss, found = _step(engine, batch, is_random=message[0])
-            losses.append(loss)
-            gradients.append(self._gradient_distance(index, found))
+        with _together(engine.placed):
+            for index, batch in enumerate(self._batches):
+                set_hyperparameters(self._job.optimizer, self._settings[index])
+                loss, found = _step(engine, batch, is_random=message[0])
+                losses.append(loss)
+                gradients.append(self._gradient_distance(index, found))
         parameters = engine.placed.full_parameters()
         engine.close()
         if self._reference is not None:
@@ -173,7 +176,7 @@ class Proof:
             worst_parameter_distance=moved.worst_value,
             losses=tuple(losses),
             reference_losses=tuple(wanted),
-            notes=_notes(reference, noise),
+            notes=(*_notes(reference, noise), *_apart(self._strategy)),
         )
 
 
@@ -204,7 +207,26 @@ def _step(engine: Engine, batch: Any, *, is_random: bool) -> tuple[float, dict[s
         loss = engine.compute(engine.share(batch))
     gradients = engine.placed.full_gradients()
     engine.update()
-    return loss.item(), gradients
+    islands = _meeting(engine.placed)
+    return loss.item() if islands is None else islands.averaged(loss.item()), gradients
+
+
+def _meeting(placed: object) -> Parting | None:
+    """Islands that meet, and so can be kept in step."""
+    return placed if isinstance(placed, Parting) and not isinstance(placed, Unwaiting) else None
+
+
+def _together(placed: object) -> AbstractContextManager[object]:
+    """Inside of it islands take every step together: what they do inside, and over their bridges, is what is proved."""
+    islands = _meeting(placed)
+    return nullcontext() if islands is None else islands.in_step()
+
+
+def _apart(strategy: Strategy | None) -> tuple[str, ...]:
+    updates = strategy.exchange.updates if strategy is not None else None
+    if updates is None or updates.kind != "local":
+        return ()
+    return (f"islands took every step together: {updates.summary} are by choice not the one-device program's",)
 
 
 def _notes(reference: Reference, noise: list[str]) -> tuple[str, ...]:
