@@ -15,10 +15,11 @@ from meshwright.plan import Goal, Pins
 def test_the_drawn_time_line_is_the_priced_one(seed: int) -> None:
     """Before gradients and optimizer; micro-batches few enough that none of them is extrapolated."""
     rng = random.Random(seed)
-    pricer = HybridPricer(build.random_graph(rng), build.random_cluster(rng))
-    layouts = build.everything(pricer, Goal(pins=Pins(pipeline=2, tensor=1)), subsets=False)
-    compared = 0
-    for layout, price in islice(layouts, 20):
+    layouts = ()
+    while not layouts:  # many a random cluster holds none of them
+        pricer = HybridPricer(build.random_graph(rng), build.random_cluster(rng))
+        layouts = tuple(islice(build.everything(pricer, Goal(pins=Pins(pipeline=2, tensor=1)), subsets=False), 20))
+    for layout, price in layouts:
         stages = pricer.predict(layout).stages
         assert len(stages) == len(layout.bounds)
         lists = orders(layout.schedule, num_workers=2, num_stages=len(stages), num_micro_batches=layout.micro_batches)
@@ -32,5 +33,3 @@ def test_the_drawn_time_line_is_the_priced_one(seed: int) -> None:
         assert span <= price.time.step * (1 + 1e-9)
         assert span >= (price.time.step - update - price.time.communication) * (1 - 1e-9)
         assert 0 <= bubble(events) < 1
-        compared += 1
-    assert compared

@@ -1,5 +1,6 @@
 """When a heap that has grown is given back to the system."""
 
+import math
 import sys
 
 import pytest
@@ -22,8 +23,13 @@ def test_growth_beyond_an_eighth_of_a_step_on_a_fresh_heap_is_given_back() -> No
     assert numbers == [1, 1, 1, 2, 2, 2, 3, 3]
 
 
-def test_memory_that_is_to_stay_is_not_given_back() -> None:
-    assert heap_for("retained", "cpu") is None
+def test_memory_that_is_to_stay_is_given_back_after_the_first_step_only() -> None:
+    sizes = iter([2400, 700, 1400, 2100])
+    calls: list[None] = []
+    heap = Heap(resident=lambda: next(sizes) * MIB, give_back=lambda: calls.append(None), slack=math.inf)
+    for _ in range(4):
+        heap.tend()
+    assert len(calls) == 1
     assert heap_for("default", "cuda") is None
 
 

@@ -7,6 +7,7 @@ A sequence-parallel step of 200 MiB over 440 MiB of state held 0.65 GiB after it
 longer.
 """
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,11 +27,15 @@ class Heap:
     Args:
         resident: gives the process's resident memory (B).
         give_back: returns free memory to the system.
+        slack: growth that is let be, over what a step on a fresh heap leaves.
     """
 
-    def __init__(self, *, resident: Callable[[], Bytes], give_back: Callable[[], object]) -> None:
+    def __init__(
+        self, *, resident: Callable[[], Bytes], give_back: Callable[[], object], slack: float = _SLACK
+    ) -> None:
         self._resident = resident
         self._give_back = give_back
+        self._slack = slack
         self._usual: Bytes | None = None
         self._steps = 0
 
@@ -38,7 +43,7 @@ class Heap:
         """Called between steps: gives memory back once more is resident than after a step on a fresh heap."""
         self._steps += 1
         now = self._resident()
-        if self._steps == 1 or (self._usual is not None and now > self._usual * (1 + _SLACK)):
+        if self._steps == 1 or (self._usual is not None and now > self._usual * (1 + self._slack)):
             # what preparing the first step left is no measure of a step; nor is the first step, which makes state
             self._give_back()
             self._usual = None
@@ -47,11 +52,16 @@ class Heap:
 
 
 def heap_for(allocator: Literal["default", "retained"], device_type: str) -> Heap | None:
-    """What a plan's worker tends; None where freed memory is to stay, or is not kept by glibc."""
+    """What a plan's worker tends; None where glibc keeps no memory.
+
+    Memory that is to stay is given back once, after the first step: what prepared it, as the check of a split model
+    against the whole one, would stay as well.
+    """
     library = glibc()
-    if allocator == "retained" or device_type != "cpu" or library is None:
+    if device_type != "cpu" or library is None:
         return None
-    return Heap(resident=_resident_memory, give_back=lambda: library.malloc_trim(0))
+    slack = math.inf if allocator == "retained" else _SLACK
+    return Heap(resident=_resident_memory, give_back=lambda: library.malloc_trim(0), slack=slack)
 
 
 def _resident_memory() -> Bytes:
