@@ -11,6 +11,7 @@ from meshwright.hardware import Cluster, Correction
 from meshwright.plan._apart import Apart, islands_of_splits, most_workers
 from meshwright.plan._fit import itemised
 from meshwright.plan._goal import Goal, Pins
+from meshwright.plan._heap_room import with_heap_room
 from meshwright.plan._legality import check_pins, no_strategy
 from meshwright.plan._places import workers_of
 from meshwright.plan._plan import Candidate, FrontPoint, Plan, PlannedStage
@@ -104,7 +105,8 @@ def _of_islands(pricer: Pricer, goal: Goal, found: Sequence[Apart]) -> Plan:
 
 def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -> Plan:
     hybrid, graph = pricer.hybrid, pricer.workload.graph
-    layout, price = chosen.layout, chosen.price
+    limit = min(limits(hybrid, goal, chosen.layout))
+    layout, price = with_heap_room(hybrid, chosen.layout, goal.pins, limit=limit), chosen.price
     workers = workers_of(layout, hybrid.hosts)
     strategy = strategy_of(layout, graph, hybrid.units, workers)
     prediction = replace(hybrid.predict(layout), start=pricer.start(layout.kernels))
@@ -120,7 +122,7 @@ def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -
         strategy=strategy,
         prediction=prediction,
         allow=goal.allow,
-        memory_limit=min(limits(hybrid, goal, layout)),
+        memory_limit=limit,
         binding=binding(hybrid, layout, price, roomy),
         flips=tuple(flips(hybrid, goal, aim, chosen, rivals, roomy)),
         candidates=(_candidate(summary(layout, names), price), *(_of_neighbour(one) for one in beside)),
