@@ -18,8 +18,10 @@ def with_heap_room(pricer: HybridPricer, layout: Layout, pins: Pins, *, limit: B
         pins: the user's; a pinned allocator stays.
         limit: what a worker may use (B).
     """
+    if layout.kernels.allocator != "retained" or pins.allocator:
+        return layout
     memory = pricer.predict(layout).memory
     freed = memory.activations + memory.gradients + memory.transient + memory.communication
-    if layout.kernels.allocator != "retained" or pins.allocator or memory.peak + freed <= limit:
+    if memory.peak + freed <= limit:
         return layout
     return replace(layout, kernels=replace(layout.kernels, allocator="default"))
