@@ -88,3 +88,14 @@ def test_a_difference_is_taken_in_double_precision() -> None:
     assert squared_distance(one, other) == 1.0
     assert squared_distance(None, other) == 1e16
     assert squared_distance(None, None) == 0.0
+
+
+def compared_by_more_than_it_has() -> int:
+    """Programs of a model with a single parameter."""
+    store = ProgramStore(nn.Linear(4, 4, bias=False), loss, group=dist.group.WORLD)
+    store.program(torch.ones(2, 4))
+    return len(store.programs)
+
+
+def test_workers_without_a_parameter_to_compare_take_part(workers: Any) -> None:
+    assert workers(2).run(compared_by_more_than_it_has) == [1, 1]

@@ -194,7 +194,8 @@ def _loss(output: Any) -> float:
 def _step(call: Callable[[], Any], parameters: dict[str, nn.Parameter]) -> tuple[float, dict[str, Tensor | None]]:
     output = call()
     total, weight = output if isinstance(output, tuple) else (output, 1.0)
-    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    # of more workers than parameters some have none to compare
+    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True) if parameters else ()
     return _loss((total, weight)), dict(zip(parameters, gradients, strict=True))
 
 
