@@ -11,7 +11,7 @@ from test_run_flowing import flowing
 
 from meshwright.cost import Compression, Updates
 from meshwright.run import Engine, Job
-from meshwright.run._staleness_guard import SpanCheck
+from meshwright.run.guards import SpanCheck
 
 SIZE = 12
 UPDATES = Updates(kind="local", interval=3, momentum=0.5, check_every=0)

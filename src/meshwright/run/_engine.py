@@ -22,13 +22,11 @@ from meshwright.run._balance import Balance
 from meshwright.run._batch import Held, Part, Share, cut, is_empty, loaded, whole
 from meshwright.run._circle import circle_of
 from meshwright.run._clock import BACKWARD, BEGIN, COMMUNICATION, FORWARD, OPTIMIZER, OVERHEAD, Stamps, clock_for
-from meshwright.run._guard import Check, Guard, guard_of
-from meshwright.run._guards import SpanGuard, staleness_guard_of
 from meshwright.run._job import Job
 from meshwright.run._placement import SplitPlaced, emptied, place
 from meshwright.run._randomness import RankStream
-from meshwright.run._staleness_guard import SpanCheck
 from meshwright.run._watch import check_finite, checked
+from meshwright.run.guards import Check, Guard, Stepping, guard_of
 
 
 class Engine:
@@ -69,8 +67,7 @@ class Engine:
             else None
         )
         self.told: list[str] = []
-        self._guard = guard_of(job, self.placed, strategy)
-        self._staleness = staleness_guard_of(job, self.placed, strategy, rank=rank)
+        self._guard = guard_of(job, self.placed, strategy, rank=rank)
         self.stream = RankStream(self.device, _stream(strategy, rank)) if self.num_workers > 1 else None
         self.placed.zero_gradients()
 
@@ -80,10 +77,9 @@ class Engine:
         updates = self.strategy.exchange.updates if self.strategy is not None else None
         return updates is not None and updates.kind != "local"
 
-    def new_checks(self) -> list[Check | SpanCheck]:
+    def new_checks(self) -> list[Check]:
         """Comparisons of steps with exact ones since this was asked last."""
-        compressed = [] if self._guard is None else self._guard.new_checks()
-        return [*compressed, *([] if self._staleness is None else self._staleness.new_checks())]
+        return [] if self._guard is None else self._guard.new_checks()
 
     @property
     def times(self) -> TimeBreakdown:
@@ -161,11 +157,7 @@ class Engine:
         self._undo.close()
 
     def _finish(self, share: Share) -> Tensor:
-        if self._guard is not None and self._guard.is_due(self.steps + 1):
-            return self._guarded(self._guard, share)
-        if self._staleness is not None:
-            return self._watched(self._staleness, share)
-        return self._plain(share)
+        return self._plain(share) if self._guard is None else self._guarded(self._guard, share)
 
     def _plain(self, share: Share) -> Tensor:
         loss = self.compute(share)
@@ -215,28 +207,17 @@ class Engine:
         return loss
 
     def _guarded(self, guard: Guard, share: Share) -> Tensor:
-        """A step beside an exact one."""
-        loss, check = guard.step(
-            self.steps + 1,
-            compute=lambda: self.compute(share),
-            update=self._advance,
-            loss=lambda: self._loss_now(share),
-        )
-        self.steps += 1
-        self.told.append(check.sentence)
-        self.stamps.marks.append((OVERHEAD, self.clock.stamp()))
-        return loss
-
-    def _watched(self, guard: SpanGuard, share: Share) -> Tensor:
-        """A step that may belong to a span which is compared with exact steps."""
+        """A step that may be compared with exact ones."""
 
         def again(share: Share) -> None:
             self.compute(share)
             self._advance()
 
-        loss, check = guard.step(self.steps + 1, share, run=self._plain, again=again, loss=self._loss_now)
+        how = Stepping(run=self._plain, again=again, loss=self._loss_now)
+        loss, check = guard.step(self.steps + 1, share, how)
         if check is not None:
             self.told.append(check.sentence)
+            self.stamps.marks.append((OVERHEAD, self.clock.stamp()))
         return loss
 
     def _loss_now(self, share: Share) -> float:

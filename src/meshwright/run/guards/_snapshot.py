@@ -1,6 +1,7 @@
 """What a step changes, kept so that it can be done again."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 
 import torch
@@ -33,6 +34,16 @@ class Snapshot:
         self._optimizer.state.clear()
         self._optimizer.state.update(self._state)
         torch.set_rng_state(self._random)
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Puts buffers back to what they are now: a forward counts examples in them."""
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    yield
+    with torch.no_grad():
+        for buffer, value in kept:
+            buffer.copy_(value)
 
 
 def _kept(value: object) -> object:

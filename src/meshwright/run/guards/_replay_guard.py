@@ -17,8 +17,8 @@ from torch import Tensor
 
 from meshwright.run._job import Job
 from meshwright.run._placement import Placed, Unwaiting
-from meshwright.run._snapshot import Snapshot
-from meshwright.run._staleness_guard import SpanCheck
+from meshwright.run.guards._checks import SpanCheck
+from meshwright.run.guards._guard import Guard, Stepping
 from meshwright.units import Seconds
 
 # Largest part of the time that comparisons take, beyond the first.
@@ -29,8 +29,8 @@ _LOOK_EVERY = 8
 _ROUNDS = 2
 
 
-class ReplayGuard:
-    """Compares at intervals.
+class ReplayGuard(Guard):
+    """Compares when all workers have come.
 
     Args:
         job: whose model and optimizer are stepped.
@@ -42,49 +42,24 @@ class ReplayGuard:
     """
 
     def __init__(self, job: Job, placed: Placed, *, every: int, span: int, tolerance: float, calls: bool) -> None:
+        super().__init__(job, placed, every=every, tolerance=tolerance)
         assert isinstance(placed, Unwaiting)
-        self._job = job
-        self._placed = placed
         self._unwaiting: Unwaiting = placed
-        self._every = every
         self._span = span
-        self._tolerance = tolerance
         self._calls = calls
         self._called_at = 0
         self._ended: Seconds = 0.0
         self._took: Seconds = 0.0
         self._shares: list[Any] | None = None
-        self._new: list[SpanCheck] = []
 
-    def new_checks(self) -> list[SpanCheck]:
-        """Comparisons since this was asked last."""
-        fresh, self._new = self._new, []
-        return fresh
-
-    def step(
-        self,
-        number: int,
-        share: Any,
-        *,
-        run: Callable[[Any], Tensor],
-        again: Callable[[Any], object],
-        loss: Callable[[Any], float],
-    ) -> tuple[Tensor, SpanCheck | None]:
-        """Does a step, and a comparison where all workers have come to one.
-
-        Args:
-            number: of the step, from 1.
-            share: of the batch.
-            run: does a step.
-            again: does a step that does not count.
-            loss: of a share now, of this worker.
-        """
-        value = run(share)
+    def step(self, number: int, share: Any, how: Stepping) -> tuple[Tensor, SpanCheck | None]:
+        """Does a step, and a comparison where all workers have come to one."""
+        value = how.run(share)
         if not self._unwaiting.roams:
             return value, None
         if self._shares is not None:
             self._shares.append(share)
-            return value, self._brought_together(number, again, loss) if len(self._shares) == self._span else None
+            return value, self._brought_together(number, how) if len(self._shares) == self._span else None
         if self._calls and self._is_time(number):
             self._called_at = number
             self._unwaiting.call()
@@ -96,31 +71,27 @@ class ReplayGuard:
         rested = time.perf_counter() - self._ended
         return number - self._called_at >= self._every and rested * _TIME_SHARE >= self._took
 
-    def _brought_together(
-        self, number: int, again: Callable[[Any], object], loss: Callable[[Any], float]
-    ) -> SpanCheck | None:
+    def _brought_together(self, number: int, how: Stepping) -> SpanCheck | None:
         shares, self._shares = self._shares, None
         assert shares is not None
         begun = time.perf_counter()
-        check = self._compared(number, shares, again, loss) if self._unwaiting.come() else None
+        check = self._compared(number, shares, how) if self._unwaiting.come() else None
         self._ended = time.perf_counter()
         self._took = self._ended - begun
         return check
 
-    def _compared(
-        self, number: int, shares: list[Any], again: Callable[[Any], object], loss: Callable[[Any], float]
-    ) -> SpanCheck:
+    def _compared(self, number: int, shares: list[Any], how: Stepping) -> SpanCheck:
         placed = self._unwaiting
         placed.settle()
-        before = placed.averaged(loss(shares[0]))
+        before = placed.averaged(self._loss(how, shares[0]))
 
         def tried(manner: AbstractContextManager[object], end: Callable[[], object]) -> float:
             start = self._snapshot()
             with placed.undone(), manner:
                 for each in shares * _ROUNDS:
-                    again(each)
+                    how.again(each)
                 end()
-                value = placed.averaged(loss(shares[0]))
+                value = placed.averaged(self._loss(how, shares[0]))
             start.restore()
             return value
 
@@ -138,9 +109,6 @@ class ReplayGuard:
             check = replace(check, change=placed.draw_nearer())
         self._new.append(check)
         return check
-
-    def _snapshot(self) -> Snapshot:
-        return Snapshot(self._job.model, self._job.optimizer, [item.parameter for item in self._placed.held()])
 
 
 def _nothing() -> None:
