@@ -1,11 +1,11 @@
 """How do workers agree? Gradients summed in buckets while the backward goes on.
 
 In: gradients of every worker. Out: their sum on every worker, or on the one that owns the parameter.
-Reading order: `_transport` (what a transport does), `_process_group`, `shared_memory` (inside a host), `direct` (over
-connections of its own), `_hierarchical` (inside hosts and between them), `_choice` (which one, by name), `_buckets`,
-`_schedule`, `_reduction` (how a bucket is summed: exactly, or by a method of `compression` over a `_wire` on a
-`_thread`; `_exactness`: exactly for a while), `_gradients`, `_owned_gradients`, `_broadcast`, `_hand_out`. The probe of
-`hardware` measures what pyproject.toml names as `meshwright.transports`.
+Reading order: `_transport` (what a transport does), `_ordinary_memory`, `_process_group`, `shared_memory` (inside a
+host), `direct` (over connections of its own), `_hierarchical` (inside hosts and between them), `_choice` (which one, by
+name), `_buckets`, `_schedule`, `_reduction` (how a bucket is summed: exactly, or by a method of
+`compression` over a `_wire` on a `_thread`; `_exactness`: exactly for a while), `_gradients`, `_owned_gradients`,
+`_broadcast`, `_hand_out`. The probe of `hardware` measures what pyproject.toml names as `meshwright.transports`.
 """
 
 from meshwright.exchange._broadcast import TensorBroadcast as TensorBroadcast

@@ -36,7 +36,7 @@ class HierarchicalTransport(Transport):
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None, *, host: str | None = None) -> None:
-        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        super().__init__(group)
         if self.size != dist.get_world_size():
             raise PlanError(
                 f"hierarchical cannot join {self.size} of {dist.get_world_size()} workers",

@@ -5,12 +5,12 @@ from functools import partial
 from typing import Any, Literal
 from uuid import uuid4
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from meshwright.errors import WorkerError
-from meshwright.exchange._transport import Receive, Transfer, Transport
+from meshwright.exchange._ordinary_memory import OrdinaryMemory
+from meshwright.exchange._transport import Receive, Transfer
 
 
 def new_backend(group: dist.ProcessGroup | None, backend: Literal["gloo", "nccl"]) -> Any:
@@ -38,7 +38,7 @@ def exchange_failure(error: RuntimeError, *, rank: int, size: int) -> WorkerErro
     )
 
 
-class ProcessGroupTransport(Transport):
+class ProcessGroupTransport(OrdinaryMemory):
     """Torch's collectives, asynchronous, with connections of their own.
 
     Args:
@@ -47,16 +47,8 @@ class ProcessGroupTransport(Transport):
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None, *, backend: Literal["gloo", "nccl"] = "gloo") -> None:
-        group = dist.group.WORLD if group is None else group
-        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        super().__init__(group)
         self._backend = new_backend(group, backend)
-
-    def allocate(self, numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Ordinary memory: these collectives send from anywhere."""
-        return torch.zeros(numel, dtype=dtype, device=device)
-
-    def release(self, tensor: Tensor) -> None:
-        """Nothing to forget: the memory is freed with its tensors."""
 
     def all_reduce(self, tensor: Tensor) -> Transfer:
         """Sums a tensor over the workers, in place, on every worker."""

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import partial
 
 import torch
@@ -27,6 +27,13 @@ COUNTS = "counts"
 
 class Reduction(ABC):
     """Sums buckets one after another; the same buckets in every step."""
+
+    def __init__(self) -> None:
+        self._exactness = Exactness()
+
+    def exactly(self) -> AbstractContextManager[object]:
+        """Inside of it sums are exact, and what is kept from step to step stays as it is."""
+        return self._exactness.holding()
 
     @abstractmethod
     def lay_out(self, parameters: Sequence[tuple[str, Tensor]], buckets: Sequence[Bucket]) -> None:
@@ -77,10 +84,6 @@ class Reduction(ABC):
             owners: who has each.
         """
 
-    @abstractmethod
-    def exactly(self) -> AbstractContextManager[object]:
-        """Inside of it sums are exact, and what is kept from step to step stays as it is."""
-
     @property
     @abstractmethod
     def sent(self) -> Bytes:
@@ -99,6 +102,7 @@ class ExactReduction(Reduction):
     """
 
     def __init__(self, transport: Transport) -> None:
+        super().__init__()
         self._transport = transport
 
     def lay_out(self, parameters: Sequence[tuple[str, Tensor]], buckets: Sequence[Bucket]) -> None:
@@ -129,10 +133,6 @@ class ExactReduction(Reduction):
         """As they are."""
         del parameters, owners
 
-    def exactly(self) -> AbstractContextManager[object]:
-        """As always."""
-        return nullcontext()
-
     @property
     def sent(self) -> Bytes:
         """Not counted."""
@@ -160,10 +160,10 @@ class LossyReduction(Reduction):
         *,
         transport: Transport,
     ) -> None:
+        super().__init__()
         self._choice = choice
         self._wire = wire
         self._transport = transport
-        self._exactness = Exactness()
         self._thread = CommunicationThread(device)
         self._names: list[str] = []
         self._buckets: Sequence[Bucket] = ()
@@ -246,10 +246,6 @@ class LossyReduction(Reduction):
         if self._wire is None or isinstance(self._transport, HierarchicalTransport):
             return None
         return EncodedHandOut(parameters, owners, self._wire) if isinstance(self._choice, Compression) else None
-
-    def exactly(self) -> AbstractContextManager[object]:
-        """The transport's own sums."""
-        return self._exactness.holding()
 
     @property
     def sent(self) -> Bytes:

@@ -1,12 +1,10 @@
 """Sums of rounded gradients over the direct transport: half the bytes of the exact sum, on the same path."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
-from meshwright.exchange._exactness import Exactness
 from meshwright.exchange._reduction import ExactReduction
 from meshwright.exchange._transport import Transfer
 from meshwright.exchange.direct import DirectTransport
@@ -27,7 +25,6 @@ class RoundedReduction(ExactReduction):
         super().__init__(transport)
         self._direct = transport
         self._dtype = dtype
-        self._exactness = Exactness()
 
     def start(self, number: int, flat: Tensor) -> Transfer:
         """An all-reduce of rounded values."""
@@ -40,7 +37,3 @@ class RoundedReduction(ExactReduction):
         if self._exactness.holds:
             return super().start_at(number, flat, root=root, receive=receive)
         return self._direct.collect_rounded(flat, self._dtype, root=root, receive=receive)
-
-    def exactly(self) -> AbstractContextManager[object]:
-        """Nothing is rounded inside of it."""
-        return self._exactness.holding()

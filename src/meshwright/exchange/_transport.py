@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 # Takes what it needs from a tensor that is another worker's, or about to be overwritten.
@@ -32,13 +33,16 @@ class Transport(ABC):
     Every worker starts the same collectives in the same order; different transports are independent of each other.
     Sums are taken in the order of the ranks, so every worker gets the same bits, in every run.
 
+    Args:
+        group: the workers, which all make the transport at the same time; None: all of them.
+
     Attributes:
         rank: this worker's number in the group.
         size: workers in the group.
     """
 
-    rank: int
-    size: int
+    def __init__(self, group: dist.ProcessGroup | None) -> None:
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
 
     @abstractmethod
     def allocate(self, numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:

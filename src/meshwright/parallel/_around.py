@@ -1,6 +1,7 @@
 """Something around another way to run a step: what it does not change is the other's."""
 
 from contextlib import AbstractContextManager
+from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
@@ -8,15 +9,17 @@ from meshwright.parallel._parallelized import Held, Parallelized
 from meshwright.parallel._pieces import Piece
 from meshwright.units import Seconds
 
+Inner = TypeVar("Inner", bound=Parallelized)
 
-class Around(Parallelized):
+
+class Around(Parallelized, Generic[Inner]):
     """Forwards every member to what it is around.
 
     Args:
         inner: what that is.
     """
 
-    def __init__(self, inner: Parallelized) -> None:
+    def __init__(self, inner: Inner) -> None:
         self._inner = inner
         self.optimizer = inner.optimizer
 

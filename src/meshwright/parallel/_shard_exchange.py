@@ -20,39 +20,29 @@ def exchange_by(module: FSDPModule, *, gather: Exchange, scatter: Exchange) -> N
         gather: fills the whole with everybody's shards, in the order of the ranks.
         scatter: fills a shard with its part of the sum of everybody's whole.
     """
-    module.set_custom_all_gather(cast(Any, _Gather(gather)))
-    module.set_custom_reduce_scatter(cast(Any, _Scatter(scatter)))
+    module.set_custom_all_gather(cast(Any, _Collective(gather)))
+    module.set_custom_reduce_scatter(cast(Any, _Collective(scatter)))
 
 
-def _ordinary_memory(size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Of no pool: what is gathered lives only for a moment, and what is scattered becomes the gradient."""
-    return torch.empty(*size, dtype=dtype, device=device)
+class _Collective:
+    """What `fully_shard` calls, done when it returns: nothing is left to wait for."""
 
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
 
-class _Gather:
-    allocate = staticmethod(_ordinary_memory)
-
-    def __init__(self, gather: Exchange) -> None:
-        self._gather = gather
-
-    def __call__(
-        self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False
-    ) -> None:
-        """Done when it returns; nothing is left to wait for."""
-        del group, async_op
-        self._gather(output_tensor, input_tensor)
-
-
-class _Scatter:
-    allocate = staticmethod(_ordinary_memory)
-
-    def __init__(self, scatter: Exchange) -> None:
-        self._scatter = scatter
+    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Of no pool: what is gathered lives only for a moment, and what is scattered becomes the gradient."""
+        return torch.empty(*size, dtype=dtype, device=device)
 
     def __call__(
-        self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, op: Any, async_op: bool = False
+        self,
+        output_tensor: Tensor,
+        input_tensor: Tensor,
+        group: dist.ProcessGroup,
+        op: Any = dist.ReduceOp.SUM,
+        async_op: bool = False,
     ) -> None:
         """Sums, whatever the operation: `FullySharded` asks `fully_shard` for nothing else."""
         del group, async_op
         assert op == dist.ReduceOp.SUM, op
-        self._scatter(output_tensor, input_tensor)
+        self._exchange(output_tensor, input_tensor)

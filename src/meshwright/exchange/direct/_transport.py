@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from meshwright.exchange._transport import Receive, Transfer, Transport
+from meshwright.exchange._ordinary_memory import OrdinaryMemory
+from meshwright.exchange._transport import Receive, Transfer
 from meshwright.exchange.direct._collectives import Collected, HandedOn, ScatteredSum, Swap, Told
 from meshwright.exchange.direct._connections import connect_all
 from meshwright.exchange.direct._conversation import Conversation
@@ -26,7 +27,7 @@ TIMEOUT: Seconds = 1800.0
 LARGE: Bytes = 64 * KIB
 
 
-class DirectTransport(Transport):
+class DirectTransport(OrdinaryMemory):
     """Connections of its own between all workers of a group, and one thread that moves what is said on them.
 
     Args:
@@ -44,17 +45,10 @@ class DirectTransport(Transport):
     def __init__(
         self, group: dist.ProcessGroup | None = None, *, packing: Packing = "none", timeout: Seconds = TIMEOUT
     ) -> None:
-        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        super().__init__(group)
         self.packing: Packing = packing
         self._timeout = timeout
         self._flows = Flows(connect_all(group), rank=self.rank)
-
-    def allocate(self, numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Ordinary memory: the kernel takes it from anywhere."""
-        return torch.zeros(numel, dtype=dtype, device=device)
-
-    def release(self, tensor: Tensor) -> None:
-        """Nothing to forget: the memory is freed with its tensors."""
 
     def all_reduce(self, tensor: Tensor) -> Transfer:
         """Sums a tensor over the workers, in place, on every worker."""

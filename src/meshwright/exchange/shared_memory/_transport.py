@@ -56,8 +56,8 @@ class SharedMemoryTransport(Transport):
                 cause="it needs Linux's anonymous shared files and semaphores between processes",
                 alternatives=["exchange through gloo: --set transport=gloo"],
             )
+        super().__init__(group)
         self._arenas = Arenas(group)
-        self.rank, self.size = self._arenas.rank, self._arenas.size
         self._everyone = [peer for peer in range(self.size) if peer != self.rank]
         control = self._arenas.segments(Signals.size_of(self.size, KINDS), creators=[0])[0]
         if self.rank == 0:

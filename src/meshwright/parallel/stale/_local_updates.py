@@ -11,9 +11,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from meshwright.cost import Compression, Updates, suited_momentum
-from meshwright.parallel._around import Around
+from meshwright.parallel._around import Around, Inner
 from meshwright.parallel._named import batch_norm_buffers
-from meshwright.parallel._parallelized import Held, Parallelized
+from meshwright.parallel._parallelized import Held
 from meshwright.parallel._pieces import Piece, collected, local, taken
 from meshwright.parallel.stale._averaging import average_gradients
 from meshwright.parallel.stale._islands import Island
@@ -21,7 +21,7 @@ from meshwright.parallel.stale._meetings import Meetings, averaged
 from meshwright.units import Seconds
 
 
-class LocalUpdates(Around):
+class LocalUpdates(Around[Inner]):
     """An island's exact steps, with meetings of the islands around them.
 
     Between two meetings the parameters of the islands differ. What has to be whole (a checkpoint, the parameters for
@@ -37,7 +37,7 @@ class LocalUpdates(Around):
 
     def __init__(
         self,
-        inner: Parallelized,
+        inner: Inner,
         island: Island,
         updates: Updates,
         *,

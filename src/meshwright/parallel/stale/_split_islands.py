@@ -6,15 +6,14 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from meshwright.cost import Action, Compression, Updates
+from meshwright.cost import Action
 from meshwright.errors import PlanError
 from meshwright.parallel._parallelized import Begin, Held, SplitModel
 from meshwright.parallel._pieces import local
-from meshwright.parallel.stale._islands import Island
 from meshwright.parallel.stale._local_updates import LocalUpdates
 
 
-class SplitIslands(LocalUpdates, SplitModel):
+class SplitIslands(LocalUpdates[SplitModel], SplitModel):
     """Exact steps of a split model inside an island; the outer optimizer's state lies where the parts do.
 
     Args:
@@ -25,33 +24,22 @@ class SplitIslands(LocalUpdates, SplitModel):
         group: all workers; None: all there are.
     """
 
-    def __init__(
-        self,
-        inner: SplitModel,
-        island: Island,
-        updates: Updates,
-        *,
-        compression: Compression | None,
-        group: dist.ProcessGroup | None,
-    ) -> None:
-        super().__init__(inner, island, updates, compression=compression, group=group)
-        self._split = inner
-        self._are_alike = False
+    _are_alike = False
 
     @property
     def counts(self) -> bool:
         """As inside: a loss is the island's."""
-        return self._split.counts
+        return self._inner.counts
 
     @property
     def pipeline_stamps(self) -> list[tuple[Action, Any, Any]]:
         """As inside."""
-        return self._split.pipeline_stamps
+        return self._inner.pipeline_stamps
 
     def whole_model(self) -> nn.Module:
         """A copy on whole tensors of what the islands agree on now."""
         self.settle()
-        return self._split.whole_model()
+        return self._inner.whole_model()
 
     def carried(self) -> Iterator[tuple[str, Tensor]]:
         """As of islands of whole models; before the first step, which splits the model, what a checkpoint had."""
@@ -59,7 +47,7 @@ class SplitIslands(LocalUpdates, SplitModel):
 
     def prepare(self, batches: Sequence[Any]) -> None:
         """As inside; the first call finds out whether all islands hold the model in the same parts."""
-        self._split.prepare(batches)
+        self._inner.prepare(batches)
         if not self._are_alike:
             check_alike(self._trained(), self.island.bridge)
             self._are_alike = True
@@ -68,7 +56,7 @@ class SplitIslands(LocalUpdates, SplitModel):
         self, batches: Sequence[Any], *, examples: Sequence[int], begin: Begin, ended: Callable[[], object]
     ) -> None:
         """As inside."""
-        self._split.compute(batches, examples=examples, begin=begin, ended=ended)
+        self._inner.compute(batches, examples=examples, begin=begin, ended=ended)
 
 
 def check_alike(trained: Sequence[Held], bridge: dist.ProcessGroup) -> None:

@@ -21,7 +21,7 @@ from meshwright.parallel.stale._lockstep import Lockstep
 Manner = Literal["apart", "exact", "alone"]
 
 
-class Unwaiting(Around):
+class Unwaiting(Around[Parallelized]):
     """A worker's own steps.
 
     Args:
