@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from accelerator_builders import CALIBRATION, MACHINE
 
-from meshwright.cost.accelerator import Collectives
-from meshwright.hardware import Topology
+from meshwright.cost.accelerator import Collectives, Rack, machine_of
+from meshwright.hardware import Topology, parse_cluster
 
 TIMES = Collectives(MACHINE, CALIBRATION.network)
 # NVLink 4 joins devices through switches that add.
@@ -39,6 +39,45 @@ def test_between_hosts_a_ring_crosses_with_all_its_cards() -> None:
     """64 neighbours on 8 hosts cross with 8 cards, 80 GB/s; 8 that stand a host apart with one, 10 GB/s."""
     assert TIMES.gather(64, 1, 64e9) == pytest.approx(63e-5 + 63e9 / 8e10)
     assert TIMES.gather(8, 8, 80e9) == pytest.approx(7e-5 + 70e9 / 1e10)
+
+
+def test_three_tiers_are_a_bottleneck_each() -> None:
+    """Racks of 4 hosts with 10 GB/s a device inside, 2 between: what leads out of a rack is shared by what it is for.
+
+    32 neighbours fill a rack and cross its hosts with 8 cards, 80 GB/s; 64 leave it with 32 devices' part, 64 GB/s; 8
+    that stand a host apart cross with one card, 10 GB/s, and leave with 4 devices' part, 8 GB/s. A hop takes 1 ms in a
+    rack and 5 out of it; one in four hosts' hops leads out: 2 ms in the mean.
+    """
+    racks = replace(
+        MACHINE, rack=Rack(devices=32, network=1e10, latency=1e-3), network=2e9, latency=5e-3, num_devices=64
+    )
+    times = Collectives(racks, CALIBRATION.network)
+    assert times.gather(8, 1, 80e6) == TIMES.gather(8, 1, 80e6)
+    assert times.gather(32, 1, 32e9) == pytest.approx(31e-3 + 31e9 / 8e10)
+    assert times.gather(64, 1, 64e9) == pytest.approx(63 * 2e-3 + 63e9 / 6.4e10)
+    assert times.gather(8, 8, 80e9) == pytest.approx(7 * 2e-3 + 70e9 / 8e9)
+    assert times.send(8, 1e9) == pytest.approx(1e-3 + 0.1)
+    assert times.send(32, 1e9) == pytest.approx(2e-3 + 0.5)
+
+
+def test_a_rack_as_fast_as_a_host_is_one_domain_and_a_slower_one_a_network() -> None:
+    """72 devices on NVLink in 18 hosts of 4; 32 H100 in 4 hosts of 8, 50 GB/s each among them and 25 between racks."""
+    assert machine_of(parse_cluster("gb200:4x18")).domain == 72
+    where = machine_of(parse_cluster("h100:8x4x16/2"))
+    assert (where.domain, where.link, where.network) == (8, 450e9, 25e9)
+    assert where.rack is not None
+    assert (where.rack.devices, where.rack.network) == (32, 50e9)
+
+
+def test_two_levels_are_faster_where_hosts_are_far_and_few_cards_cross() -> None:
+    """8 hosts of 8 that are 1 ms apart reduce 800 MB: twice 7 hops of 1 µs and 700 MB at 100 GB/s inside, then 100 MB.
+
+    Between the hosts a ring of one device in each: 14 hops of 1 ms, twice 7/8 of the 100 MB at 10 GB/s. A ring of all
+    has 126 hops of 1 ms; a tree with a slope of 1 takes four times as long for the 1.6 GB over 8 cards.
+    """
+    far = replace(CALIBRATION.network, network_hop=100.0, tree_slope=1.0)
+    times = Collectives(MACHINE, far)
+    assert times.all_reduce(64, 1, 800e6) == pytest.approx(2 * (7e-6 + 700e6 / 1e11) + 14e-3 + 175e6 / 1e10)
 
 
 def test_pieces_pay_the_latency_each() -> None:

@@ -91,6 +91,14 @@ def test_a_link_that_reaches_beyond_a_host_makes_a_rack() -> None:
     assert [link.tier for link in parse_cluster("gb200:4x18").links] == ["host", "rack"]
 
 
+def test_racks_have_the_hosts_network_inside_and_a_part_of_it_between() -> None:
+    """16 racks of 4 hosts of 8: 50 GB/s a device among 32 of them; of a host's 400 GB/s a third leads elsewhere."""
+    cluster = parse_cluster("h100:8x4x16/3")
+    assert cluster.num_devices == 512
+    found = [(link.tier, link.bandwidth, link.reach) for link in cluster.links]
+    assert found == [("host", 450e9, 0), ("rack", 50e9, 32), ("network", pytest.approx(400e9 / 3), 0)]
+
+
 def test_processors_have_cores_and_exchange_through_memory() -> None:
     cluster = parse_cluster("epyc-9654")
     assert cluster.num_cores == 96
@@ -131,7 +139,7 @@ def test_the_alternative_to_an_unknown_network_is_a_short_form_too() -> None:
     assert caught.value.alternatives[0] == "one host: rtx4090:4"
 
 
-@pytest.mark.parametrize("text", ["", ":8", "h100:", "h100:0", "h100:8x", "h100:8x0", "h100:8x2x2", "h100:-1"])
+@pytest.mark.parametrize("text", ["", ":8", "h100:", "h100:0", "h100:8x", "h100:8x0", "h100:8x2/2", "h100:-1"])
 def test_what_is_no_short_form_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="names no cluster"):
         parse_cluster(text)

@@ -36,7 +36,8 @@ class Link:
     """What workers of one tier exchange data over.
 
     Args:
-        tier: `process`: workers on one host's processor; `host`: accelerators of one host; `rack`, `network`: hosts.
+        tier: `process`: workers on one host's processor; `host`: accelerators of one host; `rack`: hosts near each
+            other; `network`: all hosts, or racks.
         latency: of an empty message between neighbours (s).
         bandwidth: between neighbours, each way (B/s): of a device inside a host or rack, of a whole host in a network.
         topology: how neighbours are joined: through a `switch`, all with all (`mesh`), in a `ring` or `torus`, or by a

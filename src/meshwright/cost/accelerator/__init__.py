@@ -26,6 +26,7 @@ from meshwright.cost.accelerator._kernels import kernels as kernels
 from meshwright.cost.accelerator._layers import LayerTime as LayerTime
 from meshwright.cost.accelerator._layers import layer_time as layer_time
 from meshwright.cost.accelerator._machine import Machine as Machine
+from meshwright.cost.accelerator._machine import Rack as Rack
 from meshwright.cost.accelerator._machine import machine as machine
 from meshwright.cost.accelerator._machine import machine_of as machine_of
 from meshwright.cost.accelerator._operations import accelerated_times as accelerated_times

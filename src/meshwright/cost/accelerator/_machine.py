@@ -13,6 +13,21 @@ _FASTEST_COPYING_SWITCH: BytesPerSecond = 400e9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Rack:
+    """Hosts that reach each other faster than hosts elsewhere.
+
+    Args:
+        devices: of a rack.
+        network: of a device between its hosts, one way.
+        latency: of an empty message between them (s).
+    """
+
+    devices: int
+    network: BytesPerSecond
+    latency: Seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
     """Equal accelerators and the links between them.
 
@@ -24,11 +39,12 @@ class Machine:
         bandwidth: of a device's memory.
         memory: of a device.
         link: of a device inside its host, one way.
-        network: of a device between hosts, one way.
-        latency: of an empty message between hosts (s).
+        network: of a device between hosts, one way; with racks, between those.
+        latency: of an empty message between hosts, or racks (s).
         domain: devices that the inner link joins.
         num_devices: all of them.
         topology: how the inner link joins them.
+        rack: hosts that a faster network joins; None: there are no such.
     """
 
     device: str
@@ -43,6 +59,7 @@ class Machine:
     domain: int
     num_devices: int
     topology: Topology = "switch"
+    rack: Rack | None = None
 
     @property
     def num_hosts(self) -> int:
@@ -63,6 +80,9 @@ class Machine:
 def machine_of(cluster: Cluster, *, host: Host | None = None, num_devices: int = 0) -> Machine:
     """The machine that a cluster of equal accelerators is.
 
+    A rack's link that is as fast as a host's makes one domain of the rack, as NVLink switches outside of hosts do; a
+    slower one is a network of its own.
+
     Args:
         host: the one that counts, where there are several; None: the first.
         num_devices: in use; 0: all.
@@ -73,10 +93,12 @@ def machine_of(cluster: Cluster, *, host: Host | None = None, num_devices: int =
     host = host or cluster.hosts[0]
     num_devices = num_devices or cluster.num_devices
     links = {link.tier: link for link in cluster.links}
-    inner = links.get("rack") or links.get("host")
+    inner, near = links.get("host"), links.get("rack")
+    if near is not None and (inner is None or near.bandwidth >= inner.bandwidth):
+        inner, near = near, None
     domain = max(host.devices, inner.reach if inner else 0)
     network = links.get("network")
-    if network is None and num_devices > domain:
+    if network is None and num_devices > max(domain, near.reach if near else 0):
         raise HardwareError(
             f"cluster {cluster.name!r} has no link between its {host.count} hosts",
             cause=f"its links are: {', '.join(links) or 'none'}",
@@ -91,6 +113,7 @@ def machine_of(cluster: Cluster, *, host: Host | None = None, num_devices: int =
         domain=min(domain, num_devices),
         num_devices=num_devices,
         topology=inner.topology if inner else "switch",
+        rack=Rack(devices=near.reach, network=near.bandwidth, latency=near.latency) if near else None,
     )
 
 
@@ -103,6 +126,7 @@ def machine(
     domain: int,
     num_devices: int,
     topology: Topology = "switch",
+    rack: Rack | None = None,
 ) -> Machine:
     """A machine of one kind of device.
 
@@ -132,4 +156,5 @@ def machine(
         domain=domain,
         num_devices=num_devices,
         topology=topology,
+        rack=rack,
     )
