@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from meshwright.cost import Action, balanced_bubble, orders, simulated
+from meshwright.cost import Action, balanced_bubble, bubble, orders, replayed, simulated
 from meshwright.errors import PlanError
 
 TIMES = {"forward": 1.0, "backward": 2.0, "input": 1.0, "weight": 1.0}
@@ -70,6 +70,16 @@ def test_a_slow_link_delays_what_follows():
         lists("gpipe", 2, 1, 1), {(work, stage): 1.0 for work in TIMES for stage in range(2)}, transfers=[0.5]
     )
     assert [event.start for event in found] == [0.0, 1.5, 2.5, 4.0]
+
+
+def test_actions_with_times_of_their_own():
+    slow = Action(work="forward", stage=0, micro_batch=1)
+    found = replayed(lists("gpipe", 2, 1, 2), lambda action: 3.0 if action == slow else 1.0)
+    assert [(event.rank, event.start, event.end) for event in found] == [
+        (0, 0.0, 1.0), (1, 1.0, 2.0), (0, 1.0, 4.0), (1, 4.0, 5.0),
+        (1, 5.0, 6.0), (0, 6.0, 7.0), (1, 6.0, 7.0), (0, 7.0, 8.0),
+    ]  # fmt: skip
+    assert bubble(found) == pytest.approx((16 - 10) / 16)
 
 
 def test_numbers_of_stages_that_a_schedule_does_not_take():

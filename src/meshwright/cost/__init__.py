@@ -43,6 +43,7 @@ from meshwright.cost._schedule import bubble as bubble
 from meshwright.cost._schedule import check_schedule as check_schedule
 from meshwright.cost._schedule import needs as needs
 from meshwright.cost._schedule import orders as orders
+from meshwright.cost._schedule import replayed as replayed
 from meshwright.cost._schedule import simulated as simulated
 from meshwright.cost._split import Pipeline as Pipeline
 from meshwright.cost._split import Placement as Placement

@@ -7,7 +7,7 @@ bubble (Qi et al. 2023, ZB-H1).
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -160,6 +160,25 @@ def simulated(
     Returns:
         The events by start, then by rank.
     """
+    return replayed(lists, lambda action: durations[action.work, action.stage], transfers=transfers)
+
+
+def replayed(
+    lists: Sequence[Sequence[Action]],
+    duration: Callable[[Action], Seconds],
+    *,
+    transfers: Sequence[Seconds] = (),
+) -> tuple[StageEvent, ...]:
+    """The same where every action has a time of its own.
+
+    Args:
+        lists: of `orders`.
+        duration: of an action (s).
+        transfers: as for `simulated`.
+
+    Returns:
+        The events by start, then by rank.
+    """
     num_stages = 1 + max(action.stage for actions in lists for action in actions)
     split = any(action.work == "input" for actions in lists for action in actions)
     done: dict[Action, Seconds] = {}
@@ -182,7 +201,7 @@ def simulated(
                     carried = transfers[min(action.stage, awaited.stage)] if transfers else 0.0
                     on_other = awaited.stage % len(lists) != rank
                     start = max(start, done[awaited] + (carried if on_other else 0.0))
-                end = start + durations[action.work, action.stage]
+                end = start + duration(action)
                 done[action] = clocks[rank] = end
                 events.append(StageEvent(rank=rank, action=action, start=start, end=end))
                 places[rank] += 1
