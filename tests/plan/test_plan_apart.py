@@ -68,7 +68,7 @@ def test_exact_steps_of_the_same_layout_are_told() -> None:
     assert "2 islands of 2 workers" in plan.binding
     told = explain(plan)
     assert any("islands do not know each other's last 16 steps" in line for line in told.convergence)
-    assert told.summary == plan.candidates[0].summary
+    assert told.summary == plan.strategy.summary
 
 
 def test_every_worker_keeps_the_outer_state_of_its_own_parts() -> None:

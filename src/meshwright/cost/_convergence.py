@@ -19,13 +19,20 @@ _LATE = 1.17, 1.81
 
 def steps_over_exact(strategy: Strategy) -> float:
     """How many times the steps of exact training it takes to a loss; 1 where every step is exact or compressed."""
-    updates, pipeline = strategy.exchange.updates, strategy.pipeline
-    factor = 1.0
-    if updates is not None:
-        factor *= _between(_APART[updates.kind], updates.islands)
-    if pipeline is not None and pipeline.schedule == "asynchronous":
-        factor *= _between(_LATE, strategy.mesh.pp)
-    return factor
+    pipeline = strategy.pipeline
+    late = strategy.mesh.pp if pipeline is not None and pipeline.schedule == "asynchronous" else 1
+    return stale_steps(strategy.exchange.updates, late=late)
+
+
+def stale_steps(updates: Updates | None, *, late: int) -> float:
+    """Steps to a loss over exact ones.
+
+    Args:
+        updates: that workers do apart; None: every step is everybody's.
+        late: stages of a pipeline that is not emptied between steps; 1: there is none.
+    """
+    apart = 1.0 if updates is None else _between(_APART[updates.kind], updates.islands)
+    return apart * _between(_LATE, late)
 
 
 def convergence(strategy: Strategy) -> Iterator[str]:

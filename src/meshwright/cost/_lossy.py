@@ -9,8 +9,10 @@ from math import prod
 
 from meshwright.cost._communication import CollectiveCost, moved_share
 from meshwright.cost._compression import Compression
-from meshwright.cost._strategy import Strategy
+from meshwright.cost._strategy import Exchange, Precision, Strategy
 from meshwright.cost._workload import Workload
+from meshwright.graph import Graph
+from meshwright.hardware import CollectiveName
 from meshwright.units import Bytes, BytesPerSecond
 
 # Copies that it takes to encode all gradients once, and to decode one message of them.
@@ -22,11 +24,23 @@ _POWER_PER_RANK = 4.3
 # Adding what was carried over, and taking the sum out of the padded memory.
 _CARRYING = 2.5
 _SAMPLE = 2**20
+# How parameters in shards are gathered where gradients are compressed (as in `parallel`).
+SHARDED = Compression(method="int8")
 
 
 def is_lossy(strategy: Strategy) -> bool:
     """Whether gradients are compressed, or sent in 16 bits."""
     return strategy.exchange.compression is not None or strategy.precision.reduction != "as_written"
+
+
+def sends_less(exchange: Exchange, precision: Precision) -> bool:
+    """Whether gradients travel as anything else than themselves; of islands the messages are compressed instead."""
+    return of_gradients(exchange) is not None or precision.reduction != "as_written"
+
+
+def of_gradients(exchange: Exchange) -> Compression | None:
+    """What is sent instead of gradients; islands compress what they send each other, not their own gradients."""
+    return exchange.compression if exchange.updates is None else None
 
 
 def lossy_cost(
@@ -42,7 +56,7 @@ def lossy_cost(
         copying: bytes read and written over time when gradients are copied (B/s).
     """
     sent = sent_share(strategy, workload, group=group) / moved_share("all_reduce", group)
-    encoding = _copies(strategy, group=group) * 2 / copying
+    encoding = encoding_copies(strategy.exchange.compression, group=group) * 2 / copying
     if strategy.exchange.compression is None and strategy.exchange.transport in ("direct", "direct_packed"):
         # rounded while the link is busy with the bucket before
         return CollectiveCost(latency=exact.latency, bandwidth=1 / max(sent / exact.bandwidth, encoding))
@@ -51,26 +65,63 @@ def lossy_cost(
 
 def sent_share(strategy: Strategy, workload: Workload, *, group: int) -> float:
     """What a worker sends, over its float32 gradients."""
-    choice = strategy.exchange.compression
-    whole = moved_share("all_reduce", group)
+    listed = routes(strategy.exchange.compression, workload.graph, group=group)
+    return sum(share * moved_share(name, group) for name, share in listed)
+
+
+def routes(
+    choice: Compression | None, graph: Graph, *, group: int, owned: bool = False
+) -> tuple[tuple[CollectiveName, float], ...]:
+    """The collectives that a sum of gradients is made of, each with the size of its tensor over the float32 gradients.
+
+    As `exchange` sends messages: everybody gets everybody's, or each its part and then the sums of all parts.
+
+    Args:
+        choice: what is sent; None: 16 bits.
+        graph: whose gradients they are.
+        group: workers.
+        owned: whether a bucket's sum is for the one worker that owns it.
+    """
     if choice is None:
-        return whole / 2
-    if choice.method == "powersgd":
-        return whole * _factor_share(choice, workload)
-    encoded = choice.message(_SAMPLE) / (4 * _SAMPLE)
-    return encoded * (group - 1 if _is_gathered(choice, group) else whole)
+        encoded = 0.5
+    elif choice.method == "powersgd":
+        half = _factor_share(choice, graph) / 2
+        return ("all_reduce", half), ("all_reduce", half)
+    else:
+        encoded = encoded_share(choice)
+        if owned:
+            return (("all_to_all", encoded),)
+    if _is_gathered(choice, group):
+        return (("all_gather", encoded * group),)
+    return ("all_to_all", encoded), ("all_gather", encoded)
+
+
+def encoded_share(choice: Compression) -> float:
+    """A message over the float32 gradients that it is made of; for PowerSGD that depends on their shapes."""
+    return choice.message(_SAMPLE) / (4 * _SAMPLE)
 
 
 def carried_size(strategy: Strategy, workload: Workload) -> Bytes:
     """What a worker keeps of left-out gradients from step to step (B)."""
-    choice = strategy.exchange.compression
-    if choice is None or strategy.num_workers == 1:
+    if strategy.num_workers == 1:
         return 0
-    return 4 * workload.trainable_elements * (2 if choice.method == "sign" else 1)
+    return 4 * workload.trainable_elements * carried_copies(strategy.exchange.compression)
 
 
-def _copies(strategy: Strategy, *, group: int) -> float:
-    choice = strategy.exchange.compression
+def carried_copies(choice: Compression | None) -> int:
+    """Copies of the gradients in float32 that are kept from step to step: what was left out, and averages."""
+    if choice is None:
+        return 0
+    return 2 if choice.method == "sign" else 1
+
+
+def encoding_copies(choice: Compression | None, *, group: int) -> float:
+    """Copies of the gradients that encoding and decoding them takes the time of.
+
+    Args:
+        choice: what is sent; None: 16 bits.
+        group: workers.
+    """
     if choice is None:
         return _HALF[0] + 2 * _HALF[1]
     if choice.method == "powersgd":
@@ -81,12 +132,22 @@ def _copies(strategy: Strategy, *, group: int) -> float:
     return _CARRYING + encoding * (1 + 1 / group) + decoding * (3 + 1 / group)
 
 
-def _is_gathered(choice: Compression, group: int) -> bool:
-    """As `exchange` routes messages: everybody gets everybody's, or each its part."""
-    return group == 2 or choice.method in ("top_k", "random_k")
+def shard_copies(choice: Compression, *, group: int) -> tuple[float, float]:
+    """Copies of a module that gathering it in 8 bits takes the time of, and those of its gradients, scattering them.
+
+    Owners encode their shards and everybody decodes all; each encodes its gradients, notes what that leaves out, and
+    decodes everybody's message for its shard.
+    """
+    gathered = _ENCODING[SHARDED.method] / group + _DECODING[SHARDED.method]
+    return gathered, _CARRYING + _ENCODING[choice.method] + 2 * _DECODING[choice.method]
 
 
-def _factor_share(choice: Compression, workload: Workload) -> float:
-    shapes = [(item.shape, item.repeats) for item in workload.graph.parameters if item.trainable]
+def _is_gathered(choice: Compression | None, group: int) -> bool:
+    """Whether everybody gets everybody's message, or each its part."""
+    return group == 2 or (choice is not None and choice.method in ("top_k", "random_k"))
+
+
+def _factor_share(choice: Compression, graph: Graph) -> float:
+    shapes = [(item.shape, item.repeats) for item in graph.parameters if item.trainable]
     whole = sum(4 * prod(shape) * repeats for shape, repeats in shapes)
     return sum(choice.factors(shape) * repeats for shape, repeats in shapes) / max(1, whole)

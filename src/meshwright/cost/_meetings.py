@@ -99,17 +99,38 @@ def meetings(
     """
     updates = strategy.exchange.updates
     assert updates is not None
-    if updates.kind == "shared":
-        return Meetings()
     size = message_size(workload, strategy)
+    if updates.kind == "shared":
+        return met(updates, size=size, sent=0.0, duration=0.0, step=step, busy=busy, copying=copying)
     cost, flows = _link(cluster, strategy, updates)
     if updates.kind == "asynchronous":
-        return _served(cost, updates, size=size, step=step, busy=busy, copying=copying)
+        return met(updates, size=size, sent=size, duration=cost.time(size), step=step, busy=busy, copying=copying)
     sent = float(size)
     if strategy.exchange.compression is not None:
         cost = lossy_cost(cost, strategy, workload, group=updates.islands, copying=copying)
         sent *= sent_share(strategy, workload, group=updates.islands) / moved_share("all_reduce", updates.islands)
     duration = cost.latency * updates.fragments + flows * size / cost.bandwidth
+    return met(updates, size=size, sent=sent, duration=duration, step=step, busy=busy, copying=copying)
+
+
+def met(
+    updates: Updates, *, size: float, sent: float, duration: Seconds, step: Seconds, busy: float,
+    copying: BytesPerSecond,
+) -> Meetings:  # fmt: skip
+    """What meetings add to each step.
+
+    Args:
+        size: of an island's way, as far as one worker has it (B).
+        sent: as large as the sum that sends as much (B).
+        duration: of a meeting's exchange; with a server of one way to it (s).
+        step: of an island without meetings (s).
+        busy: share of a hidden exchange that takes time from the cores that compute (0 to 1).
+        copying: bytes read and written over time when parameters are copied (B/s).
+    """
+    if updates.kind == "shared":
+        return Meetings()
+    if updates.kind == "asynchronous":
+        return _served(duration, updates, size=size, step=step, busy=busy, copying=copying)
     waited = updates.fragments * max(0.0, duration / updates.fragments - updates.delay * step)
     hidden = duration - waited
     each = 1 / updates.interval
@@ -133,10 +154,13 @@ def kept_size(workload: Workload, strategy: Strategy) -> Bytes:
     updates = strategy.exchange.updates
     if updates is None:
         return 0
-    copies = _COPIES[updates.kind]
-    if updates.kind == "asynchronous":
-        copies += _SERVER_COPIES + updates.islands
-    return copies * message_size(workload, strategy)
+    return kept_copies(updates) * message_size(workload, strategy)
+
+
+def kept_copies(updates: Updates) -> int:
+    """Copies of a worker's parameters that the fullest one keeps between meetings."""
+    served = _SERVER_COPIES + updates.islands if updates.kind == "asynchronous" else 0
+    return _COPIES[updates.kind] + served
 
 
 def _link(cluster: Cluster, strategy: Strategy, updates: Updates) -> tuple[CollectiveCost, int]:
@@ -155,10 +179,10 @@ def _link(cluster: Cluster, strategy: Strategy, updates: Updates) -> tuple[Colle
 
 
 def _served(
-    cost: CollectiveCost, updates: Updates, *, size: Bytes, step: Seconds, busy: float, copying: BytesPerSecond
+    way: Seconds, updates: Updates, *, size: float, step: Seconds, busy: float, copying: BytesPerSecond
 ) -> Meetings:
     """All ways go to the server's host and all parameters come from there."""
-    round_trips = 2 * (updates.islands - 1) * cost.time(size)
+    round_trips = 2 * (updates.islands - 1) * way
     interval = max(float(updates.interval), ceil(round_trips / step) if step else 1.0)
     passes = (_HANDING_PASSES + _SERVING_PASSES * updates.islands) * size / copying
     return Meetings(

@@ -9,7 +9,7 @@ import numpy as np
 
 from meshwright.cost._compute import ComputeTime, compute_time, optimizer_time
 from meshwright.cost._exchange_cost import step_exchange
-from meshwright.cost._meetings import exchange_apart, kept_size, meetings, slowest_island
+from meshwright.cost._meetings import exchange_apart
 from meshwright.cost._memory import peak_memory
 from meshwright.cost._prediction import Collective, MemoryBreakdown, Prediction, TimeBreakdown
 from meshwright.cost._rates import Rates
@@ -133,37 +133,8 @@ class Pricer:
 
     def _hybrid(self, strategy: Strategy) -> Prediction:
         find_host(self.cluster, strategy.workers[0])
-        if strategy.exchange.updates is not None:
-            return self._hybrid_apart(strategy)
         layout = layout_of(strategy, self.hybrid.units, self.hybrid.hosts)
         return replace(self.hybrid.predict(layout), start=self.start(strategy.kernels))
-
-    def _hybrid_apart(self, strategy: Strategy) -> Prediction:
-        """The slowest island's step, and its part of the next meeting."""
-        worker = strategy.workers[0]
-        within = self._hybrid(slowest_island(strategy))
-        # islands that share a host share its memory's rate, too
-        exact = self._hybrid(replace(strategy, exchange=replace(strategy.exchange, updates=None, compression=None)))
-        rates = self._rates_of(find_host(self.cluster, worker).device, threads=worker.threads, processes=1)
-        copying = float(rates.bandwidth("copy", np.array([float(self.workload.gradient_size or 1)]))[0])
-        time = replace(exact.time, communication=within.time.communication)
-        outer = meetings(self.workload, self.cluster, strategy, step=time.step, busy=0.0, copying=copying)
-        added = self.correction.time * (outer.exposed + outer.passes)
-        time = replace(time, communication=time.communication + added)
-        factor = exp(_FIVE_PERCENT * self.correction.spread)
-        kept = kept_size(self.workload, strategy)
-        longer = time.step / exact.time.step
-        return replace(
-            within,
-            time=time,
-            low=time.step / factor,
-            high=time.step * factor,
-            memory=replace(within.memory, communication=within.memory.communication + kept),
-            collectives=(*within.collectives, *outer.collectives),
-            flops=exact.flops,
-            energy=exact.energy * longer,
-            money=exact.money * longer,
-        )
 
     def _distinct_ranks(self, strategy: Strategy) -> list[tuple[Worker, int, int]]:
         """One worker of each sort, with the number of workers on its host and its examples."""

@@ -6,7 +6,6 @@ from dataclasses import replace
 from meshwright.cost import Kernels, Mesh, Pricer, Strategy
 from meshwright.cost.hybrid import strategy_of
 from meshwright.graph import Graph, Splits
-from meshwright.plan._apart import islands_of_splits
 from meshwright.plan._goal import Goal, Pins
 from meshwright.plan._outright import with_splits
 from meshwright.plan._places import workers_of
@@ -44,7 +43,8 @@ def model_splits(pricer: Pricer, goal: Goal, *, like: Kernels | None) -> tuple[P
     for exists, uses in _USES.values():
         if graph.splits is None or not exists(graph.splits):
             continue
-        item = _of_islands(whole, goal, uses) if goal.pins.updates == "local" else _exact(whole, goal, uses)
+        best = Search(whole.hybrid, goal, Aim(), effort=_EFFORT).run(accept=uses).best
+        item = None if best is None else _priced(whole, goal, best)
         if item is not None:
             found.setdefault(item.strategy, item)
     threads = goal.pins.threads
@@ -80,18 +80,6 @@ def _with_kernels(pins: Pins, kernels: Kernels | None) -> Pins:
         random=pins.random or kernels.random,
         compiled=False,
     )
-
-
-def _of_islands(pricer: Pricer, goal: Goal, uses: Callable[[Mesh], bool]) -> Priced | None:
-    """The fastest whose islands meet from time to time."""
-    found = islands_of_splits(pricer, goal, Aim(), effort=_EFFORT, accept=uses)
-    return found[0].item if found and found[0].item.fits else None
-
-
-def _exact(pricer: Pricer, goal: Goal, uses: Callable[[Mesh], bool]) -> Priced | None:
-    """The fastest of which every step is everybody's."""
-    best = Search(pricer.hybrid, goal, Aim(), effort=_EFFORT).run(accept=uses).best
-    return None if best is None else _priced(pricer, goal, best)
 
 
 def _priced(pricer: Pricer, goal: Goal, found: Found) -> Priced:

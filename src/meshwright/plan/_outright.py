@@ -3,28 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import fields, replace
 
-from meshwright.cost import Pricer, steps_over_exact
+from meshwright.cost import Pricer
 from meshwright.cost.hybrid import HybridPricer, Layout, Price, strategy_of
 from meshwright.errors import DoesNotFitError, PlanError
 from meshwright.graph import Graph, derived_splits
 from meshwright.hardware import Cluster, Correction
-from meshwright.plan._apart import Apart, islands_of_splits, most_workers
 from meshwright.plan._fit import itemised
 from meshwright.plan._goal import Goal, Pins
 from meshwright.plan._heap_room import with_heap_room
 from meshwright.plan._legality import check_pins, no_strategy
 from meshwright.plan._places import workers_of
 from meshwright.plan._plan import Candidate, FrontPoint, Plan, PlannedStage
-from meshwright.plan._reasons import slower, too_large
 from meshwright.plan._target import aim_of, target_of
 from meshwright.plan.explanation import Neighbour, binding, flips, more_memory, neighbours, summary, with_memory
-from meshwright.plan.search import Aim, Effort, Found, Result, Search, limits
+from meshwright.plan.search import Aim, Found, Result, Search, limits
 from meshwright.units import format_bytes, format_seconds
-
-# Layouts of islands that are told beside the chosen one.
-_MOST_TOLD = 6
-# Workers up to which islands are looked at unasked: what they do to convergence was seen with few.
-_MOST_APART = 64
 
 
 def is_elsewhere(cluster: Cluster) -> bool:
@@ -48,59 +41,10 @@ def plan_outright(graph: Graph, cluster: Cluster, goal: Goal, *, correction: Cor
     check_pins(graph, cluster, goal)
     pricer = Pricer(graph, cluster, correction=correction or Correction())
     hybrid, aim = pricer.hybrid, aim_of(goal, graph)
-    islands = _islands(pricer, goal, aim)
-    if goal.pins.updates == "local":
-        return _of_islands(pricer, goal, islands)
     result = Search(hybrid, goal, aim).run()
-    if islands and islands[0].item.fits and (not result.best or islands[0].value(aim) < aim.value(result.best.price)):
-        return _of_islands(pricer, goal, islands)
     if result.best is None:
         raise _nothing(hybrid, graph, cluster, goal, aim)
     return _plan(pricer, goal, aim, result, result.best)
-
-
-def _islands(pricer: Pricer, goal: Goal, aim: Aim) -> tuple[Apart, ...]:
-    """Islands where they are asked for; where they are allowed only, on as many devices as were ever seen apart."""
-    if "staleness" not in goal.allow or goal.pins.updates not in (None, "local"):
-        return ()
-    if goal.pins.updates is None and most_workers(pricer, goal) > _MOST_APART:
-        return ()
-    return islands_of_splits(pricer, goal, aim, effort=Effort(), accept=lambda _: True)
-
-
-def _of_islands(pricer: Pricer, goal: Goal, found: Sequence[Apart]) -> Plan:
-    """The best plan of islands that meet from time to time, beside its exact steps and other ways to meet."""
-    if not found:
-        raise no_strategy(pricer.workload.graph, pricer.cluster, goal)
-    best, *others = found
-    chosen, graph = best.item, pricer.workload.graph
-    if not chosen.fits:
-        raise DoesNotFitError(
-            f"no islands of {graph.model} fit: {chosen.strategy.summary} {too_large(chosen)}",
-            cause="every worker keeps what its island agreed on last, momentum and message beside its parameters",
-            alternatives=["--set updates=every_step", *_remedies(pricer.cluster, goal)],
-            command="meshwright plan SCRIPT, with one of these changes",
-        )
-    layout, price = best.layout.layout, best.layout.price
-    step, item = chosen.prediction.time.step, chosen.strategy
-    return Plan(
-        model=graph.model,
-        strategy=item,
-        prediction=replace(chosen.prediction, start=pricer.start(layout.kernels)),
-        allow=goal.allow,
-        memory_limit=chosen.memory_limit,
-        binding=_meeting(best),
-        flips=(_exactly(best),),
-        candidates=(
-            Candidate(summary=item.summary, step=step, memory=chosen.prediction.memory.peak),
-            *(_other_islands(other, best) for other in others[:_MOST_TOLD]),
-        ),
-        origins=_origins(goal),
-        cluster=f"{pricer.cluster.name} {pricer.cluster.identity}".strip(),
-        stages=stages_of(pricer.hybrid, layout, price),
-        target=target_of(goal, graph, chosen.prediction),
-        corrections={} if pricer.correction == Correction() else {"model": pricer.correction},
-    )
 
 
 def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -> Plan:
@@ -134,40 +78,6 @@ def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -
         target=target_of(goal, graph, prediction),
         corrections={} if pricer.correction == Correction() else {"model": pricer.correction},
     )
-
-
-def _meeting(best: Apart) -> str:
-    """What a step of an island takes, and its part of a meeting."""
-    item, updates = best.item, best.item.strategy.exchange.updates
-    assert updates is not None
-    step = item.prediction.time.step
-    outer = [one for one in item.prediction.collectives if one.axis == "islands"]
-    size, each = sum(one.size for one in outer), sum(one.duration for one in outer)
-    workers = item.strategy.num_workers // updates.islands
-    return (
-        f"{updates.islands} islands of {workers} worker{'s' if workers > 1 else ''} take {format_seconds(step)} a step "
-        f"with its part of a meeting; every {updates.interval} steps each worker meets those that hold the same parts: "
-        f"{format_bytes(size * updates.interval)} in {format_seconds(each * updates.interval)}"
-    )
-
-
-def _exactly(best: Apart) -> str:
-    """What exact steps of the same layout would take."""
-    own, exact = best.item.prediction.time.step, best.layout.price.step
-    factor = steps_over_exact(best.item.strategy)
-    return (
-        f"updates=every_step: {format_seconds(exact)} a step instead of {format_seconds(own)}, and a loss in 1 / "
-        f"{factor:.2f} of the steps"
-    )
-
-
-def _other_islands(other: Apart, best: Apart) -> Candidate:
-    item, chosen = other.item, best.item
-    reason = slower(item, chosen, trial=None, best=chosen.prediction.time.step) if item.fits else too_large(item)
-    return Candidate(
-        summary=item.strategy.summary, step=item.prediction.time.step, memory=item.prediction.memory.peak,
-        reason=reason, fits=item.fits,
-    )  # fmt: skip
 
 
 def stages_of(pricer: HybridPricer, layout: Layout, price: Price) -> tuple[PlannedStage, ...]:
@@ -232,10 +142,16 @@ def _nothing(pricer: HybridPricer, graph: Graph, cluster: Cluster, goal: Goal, a
     return DoesNotFitError(
         f"{graph.model} needs at least {format_bytes(memory.peak)} per device; "
         f"{format_bytes(min(limits(pricer, goal, least.layout)))} may be used",
-        cause=f"{summary(least.layout)}: {itemised(memory)}",
+        cause=f"{summary(least.layout)}: {itemised(memory)}{_kept(least.layout)}",
         alternatives=_remedies(cluster, goal),
         command="meshwright plan SCRIPT, with one of these changes",
     )
+
+
+def _kept(layout: Layout) -> str:
+    if layout.exchange.updates is None:
+        return ""
+    return "; every worker keeps what its island agreed on last, momentum and message beside its parameters"
 
 
 def _remedies(cluster: Cluster, goal: Goal) -> Sequence[str]:

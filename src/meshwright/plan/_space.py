@@ -75,8 +75,8 @@ def _strategies_of_layout(
                     exchanges(cluster, shape, goal),
                     _unless_pinned(goal.pins.offload, offloads(graph, device)),
                 ):
-                    if exchange.compression is not None and precision.reduction != "as_written":
-                        continue  # what is compressed is not rounded before
+                    if not _go_together(sharding, precision, exchange):
+                        continue
                     if offload == "none" or sharding != "parameters":
                         yield replace(shape, kernels=kernels, precision=precision, exchange=exchange, offload=offload)
 
@@ -190,22 +190,33 @@ def precisions(device: Device, goal: Goal, *, num_workers: int) -> tuple[Precisi
     if "precision" not in goal.allow:
         return (Precision(),)
     measured = any(row.dtype == "bfloat16" for row in device.matrix_rates)
-    reductions = ("as_written",) if num_workers == 1 else _unless_pinned(goal.pins.reduction, REDUCTIONS)
+    sent = ("as_written",) if num_workers == 1 else reductions(goal)
     return tuple(
         Precision(compute=compute, reduction=reduction)
         for compute in (("as_written", "bfloat16") if measured else ("as_written",))
-        for reduction in reductions
+        for reduction in sent
     )
 
 
-def compressions(shape: Strategy, goal: Goal) -> tuple[Compression | None, ...]:
+def reductions(goal: Goal) -> tuple[str, ...]:
+    """What gradients may be sent in: their own data type; where it is allowed, 16 bits."""
+    return _unless_pinned(goal.pins.reduction, REDUCTIONS if "precision" in goal.allow else REDUCTIONS[:1])
+
+
+def _go_together(sharding: Sharding, precision: Precision, exchange: Exchange) -> bool:
+    """Whether the workers can follow: torch scatters shards and rounds nothing; shared memory carries values as are."""
+    rounded, compressed = precision.reduction != "as_written", exchange.compression is not None
+    if rounded and (compressed or sharding == "parameters"):
+        return False
+    return exchange.transport != "shared_memory" or not (rounded or (compressed and exchange.updates is None))
+
+
+def compressions(sharding: Sharding, mesh: Mesh, goal: Goal) -> tuple[Compression | None, ...]:
     """Nothing; where it is allowed, what costs no loss that was seen; what does only where it is pinned."""
     pins = goal.pins
     if "compression" not in goal.allow or pins.compression == "none":
         return (None,)
-    if shape.sharding == "parameters" and (
-        shape.mesh.dp_replicate > 1 or pins.compression not in (None, "int8", "int4")
-    ):
+    if sharding == "parameters" and (mesh.dp_replicate > 1 or pins.compression not in (None, "int8", "int4")):
         # shards of one copy travel in blocks, and in no other lossy way
         return (None,) if pins.compression is None else ()
     if pins.compression is None:
@@ -221,13 +232,15 @@ def exchanges(cluster: Cluster, shape: Strategy, goal: Goal) -> tuple[Exchange, 
     if shape.num_workers == 1:
         return (Exchange() if pins.transport is None else Exchange(transport=pins.transport),)
     sizes = _unless_pinned(pins.bucket_size, bucket_sizes(cluster, shape))
+    num_hosts, on_processors = len({worker.host for worker in shape.workers}), shape.workers[0].device == "cpu"
+    ways = ways_to_update(shape.mesh, shape.sharding, goal, num_hosts=num_hosts, on_processors=on_processors)
     return tuple(
         Exchange(transport=transport, bucket_size=size, compression=compression, updates=updates)
         for transport in _unless_pinned(pins.transport, transports(cluster, shape))
         if pins.transport is None or transport in possible_transports(cluster, shape)
         for size in sizes
-        for compression in compressions(shape, goal)
-        for updates in ways_to_update(shape, goal)
+        for compression in compressions(shape.sharding, shape.mesh, goal)
+        for updates in ways
         if pins.transport == transport or transport not in DIRECT or (compression is None and updates is None)
         if compression is None or updates is None or updates.kind in ("local", pins.updates)
     )
@@ -272,8 +285,8 @@ def possible_transports(cluster: Cluster, shape: Strategy) -> tuple[TransportNam
     return ("gloo", "shared_memory", *DIRECT) if num_hosts == 1 else ("gloo", "hierarchical", *DIRECT)
 
 
-def _unless_pinned(pinned: object, options: Sequence) -> Sequence:
-    return options if pinned is None else (pinned,)
+def _unless_pinned(pinned: object, options: Sequence) -> tuple:
+    return tuple(options) if pinned is None else (pinned,)
 
 
 def _device(cluster: Cluster, worker: Worker) -> Device:

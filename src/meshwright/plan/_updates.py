@@ -3,44 +3,36 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from meshwright.cost import Strategy, Updates, UpdatesKind, suited_momentum
+from meshwright.cost import Mesh, Sharding, Updates, UpdatesKind, suited_momentum
 from meshwright.plan._goal import Goal, Pins
 
 # Steps between two meetings worth a comparison. Longer ones save little more and cost loss.
 _INTERVALS = (16, 64)
 
 
-def ways_to_update(shape: Strategy, goal: Goal) -> tuple[Updates | None, ...]:
+def ways_to_update(
+    mesh: Mesh, sharding: Sharding, goal: Goal, *, num_hosts: int, on_processors: bool
+) -> tuple[Updates | None, ...]:
     """Every step together; where staleness is allowed, islands of one host each that meet from time to time.
 
     Where every worker is an island of its own, besides: a server between hosts, memory without locks inside one. How
     many more steps each takes to a loss is part of its price.
+
+    Args:
+        num_hosts: that the workers are on.
     """
-    pins = goal.pins
-    if "staleness" not in goal.allow or pins.updates == "every_step" or shape.mesh.dp_replicate < 2:
+    pins, replicas = goal.pins, mesh.dp_replicate
+    if "staleness" not in goal.allow or pins.updates == "every_step" or replicas < 2:
         return (None,) if pins.updates in (None, "every_step") else ()
-    islands = pins.islands or _islands(shape)
-    if shape.mesh.dp_replicate % islands or islands < 2:
+    # links between hosts are what is worth avoiding; on one host every worker is an island
+    islands = pins.islands or (num_hosts if num_hosts > 1 and not replicas % num_hosts else replicas)
+    if replicas % islands or islands < 2:
         return (None,) if pins.updates is None else ()
-    kinds = ("local", *_singly(shape, islands)) if pins.updates is None else (pins.updates,)
+    alone = islands == mesh.num_workers and sharding == "none"
+    singly: tuple[UpdatesKind, ...] = ("asynchronous",) if num_hosts > 1 else ("shared",) if on_processors else ()
+    kinds = ("local", *(singly if alone else ())) if pins.updates is None else (pins.updates,)
     found = tuple(each for kind in kinds for each in _filled_in(Updates(kind=kind, islands=islands), pins))
     return found if pins.updates is not None else (None, *found)
-
-
-def _singly(shape: Strategy, islands: int) -> tuple[UpdatesKind, ...]:
-    """Updates of workers that wait for nobody, each with the whole model."""
-    if islands != shape.num_workers or shape.sharding != "none":
-        return ()
-    if len({worker.host for worker in shape.workers}) > 1:
-        return ("asynchronous",)
-    return ("shared",) if shape.workers[0].device == "cpu" else ()
-
-
-def _islands(shape: Strategy) -> int:
-    """As many as there are hosts: links between hosts are what is worth avoiding; on one host every worker is one."""
-    hosts = len({worker.host for worker in shape.workers})
-    replicas = shape.mesh.dp_replicate
-    return hosts if hosts > 1 and not replicas % hosts else replicas
 
 
 def _filled_in(updates: Updates, pins: Pins) -> Iterator[Updates]:

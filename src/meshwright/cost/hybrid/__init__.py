@@ -3,10 +3,13 @@
 In: a `Graph` with its splits, a `Cluster`, a `Layout` (a strategy without its list of workers). Out: a `Price`.
 Reading order: `_layout` (the data), `_units` (blocks from which stages are made), `_local` (what one worker of a split
 model runs), `_devices` (what operations and updates take: as measured, or as fitted to published runs), `_pieces` (what
-a unit costs), `_topology` and `_exchanges` (collectives by axis), `_pipeline_time`,
-`_step`, `_held` (memory), `_hybrid`, which puts them together, and `_conversion` (layouts and strategies).
+a unit costs), `_topology` and `_exchanges` (collectives by axis), `_data_exchange` (gradients) with `_apart` (islands),
+`_pipeline_time`, `_step`, `_held` (memory), `_price`, `_hybrid`, which puts them together, and `_conversion` (layouts
+and strategies).
 """
 
+from meshwright.cost.hybrid._apart import Standing as Standing
+from meshwright.cost.hybrid._apart import standing as standing
 from meshwright.cost.hybrid._conversion import layout_of as layout_of
 from meshwright.cost.hybrid._conversion import strategy_of as strategy_of
 from meshwright.cost.hybrid._devices import Devices as Devices
@@ -14,7 +17,6 @@ from meshwright.cost.hybrid._devices import devices_of as devices_of
 from meshwright.cost.hybrid._held import Stages as Stages
 from meshwright.cost.hybrid._held import activation_bytes as activation_bytes
 from meshwright.cost.hybrid._hybrid import HybridPricer as HybridPricer
-from meshwright.cost.hybrid._hybrid import Price as Price
 from meshwright.cost.hybrid._layout import AttentionMode as AttentionMode
 from meshwright.cost.hybrid._layout import Layout as Layout
 from meshwright.cost.hybrid._layout import Order as Order
@@ -22,5 +24,6 @@ from meshwright.cost.hybrid._layout import Replica as Replica
 from meshwright.cost.hybrid._pipeline_time import Form as Form
 from meshwright.cost.hybrid._pipeline_time import in_flight as in_flight
 from meshwright.cost.hybrid._pipeline_time import least_span as least_span
+from meshwright.cost.hybrid._price import Price as Price
 from meshwright.cost.hybrid._topology import Group as Group
 from meshwright.cost.hybrid._topology import crossed_tier as crossed_tier

@@ -97,6 +97,17 @@ class Devices:
         )  # fmt: skip
         return size / (where.bandwidth * self.fitted.kernels.memory)
 
+    def copying(self, kind: int, rates: Rates, size: float) -> BytesPerSecond:
+        """How fast a device reads and writes what it copies.
+
+        Args:
+            size: of a copy (B).
+        """
+        where = self.machines[kind]
+        if where is None:
+            return float(rates.bandwidth("copy", np.array([max(1.0, size)]))[0])
+        return where.bandwidth * self.fitted.kernels.memory
+
     def host_link(self, kind: int) -> BytesPerSecond:
         """How fast a device and its host's memory exchange data, the slower way of both; 0 where that is not known."""
         rows = self.hosts[kind].device.operation_rates

@@ -1,5 +1,6 @@
 """What the workers of a hybrid strategy exchange, axis by axis: priced by kind of unit, or by stage."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -68,6 +69,16 @@ class Exchanges:
         self.fitted = fitted
         self.habits = habits if fitted is not None else None
 
+    @property
+    def on_processors(self) -> bool:
+        """Whether workers are processes on hosts' cores."""
+        return self._hosts[0].device.kind == "cpu"
+
+    def places(self, layout: Layout) -> int:
+        """Workers of a layout that the smallest host has room for."""
+        each = (one.device.cores // layout.threads if self.on_processors else one.devices for one in self._hosts)
+        return max(1, min(each))
+
     def time(
         self, layout: Layout, name: CollectiveName, degree: int, stride: int, size: float, *, calls: float = 1.0,
         along: Literal["data", "model"] = "data",
@@ -83,6 +94,17 @@ class Exchanges:
             cost = self.cost(layout, name, degree, stride, along=along)
             return calls * cost.latency + size / cost.bandwidth
         return self._timed(name, degree, stride, size, calls)
+
+    def routed(
+        self, layout: Layout, routes: Sequence[tuple[CollectiveName, float]], degree: int, stride: int, size: float,
+        *, calls: float = 1.0,
+    ) -> Seconds:  # fmt: skip
+        """Time of collectives that follow one another over an axis, each in so many pieces (s).
+
+        Args:
+            routes: which, with the size of its tensor over `size`.
+        """
+        return sum(calls * self.time(layout, name, degree, stride, share * size / calls) for name, share in routes)
 
     def _fitted_time(
         self, name: CollectiveName, degree: int, stride: int, size: float, calls: float

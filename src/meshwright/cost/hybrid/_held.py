@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from meshwright.cost._flowing import delay
+from meshwright.cost._lossy import carried_copies
+from meshwright.cost._meetings import kept_copies
 from meshwright.cost._memory import with_allocator
 from meshwright.cost._prediction import MemoryBreakdown
 from meshwright.cost._workload import Column
@@ -21,6 +23,7 @@ OFFLOADED_PIECE: Bytes = 64 * MIB
 # Temporaries of an update that treats a worker's parameters together, as a share of the gradients it updates (torch's
 # foreach form of AdamW holds one list of intermediate results).
 _UPDATE_SHARE = 1.0
+_FLOAT: Bytes = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +100,7 @@ def _stashed(layout: Layout, parameters: float, gradients: float, *, rank: int) 
 
 
 def least_held(graph: Graph, layout: Layout, units: Column, weights: Weights) -> float:
-    """Parameters, kept gradients and optimizer state of some units (B)."""
+    """Parameters, kept gradients, optimizer state and what compression left out, of some units (B)."""
     shard = layout.mesh.dp_shard if layout.sharding != "none" else 1
     level = {"none": 0, "optimizer": 1, "gradients": 2, "parameters": 3}[layout.sharding]
     kept = shard if level == 3 or (level == 2 and layout.micro_batches == 1) else 1
@@ -106,6 +109,7 @@ def least_held(graph: Graph, layout: Layout, units: Column, weights: Weights) ->
         float(units @ weights.parameters) / (shard if level == 3 else 1)
         + float(units @ weights.gradients) / kept
         + state
+        + _carried(layout, weights, units)
     )
 
 
@@ -147,8 +151,25 @@ def _communication(graph: Graph, layout: Layout, weights: Weights, units: Column
 
     Only repeated blocks are gathered one by one; where there are none, a worker gathers all that it computes with.
     """
-    if layout.mesh.num_workers == 1:
+    workers = layout.mesh.num_workers
+    if workers == 1:
         return 0.0
+    carried = _carried(layout, weights, units)
+    return carried if workers == layout.islands else carried + _slots(graph, layout, weights, units, gradients)
+
+
+def _carried(layout: Layout, weights: Weights, units: Column) -> float:
+    """What compression has left out of the gradients of some units so far, and what islands keep of them (B)."""
+    updates = layout.exchange.updates
+    copies = carried_copies(layout.exchange.compression)
+    if updates is not None:
+        parts = layout.mesh.dp_shard if layout.sharding == "parameters" else 1
+        return (copies + kept_copies(updates)) * _FLOAT * float(weights.elements @ units) / parts
+    return copies * _FLOAT * float(weights.elements @ units) if copies else 0.0
+
+
+def _slots(graph: Graph, layout: Layout, weights: Weights, units: Column, gradients: float) -> float:
+    """What is under way (B)."""
     slots = 2 * min(gradients, float(layout.exchange.bucket_size))
     if layout.sharding == "parameters":
         if is_in_sections(graph):

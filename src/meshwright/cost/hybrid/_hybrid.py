@@ -1,69 +1,37 @@
 """Prices layouts of one graph on one cluster: time, memory, energy and money; what they share is computed once."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from math import exp
 
 import numpy as np
 
+from meshwright.cost._lossy import sends_less
+from meshwright.cost._meetings import Meetings
 from meshwright.cost._prediction import Collective, MemoryBreakdown, Prediction, StageTime, TimeBreakdown
 from meshwright.cost._rates import Rates
 from meshwright.cost._strategy import Kernels, Precision
 from meshwright.cost._workload import Column, Workload
 from meshwright.cost.accelerator import Calibration, Habits, calibration
+from meshwright.cost.hybrid._apart import meetings
+from meshwright.cost.hybrid._data_exchange import DataExchange
 from meshwright.cost.hybrid._devices import devices_of
 from meshwright.cost.hybrid._exchanges import Exchanges, UnitExchange
 from meshwright.cost.hybrid._held import Stages, carrying, held, least_held
-from meshwright.cost.hybrid._layout import Layout, Replica
+from meshwright.cost.hybrid._layout import Layout, Replica, timed_alike
 from meshwright.cost.hybrid._local import Division, local_graph
 from meshwright.cost.hybrid._pieces import Pieces, Weights, pieces_of, weights_of
+from meshwright.cost.hybrid._price import Price
 from meshwright.cost.hybrid._stage_durations import stage_durations
-from meshwright.cost.hybrid._step import (
-    Run,
-    StageTimes,
-    broken_down,
-    run_of,
-    sharded_times,
-    synchronised,
-    unit_times,
-)
+from meshwright.cost.hybrid._step import Run, StageTimes, broken_down, run_of, unit_times
 from meshwright.cost.hybrid._topology import workers_on
 from meshwright.cost.hybrid._units import Units, units_of
 from meshwright.graph import Graph, in_sections
 from meshwright.hardware import Cluster, Correction, Host
-from meshwright.units import Dollars, Joules, Seconds, Watts
+from meshwright.units import BytesPerSecond, Dollars, Seconds, Watts
 
 _FIVE_PERCENT = 1.645  # quantile of the normal distribution that leaves 5 % above it
 _UNCORRECTED = Correction()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Price:
-    """What a layout costs.
-
-    Args:
-        time: of the worker that ends last.
-        memory: of each worker of the pipeline, the fullest of its kinds.
-        collectives: of the worker that ends last.
-        energy: per step (J).
-        money: per step ($).
-    """
-
-    time: TimeBreakdown
-    memory: tuple[MemoryBreakdown, ...]
-    collectives: tuple[Collective, ...]
-    energy: Joules
-    money: Dollars
-
-    @property
-    def step(self) -> Seconds:
-        """The whole step."""
-        return self.time.step
-
-    @property
-    def peak(self) -> int:
-        """Of the fullest worker (B)."""
-        return max(items.peak for items in self.memory)
 
 
 class HybridPricer:
@@ -97,6 +65,7 @@ class HybridPricer:
         self.exchanges = Exchanges(
             graph, cluster, self.hosts, fitted=self.devices.collectives, habits=self.devices.own_habits
         )
+        self.data = DataExchange(graph, self.exchanges)
         self.local = lru_cache(maxsize=None)(self._local)
         self.pieces = lru_cache(maxsize=None)(self._pieces)
         self.listed = lru_cache(maxsize=None)(self._listed)
@@ -112,8 +81,9 @@ class HybridPricer:
         )
         power, price = self.draw(layout)
         return Price(
-            time=time, memory=memory, collectives=collectives, energy=power * time.step, money=price * time.step / 3600
-        )
+            time=time, memory=memory, collectives=collectives, energy=power * time.step,
+            money=price * time.step / 3600, steps=layout.steps_over_exact,
+        )  # fmt: skip
 
     def predict(self, layout: Layout) -> Prediction:
         """A layout's price as a prediction."""
@@ -180,28 +150,20 @@ class HybridPricer:
 
     def kinds(self, layout: Layout, replica: Replica) -> list[tuple[Pieces, StageTimes]]:
         """Pieces and times for every worker of a replica's pipeline."""
-        key = (self._without_stages(layout), replica)
+        key = (timed_alike(layout), replica)
         if key not in self._known:
             self._known[key] = self._kinds(layout, replica)
         return self._known[key]
 
-    def _without_stages(self, layout: Layout) -> Layout:
-        """What times of units depend on: neither stages nor, if parameters are whole, how the data axis is split."""
-        sharded = layout.sharding == "parameters"
-        return replace(
-            layout, bounds=(0,), recomputed=(), replicas=(), micro_batches=1, schedule="1f1b",
-            sharding=layout.sharding if sharded else "none",
-            mesh=layout.mesh if sharded else replace(layout.mesh, dp_replicate=layout.mesh.num_shares, dp_shard=1),
-        )  # fmt: skip
-
     def _kinds(self, layout: Layout, replica: Replica) -> list[tuple[Pieces, StageTimes]]:
-        listed = self.listed(self._without_stages(replace(layout, sharding="none")), replica.examples)
+        listed = self.listed(timed_alike(replace(layout, sharding="none")), replica.examples)
         _, weights = self.local(layout.division)
         found: dict[int, tuple[Pieces, StageTimes]] = {}
         for kind in set(replica.kinds):
             pieces = self.pieces_for(layout, replica, kind)
             host = self.devices.host(kind, layout)
-            found[kind] = (pieces, unit_times(layout, self.exchanges, listed, weights, pieces, host=host))
+            shards = self.data.shards(layout, weights, copying=self._copying(layout, kind))
+            found[kind] = (pieces, unit_times(self.exchanges, listed, pieces, shards=shards, host=host))
         return [found[kind] for kind in replica.kinds]
 
     def memory(self, layout: Layout, stages: Stages, replica: Replica) -> tuple[MemoryBreakdown, ...]:
@@ -239,20 +201,27 @@ class HybridPricer:
         fastest = (
             max(self.devices.host_link(kind) for kind in range(len(self.hosts))) if layout.offload != "none" else 0
         )
+        copying = max(self._copying(layout, kind) for kind in range(len(self.hosts)))
         carried = carrying(self.graph, layout, units, weights, fastest)
+        if layout.exchange.updates is not None and not layout.exchange.updates.delay:
+            outer = self._meetings(layout, units, float("inf"), copying)
+            carried += outer.exposed + outer.passes
         if self.devices.own_habits is None:
             return carried
         gradients = float(units @ weights.gradients)
-        exposed = synchronised(
-            layout, self.exchanges, gradients, float(units @ weights.expert), float(units @ weights.parameters),
-            window=float("inf"),
+        exposed = self.data.synchronised(
+            layout, gradients, float(units @ weights.expert), float(units @ weights.parameters),
+            window=float("inf"), copying=copying,
         ).exposed  # fmt: skip
         return carried + exposed * (1 - 1 / max(2.0, 2 * gradients / layout.exchange.bucket_size))
 
     def pieces_for(self, layout: Layout, replica: Replica, kind: int) -> Pieces:
         """Pieces of a replica's micro-batch on one of the cluster's training hosts."""
+        precision = layout.precision
+        if precision.reduction != "as_written":
+            precision = replace(precision, reduction="as_written")
         return self.pieces(
-            kind, layout.division, replica.examples / layout.mesh.cp, layout.kernels, layout.precision,
+            kind, layout.division, replica.examples / layout.mesh.cp, layout.kernels, precision,
             self.processes(layout, kind),
         )  # fmt: skip
 
@@ -318,21 +287,31 @@ class HybridPricer:
         overhead = self.devices.step(layout, self.whole.trainable_elements)
         for rank, kind in enumerate(replica.kinds):
             units = stages.units[rank :: stages.workers].sum(axis=0)
-            after = synchronised(
-                layout, self.exchanges, self._gradients(units @ weights.gradients, weights, units),
+            after = self.data.synchronised(
+                layout, self._gradients(units @ weights.gradients, weights, units),
                 self._gradients(units @ weights.expert, weights, units), float(units @ weights.parameters),
-                window=0.0 if on_cpu else float(run.last[rank]),
+                window=0.0 if on_cpu else float(run.last[rank]), copying=self._copying(layout, kind),
             )  # fmt: skip
             optimizer = self.update(layout, kind, units)
             end = run.ends[rank] + after.exposed + optimizer + overhead
+            outer = self._meetings(layout, units, end, self._copying(layout, kind))
+            end += outer.exposed + outer.passes
             if best is None or end > best[0]:
                 time = broken_down(
-                    run, rank, end=end, exposed=after.exposed, optimizer=optimizer, overhead=overhead,
-                    factor=self.correction.time,
+                    run, rank, end=end, exposed=after.exposed + outer.exposed + outer.passes, optimizer=optimizer,
+                    overhead=overhead, factor=self.correction.time,
                 )  # fmt: skip
-                best = (end, rank, time, after.collectives)
+                best = (end, rank, time, (*after.collectives, *outer.collectives))
         assert best is not None
         return best[1:]
+
+    def _meetings(self, layout: Layout, units: Column, step: Seconds, copying: BytesPerSecond) -> Meetings:
+        """What meetings of islands add to a step of one worker, which has these units."""
+        if layout.exchange.updates is None:
+            return Meetings()
+        shards = layout.mesh.dp_shard if layout.sharding == "parameters" else 1
+        elements = float(units @ self.local(layout.division)[1].elements) / shards
+        return meetings(layout, self.graph, self.exchanges, elements=elements, step=step, copying=copying)
 
     def _within(self, layout: Layout, stages: Stages, replica: Replica, rank: int) -> tuple[Collective, ...]:
         """Collectives of a step inside the model, of one worker of the pipeline."""
@@ -360,16 +339,7 @@ class HybridPricer:
             times = [self.exchanges.transfer(layout, size) for size in sizes]
             found.append(Collective(name="send", axis="pp", count=2 * count * len(cuts),
                                     size=round(2 * count * sum(sizes)), duration=2 * count * sum(times)))  # fmt: skip
-        if layout.sharding == "parameters" and layout.mesh.dp_shard > 1:
-            _, weights = self.local(layout.division)
-            gathered, scattered = sharded_times(layout, self.exchanges, weights)
-            number = int((units * (weights.parameters > 0)).sum()) * count
-            found.append(Collective(name="all_gather", axis="dp_shard", count=2 * number,
-                                    size=round(2 * count * float(units @ weights.parameters)),
-                                    duration=2 * count * float(units @ gathered)))  # fmt: skip
-            found.append(Collective(name="reduce_scatter", axis="dp_shard", count=number,
-                                    size=round(count * float(units @ weights.gradients)),
-                                    duration=count * float(units @ scattered)))  # fmt: skip
+        found += self.data.in_shards(layout, self.local(layout.division)[1], units)
         return tuple(found)
 
     def _local(self, division: Division) -> tuple[Workload, Weights]:
@@ -386,6 +356,13 @@ class HybridPricer:
             kind, workload, rates, kernels=kernels, precision=precision, examples=examples
         )
         return pieces_of(workload, self.units, times, launched, examples=examples)
+
+    def _copying(self, layout: Layout, kind: int) -> BytesPerSecond:
+        """How fast a worker copies gradients, where it encodes them or meets others; infinite elsewhere (B/s)."""
+        if layout.exchange.updates is None and not sends_less(layout.exchange, layout.precision):
+            return float("inf")
+        rates = self._rates(kind, self.processes(layout, kind))
+        return self.devices.copying(kind, rates, float(layout.exchange.bucket_size))
 
     def _rates(self, kind: int, processes: tuple[int, int]) -> Rates:
         threads, workers = processes

@@ -1,8 +1,10 @@
 """What distinguishes one strategy of a large cluster from another, without a list of its workers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from meshwright.cost._convergence import stale_steps
+from meshwright.cost._lossy import of_gradients, sends_less
 from meshwright.cost._mesh import Axis, Mesh
 from meshwright.cost._split import Schedule
 from meshwright.cost._strategy import Exchange, Kernels, Offload, Precision, Sharding
@@ -71,6 +73,18 @@ class Layout:
         """How the model is divided among the workers of a stage."""
         return Division(tp=self.mesh.tp, sequence=self.sequence, ep=self.mesh.ep)
 
+    @property
+    def islands(self) -> int:
+        """Groups of workers that agree in every step: all workers are one, or they train apart."""
+        return self.exchange.updates.islands if self.exchange.updates is not None else 1
+
+    @property
+    def steps_over_exact(self) -> float:
+        """How many times the steps of exact training it takes to a loss."""
+        if self.exchange.updates is None and self.schedule != "asynchronous":
+            return 1.0
+        return stale_steps(self.exchange.updates, late=self.mesh.pp if self.schedule == "asynchronous" else 1)
+
     def stride(self, axis: Axis) -> int:
         """How many devices apart neighbours on an axis stand."""
         mesh = self.mesh
@@ -93,3 +107,21 @@ class Layout:
             schedule=self.schedule, num_workers=self.mesh.pp, num_stages=len(self.bounds),
             micro_batches=self.micro_batches,
         )  # fmt: skip
+
+
+def timed_alike(layout: Layout) -> Layout:
+    """What times of units depend on: neither stages nor, if parameters are whole, how the data axis is split.
+
+    How gradients are sent once a step is no matter of theirs either; shards in fewer bits are.
+    """
+    sharded, mesh = layout.sharding == "parameters", layout.mesh
+    exchange, precision = layout.exchange, layout.precision
+    if exchange.updates is not None or sends_less(exchange, precision):
+        sent = of_gradients(exchange) if sharded else None
+        exchange = replace(exchange, compression=sent, updates=None)
+        precision = replace(precision, reduction="as_written")
+    return replace(
+        layout, bounds=(0,), recomputed=(), replicas=(), micro_batches=1, schedule="1f1b", exchange=exchange,
+        precision=precision, sharding=layout.sharding if sharded else "none",
+        mesh=mesh if sharded else replace(mesh, dp_replicate=mesh.num_shares, dp_shard=1),
+    )  # fmt: skip

@@ -4,20 +4,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from meshwright.cost._prediction import Collective, TimeBreakdown
+from meshwright.cost._prediction import TimeBreakdown
 from meshwright.cost._workload import Column
-from meshwright.cost.accelerator import Habits, after_backward, beside, together
+from meshwright.cost.accelerator import Habits, beside, together
+from meshwright.cost.hybrid._data_exchange import Shards
 from meshwright.cost.hybrid._exchanges import Exchanges, UnitExchange
 from meshwright.cost.hybrid._held import Stages
 from meshwright.cost.hybrid._layout import Layout
-from meshwright.cost.hybrid._pieces import Pieces, Weights
+from meshwright.cost.hybrid._pieces import Pieces
 from meshwright.cost.hybrid._pipeline_time import spans
-from meshwright.hardware import CollectiveName
 from meshwright.units import Seconds
 
 # The step engine's own Python for one micro-batch (as in `_pricing`).
 ENGINE: Seconds = 9e-6
-_LOSS_SIZE = 16
 # Kernels of a layer with a gate and rotary positions, forward and backward, as counted in its capture: what a
 # framework's time for a layer was fitted to.
 LAYER_LAUNCHES = 59.0
@@ -43,17 +42,17 @@ class StageTimes:
 
 
 def unit_times(
-    layout: Layout,
     exchanges: Exchanges,
     listed: tuple[UnitExchange, ...],
-    weights: Weights,
     pieces: Pieces,
     *,
+    shards: Shards | None = None,
     host: Seconds = 0.0,
 ) -> StageTimes:
     """What a micro-batch takes on one unit of each kind, collectives included.
 
     Args:
+        shards: what exchanging parameters and gradients in shards takes; None: nothing is in shards.
         host: its time to launch as many kernels as a layer has (s).
     """
     exposed_forward, exposed_backward = np.zeros_like(pieces.forward), np.zeros_like(pieces.forward)
@@ -61,12 +60,11 @@ def unit_times(
         hidden = pieces.attention if item.hideable else 0.0
         exposed_forward = exposed_forward + np.maximum(0.0, item.waited_forward - hidden)
         exposed_backward = exposed_backward + np.maximum(0.0, item.waited_backward - 2 * hidden)
-    if layout.sharding == "parameters" and layout.mesh.dp_shard > 1:
-        gathered, scattered = sharded_times(layout, exchanges, weights)
-        exposed_forward = exposed_forward + _beside(exchanges, gathered, pieces.forward + exposed_forward)
-        exposed_backward = exposed_backward + _beside(
-            exchanges, gathered + scattered, pieces.backward + exposed_backward
-        )
+    if shards is not None:
+        forward, backward = pieces.forward + exposed_forward, pieces.backward + exposed_backward
+        both = shards.gathered + shards.scattered
+        exposed_forward = exposed_forward + shards.gathering + _beside(exchanges, shards.gathered, forward)
+        exposed_backward = exposed_backward + shards.gathering + shards.scattering + _beside(exchanges, both, backward)
     forward, backward = pieces.forward + exposed_forward, pieces.backward + exposed_backward
     device = np.maximum(forward + backward, 1e-12)
     slower = together(device, host * pieces.launches / LAYER_LAUNCHES) / device if host else np.ones_like(device)
@@ -83,82 +81,6 @@ def _beside(exchanges: Exchanges, exchange: Column, computing: Column) -> Column
     if exchanges.habits is None:
         return np.maximum(0.0, exchange - computing)
     return beside(exchange, computing, exchanges.habits)
-
-
-def sharded_times(layout: Layout, exchanges: Exchanges, weights: Weights) -> tuple[Column, Column]:
-    """Gathering the parameters of one unit of each kind, and scattering its gradients (s)."""
-    degree, stride = layout.mesh.dp_shard, layout.stride("dp_shard")
-
-    def times(name: CollectiveName, sizes: Column) -> Column:
-        return np.array(
-            [exchanges.time(layout, name, degree, stride, float(size)) if size > 0 else 0.0 for size in sizes]
-        )
-
-    return times("all_gather", weights.parameters), times("reduce_scatter", weights.gradients)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Synchronised:
-    """What follows the last backward of one worker of the pipeline.
-
-    Args:
-        exposed: exchange of gradients and updated parameters that nothing hides (s).
-        collectives: what is exchanged.
-    """
-
-    exposed: Seconds
-    collectives: tuple[Collective, ...]
-
-
-def synchronised(
-    layout: Layout, exchanges: Exchanges, gradients: float, expert: float, parameters: float, *, window: Seconds
-) -> Synchronised:
-    """Gradients summed over the data axes once a step, beside the last micro-batch's backward.
-
-    Args:
-        gradients: bytes on one worker.
-        expert: of them, those of experts, of which there are fewer replicas.
-        parameters: bytes on one worker.
-        window: that backward (s); 0 where nothing can be hidden behind it.
-    """
-    mesh = layout.mesh
-    replicate, shard, context = mesh.dp_replicate, mesh.dp_shard, mesh.cp
-    found: list[Collective] = []
-
-    def add(name: CollectiveName, axis: str, degree: int, step: int, size: float) -> None:
-        if degree == 1 or size <= 0:
-            return
-        calls = max(1, round(size / layout.exchange.bucket_size))
-        duration = exchanges.time(layout, name, degree, step, size, calls=calls)
-        found.append(Collective(name=name, axis=axis, count=calls, size=round(size), duration=duration))
-
-    common = gradients - expert
-    step = layout.stride("cp") if context > 1 else layout.stride("dp_shard")
-    if layout.sharding == "none":
-        add("all_reduce", "data", replicate * shard * context, step, common)
-        add("all_reduce", "data", replicate * shard * context // mesh.ep, step * mesh.ep, expert)
-    else:
-        if layout.sharding != "parameters":
-            add("reduce_scatter", "dp_shard", shard, layout.stride("dp_shard"), gradients)
-        add("all_reduce", "cp", context, layout.stride("cp"), gradients / shard)
-        add("all_reduce", "dp_replicate", replicate, layout.stride("dp_replicate"), gradients / shard)
-    total = sum(item.duration for item in found)
-    if layout.sharding in ("optimizer", "gradients"):
-        add("all_gather", "dp_shard", shard, layout.stride("dp_shard"), parameters)
-    gathered = sum(item.duration for item in found) - total
-    loss = exchanges.time(layout, "all_reduce", mesh.num_workers, 1, _LOSS_SIZE)
-    exposed = loss + _after(layout, exchanges, total, gathered, gradients, window=window)
-    return Synchronised(exposed=exposed, collectives=tuple(found))
-
-
-def _after(
-    layout: Layout, exchanges: Exchanges, reduced: Seconds, gathered: Seconds, gradients: float, *, window: Seconds
-) -> Seconds:
-    """What of exchanging gradients, and then parameters, nothing hides (s)."""
-    if exchanges.habits is not None:
-        return after_backward(reduced, gathered, window if layout.exchange.overlap else 0.0, exchanges.habits)
-    tail = reduced * min(1.0, layout.exchange.bucket_size / max(1.0, gradients))
-    return gathered + (max(tail, reduced - window) if layout.exchange.overlap else reduced)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,8 @@ r"""Collectives along a mesh axis, by the tiers of links that its groups lie on.
 
 A group of $n$ workers that stand $s$ devices apart has $g$ of them in a host of $D$ devices, and $D / g$ groups share
 the host's network. With a link of $B$ inside and a network of $N$ per host, its ring runs at
-$\min(B, N g / D)$; the latency is the shorter one of a ring's and of a tree between the hosts with rings inside.
+$\min(B, N g / D)$, an all-to-all at $\min(B, N / D)$; the latency is the shorter one of a ring's and of a tree between
+the hosts with rings inside.
 """
 
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ def group_cost(cluster: Cluster, host: Host, group: Group, name: CollectiveName)
         return link_cost(rack, name, group.degree)
     network = _link(cluster, "network", "rack")
     inside = next((link for link in cluster.links if link.tier == "host"), network)
-    share = network.bandwidth * near / host.devices
+    apart = name == "all_to_all"  # every worker sends by itself; a ring leaves the host once for all of it
+    share = network.bandwidth * (1 if apart else near) / host.devices
     bandwidth = min(inside.bandwidth, share) if near > 1 else share
     hosts = ceil(group.degree / near)
     tree = 2 * ceil(log2(max(2, hosts))) * network.latency + hops(name, near) * inside.latency

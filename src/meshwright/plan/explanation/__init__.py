@@ -1,7 +1,8 @@
 """Why this layout? What binds it, why each neighbour loses, and what would flip the choice: all by pricing.
 
 In: a `HybridPricer`, a `Goal`, the chosen layout. Out: sentences with numbers.
-Reading order: `_names`, `_comparison` (one layout against another), `_neighbours`, `_causes`.
+Reading order: `_names`, `_comparison` (one layout against another), `_departures` (from exact steps), `_neighbours`,
+`_causes`.
 """
 
 from meshwright.plan.explanation._causes import binding as binding

@@ -7,6 +7,7 @@ from meshwright.cost.hybrid import HybridPricer, Layout, Price
 from meshwright.plan._flips import scaled_links
 from meshwright.plan._goal import Goal, Pins
 from meshwright.plan.explanation._comparison import by_axis, longest_items, unproven
+from meshwright.plan.explanation._departures import exactly, meeting
 from meshwright.plan.explanation._names import AXES, summary
 from meshwright.plan.explanation._neighbours import with_memory
 from meshwright.plan.search import Aim, Effort, Found, Search
@@ -32,10 +33,11 @@ def _near(goal: Goal, chosen: Layout, *, workers: int) -> Pins:
 
 def binding(pricer: HybridPricer, chosen: Layout, best: Price, roomy: Found | None) -> str:
     """What keeps the step from being faster, in a sentence with numbers."""
-    if roomy is not None and roomy.price.step < 0.99 * best.step and roomy.price.peak > best.peak:
+    first = meeting(chosen, best)
+    if roomy is not None and roomy.price.pace < 0.99 * best.pace and roomy.price.peak > best.peak:
         stage, items = max(enumerate(best.memory), key=lambda pair: pair[1].peak)
         where = f" of stage {stage + 1}" if len(best.memory) > 1 else ""
-        return (
+        return first + (
             f"memory{where}: {format_bytes(items.peak)} are used; with {format_bytes(roomy.price.peak)} "
             f"{summary(roomy.layout)} would take {format_seconds(roomy.price.step)} instead of "
             f"{format_seconds(best.step)}"
@@ -51,7 +53,7 @@ def binding(pricer: HybridPricer, chosen: Layout, best: Price, roomy: Found | No
     if name == "computing":
         each = pricer.flops / best.step / chosen.mesh.num_workers
         rate = f", {each / 1e12:.0f} TFLOP/s per device over the whole step"
-    return f"{name}: {items[name] / best.step:.0%} of the step ({format_seconds(items[name])}{detail}{rate})"
+    return f"{first}{name}: {items[name] / best.step:.0%} of the step ({format_seconds(items[name])}{detail}{rate})"
 
 
 def flips(
@@ -59,8 +61,9 @@ def flips(
 ) -> Iterator[str]:
     """What would change the choice, and what twice the hardware would buy."""
     best = chosen.price
-    if roomy is not None and roomy.price.step < best.step and roomy.price.peak > best.peak:
-        saved = format_seconds(best.step - roomy.price.step)
+    yield from exactly(pricer, chosen.layout, best)
+    if roomy is not None and roomy.price.pace < best.pace and roomy.price.peak > best.peak:
+        saved = format_seconds(best.pace - roomy.price.pace)
         yield f"with {format_bytes(roomy.price.peak)} per device: {summary(roomy.layout)}, {saved} faster"
     yield from _links(pricer, chosen, rivals)
     yield from _batch(pricer, goal, aim, chosen)
@@ -74,8 +77,8 @@ def _links(pricer: HybridPricer, chosen: Found, rivals: Sequence[Found]) -> Iter
             changed = HybridPricer(
                 pricer.graph, scaled_links(pricer.cluster, factor**sign), correction=pricer.correction
             )
-            own = changed.price(chosen.layout).step
-            times = [(changed.price(rival.layout).step, place) for place, rival in enumerate(rivals)]
+            own = changed.price(chosen.layout).pace
+            times = [(changed.price(rival.layout).pace, place) for place, rival in enumerate(rivals)]
             fastest = min(times, default=(own, 0))
             if fastest[0] < own * 0.999:
                 yield f"links {factor:g} times {word}: {summary(rivals[fastest[1]].layout)}"
@@ -93,7 +96,7 @@ def _batch(pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Found) -> Iterato
     if found is None:
         return
     same = replace(found.layout, replicas=(), micro_batches=1) == replace(chosen.layout, replicas=(), micro_batches=1)
-    gain = 2 * chosen.price.step / found.price.step - 1
+    gain = 2 * chosen.price.pace / found.price.pace - 1
     plan = "the same plan" if same else summary(found.layout)
     yield f"a batch of {2 * size} instead of {size}: {plan}, {gain:.1%} more examples per second{unproven(result.gap)}"
 
@@ -113,7 +116,7 @@ def _hardware(pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Found) -> Iter
     if found is None:
         yield f"twice the hardware: nothing, a batch of {pricer.graph.batch_size} cannot be shared out further"
         return
-    speedup = chosen.price.step / found.price.step
+    speedup = chosen.price.pace / found.price.pace
     dearer = found.price.money / chosen.price.money - 1 if chosen.price.money else 0.0
     cost = f", {dearer:+.1%} money per step" if chosen.price.money else ""
     yield f"twice the hardware: {summary(found.layout)}, {speedup:.2f} times as fast{cost}{unproven(result.gap)}"

@@ -1,9 +1,11 @@
 """Layouts in a line, and what their axes are called."""
 
+from collections.abc import Iterator
+
 from meshwright.cost.hybrid import Layout
 
 AXES = {"tp": "tensor", "cp": "context", "ep": "expert", "pp": "pipeline", "dp_shard": "shards",
-        "dp_replicate": "replicas", "data": "data"}  # fmt: skip
+        "dp_replicate": "replicas", "data": "data", "islands": "islands"}  # fmt: skip
 
 
 def summary(layout: Layout, devices: str = "") -> str:
@@ -30,8 +32,18 @@ def summary(layout: Layout, devices: str = "") -> str:
         parts.append(f"{len(layout.recomputed)} blocks recomputed")
     if layout.offload != "none":
         parts.append(f"{layout.offload} offloaded")
+    return ", ".join((*parts, *_departures(layout)))
+
+
+def _departures(layout: Layout) -> Iterator[str]:
+    """What is not as the script has it."""
     if layout.precision.compute != "as_written":
-        parts.append(f"{layout.precision.compute} compute")
+        yield f"{layout.precision.compute} compute"
+    if layout.precision.reduction != "as_written":
+        yield f"{layout.precision.reduction} reduction"
+    if layout.exchange.updates is not None:
+        yield f"{layout.exchange.updates.summary} by {layout.islands} islands"
+    if layout.exchange.compression is not None:
+        yield layout.exchange.compression.summary
     if layout.kernels.compiled:
-        parts.append("compiled")
-    return ", ".join(parts)
+        yield "compiled"

@@ -10,9 +10,13 @@ from meshwright.cost.hybrid import HybridPricer, Layout, Price
 from meshwright.graph import Splits
 from meshwright.plan._goal import Goal, Pins
 from meshwright.plan.explanation._comparison import too_large, unproven, why_not
+from meshwright.plan.explanation._departures import other_departures
 from meshwright.plan.search import Aim, Effort, Search, limits
 
 _QUICK = Effort(priced=4, visited=60, total=240)
+# Choices that follow every change, unless they are pinned.
+_UNFIXED = ("recompute", "compiled", "offload", "reduction", "compression", "compression_rank", "compression_share",
+            "updates", "interval", "islands", "outer_rate", "outer_momentum", "fragments", "delay")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +41,8 @@ class Neighbour:
 def neighbours(pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Layout, best: Price) -> Iterator[Neighbour]:
     """The neighbours of a layout; what a pin forbids is left out."""
     fixed = pins_of(chosen)
-    for name, value in _changes(pricer.graph.splits or Splits(), chosen):
+    others = other_departures(chosen, goal.allow)
+    for name, value in (*_changes(pricer.graph.splits or Splits(), chosen), *others):
         if getattr(goal.pins, name) is not None:
             continue
         pins = relaxed(fixed, goal.pins, name, value)
@@ -104,8 +109,10 @@ def relaxed(fixed: Pins, pinned: Pins, name: str, value: Any) -> Pins:
         open_ = {"data": None} if name == "shard" else {}
     if name == "schedule":
         open_ = {"stages": None}
+    if name == "updates":  # islands need replicas
+        open_ = {"data": None, "shard": None, "sharding": None}
     kept = {key: given for key in open_ if (given := getattr(pinned, key)) is not None}
-    always: dict[str, Any] = {"recompute": pinned.recompute, "compiled": pinned.compiled, "offload": pinned.offload}
+    always: dict[str, Any] = {one: getattr(pinned, one) for one in _UNFIXED}
     return replace(fixed, **(always | open_ | kept | {name: value}))
 
 

@@ -12,6 +12,7 @@ from meshwright.hardware import Host
 from meshwright.plan._goal import Goal
 from meshwright.plan._layouts import divisors, doublings
 from meshwright.plan._space import accumulations, kernel_choices, offloads, precisions
+from meshwright.plan.search._sending import sent
 from meshwright.units import MIB, Bytes
 
 _BUCKET_SIZE: Bytes = 25 * MIB  # torch's own; others are looked at where they are pinned
@@ -87,10 +88,12 @@ class Choices:
         kernels: implementations.
         precisions: data types.
         offloads: what may be kept in the hosts' memory.
+        hosts: those that train.
     """
 
     splits: Splits
     goal: Goal
+    hosts: tuple[Host, ...]
     kernels: tuple[Kernels, ...]
     precisions: tuple[Precision, ...]
     offloads: tuple[Offload, ...] = ("none",)
@@ -99,15 +102,15 @@ class Choices:
 def choices_of(pricer: HybridPricer, goal: Goal) -> Choices:
     """What may be combined for a graph on a cluster."""
     device = pricer.hosts[0].device
-    reduction = goal.pins.reduction or "as_written"
-    found = (replace(one, reduction=reduction) for one in precisions(device, goal, num_workers=2))
+    found = precisions(device, goal, num_workers=1)  # how gradients are sent is asked once there are data ranks
     kernels = kernel_choices(pricer.graph, device, goal)
     fused = [one for one in kernels if one.optimizer == "fused"]
     return Choices(
         splits=pricer.graph.splits or Splits(),
         goal=goal,
+        hosts=pricer.hosts,
         kernels=tuple(fused or kernels),  # the same update in the same order, with less memory
-        precisions=tuple(dict.fromkeys(found)),
+        precisions=found,
         offloads=tuple(_pinned(goal.pins.offload, _offloads(pricer))) or ("none",),
     )
 
@@ -161,7 +164,8 @@ def _modes(
     transport = pins.transport or ("gloo" if on_cpu else "nccl")
     examples = ceil(pricer.graph.batch_size / mesh.num_shares)
     counts = accumulations(pricer.graph, (1,) * mesh.num_shares, choices.goal)
-    ways = list(product(_attentions(choices.splits, mesh), _orders(host, mesh, devices)))
+    places = host.device.cores // threads if on_cpu else host.devices
+    ways = list(product(_attentions(choices.splits, mesh), _orders(mesh, devices, places=places, on_cpu=on_cpu)))
     for sequence, kernels, precision in product(_sequences(choices, mesh), choices.kernels, choices.precisions):
         for count in counts:
             base = Layout(
@@ -190,10 +194,15 @@ def _attentions(splits: Splits, mesh: Mesh) -> tuple[AttentionMode, ...]:
     return ("ring", "all_to_all") if mesh.cp * mesh.tp in handed or (mesh.cp in handed and mesh.tp == 1) else ("ring",)
 
 
-def _orders(host: Host, mesh: Mesh, devices: Devices) -> tuple[Order, ...]:
-    """The pipeline inside the data axes only where it then stays within a host, or keeps each replica on one kind."""
-    near = mesh.tp * mesh.cp * mesh.pp <= host.devices or len(devices.kinds) > 1
-    both = mesh.pp > 1 and mesh.num_shares > 1 and near
+def _orders(mesh: Mesh, devices: Devices, *, places: int, on_cpu: bool) -> tuple[Order, ...]:
+    """The pipeline inside the data axes only where it then stays within a host, or keeps each replica on one kind.
+
+    Args:
+        places: workers that a host has room for.
+    """
+    near = mesh.tp * mesh.cp * mesh.pp <= places or len(devices.kinds) > 1
+    several = not on_cpu or mesh.num_workers > places
+    both = mesh.pp > 1 and mesh.num_shares > 1 and near and several
     return ("pipeline_outside", "pipeline_inside") if both else ("pipeline_outside",)
 
 
@@ -244,7 +253,7 @@ def _by_speed(
 
 
 def frames(shape: Layout, choices: Choices) -> Iterator[Frame]:
-    """Sharding, buckets, schedules, numbers of stages and the order of kinds for a shape."""
+    """Sharding, sending, schedules, numbers of stages and the order of kinds for a shape."""
     for layout in levels(shape, choices):
         for schedule, stages in schedules(layout, choices):
             for one in (layout, *offloaded(layout, choices)):
@@ -264,12 +273,13 @@ def arranged(frame: Frame) -> Iterator[Frame]:
 
 
 def levels(shape: Layout, choices: Choices) -> Iterator[Layout]:
-    """Sharding and buckets for a shape."""
+    """Sharding, buckets and what gradients are sent as, for a shape."""
     exchange = replace(shape.exchange, bucket_size=choices.goal.pins.bucket_size or _BUCKET_SIZE)
+    departs = bool(choices.goal.allow) or choices.goal.pins.updates is not None
     for sharding, mesh in _shardings(shape, choices.goal):
         layout = replace(shape, mesh=mesh, sharding=sharding, exchange=exchange, offload=choices.offloads[0])
         if sharding != "parameters" or layout.offload == "none":
-            yield layout
+            yield from sent(layout, choices.goal, choices.hosts) if departs else (layout,)
 
 
 def offloaded(layout: Layout, choices: Choices) -> Iterator[Layout]:

@@ -221,7 +221,7 @@ class Search:
             form, work + 2 * (frame.num_stages - 1) * sent, ahead=ahead, after=pricer.least_after(layout)
         )  # fmt: skip
         least = max(span, layout.micro_batches * shared)
-        return self._aim.least(least * pricer.least_factor, *self._drawn(layout))
+        return self._aim.least(least * pricer.least_factor, *self._drawn(layout), steps=layout.steps_over_exact)
 
     def _finish(self, left: list[StageSearch], state: _State, effort: float) -> None:
         """Searches what probing left open, as far as the effort goes; the rest keeps its bound."""
@@ -258,7 +258,7 @@ class Search:
         most = limits(pricer, self._goal, shape)
         room = sum(max(most[replica.kinds[rank]] for replica in shape.replicas) for rank in range(shape.mesh.pp))
         for layout in self._roomy(shape, room):
-            key = layout.mesh.dp_shard if layout.sharding == "parameters" else 0
+            key = (layout.mesh.dp_shard, layout.exchange) if layout.sharding == "parameters" else None
             if key not in known:
                 known[key] = self._work_of(layout)
             work, ahead, shared = known[key]
@@ -269,7 +269,7 @@ class Search:
                 )
                 least = least_step(form, work + 2 * (stages - 1) * sent, ahead=ahead, after=after)
                 least = max(least, layout.micro_batches * shared)
-                value = self._aim.least(least * pricer.least_factor, *draw)
+                value = self._aim.least(least * pricer.least_factor, *draw, steps=layout.steps_over_exact)
                 if value < best * (1 - ROUNDING):
                     yield value, framed(layout, schedule, stages)
 

@@ -96,7 +96,7 @@ class StageSearch:
         self._shared = max(least_shared(part, each, units) for part in both)
         self._after = pricer.least_after(layout)
         self._ahead = least_share(self._burdens.forward, both)
-        self._draw = pricer.draw(layout)
+        self._draw, self._steps = pricer.draw(layout), layout.steps_over_exact
         self._tables = {
             kind: block_times(pricer, layout, self._burdens, kind, limits=limits, recompute=recompute)
             for kind, block in enumerate(self._burdens.is_block) if block and self._summed[-1][kind]
@@ -260,7 +260,8 @@ class StageSearch:
     def _longest(self, value: float) -> Seconds:
         """The step at which the value is reached; the limits' where the value does not depend on it."""
         power, price = self._draw
-        per_second = {"time": 1.0, "cost": price / 3600, "energy": power, "memory": 0.0}[self._aim.minimize]
+        each = {"time": 1.0, "cost": price / 3600, "energy": power, "memory": 0.0}[self._aim.minimize]
+        per_second = self._steps * each
         return value / per_second if per_second and np.isfinite(value) else float("inf")
 
     def _ends(self, low: int, left: int) -> list[int]:
@@ -297,7 +298,8 @@ class StageSearch:
         )
 
     def _value(self, step: Seconds) -> float:
-        return self._aim.least(step, *self._draw, peak=self._weighs / self._form.num_workers)
+        peak = self._weighs / self._form.num_workers
+        return self._aim.least(step, *self._draw, peak=peak, steps=self._steps)
 
 
 def least_sent(pricer: HybridPricer, layout: Layout) -> Seconds:

@@ -1,0 +1,219 @@
+"""What data ranks exchange: gradients, once after the last backward; parameters in shards, around every unit.
+
+In fewer bits a sum is made of messages, each priced over the links that it crosses. An all-to-all leaves a host once
+for every device, a ring once for all of them: half the bits do not take half the time where workers share a network.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from meshwright.cost._communication import moved_share
+from meshwright.cost._lossy import (
+    SHARDED,
+    encoded_share,
+    encoding_copies,
+    of_gradients,
+    routes,
+    sends_less,
+    shard_copies,
+)
+from meshwright.cost._prediction import Collective
+from meshwright.cost._workload import Column
+from meshwright.cost.accelerator import after_backward
+from meshwright.cost.hybrid._exchanges import Exchanges
+from meshwright.cost.hybrid._layout import Layout
+from meshwright.cost.hybrid._pieces import Weights
+from meshwright.cost.hybrid._units import gradient_bytes, trained_elements
+from meshwright.graph import Graph
+from meshwright.hardware import CollectiveName
+from meshwright.units import Bytes, BytesPerSecond, Seconds
+
+_LOSS_SIZE = 16
+_FLOAT: Bytes = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shards:
+    """What a unit of each kind takes whose parameters are in shards.
+
+    Args:
+        parameters: bytes that are gathered.
+        gradients: bytes that are scattered.
+        gathered: time of the one on the links (s).
+        scattered: and of the other (s).
+        gathering: encoding and decoding the one, for which computing waits (s).
+        scattering: and the other (s).
+    """
+
+    parameters: Column
+    gradients: Column
+    gathered: Column
+    scattered: Column
+    gathering: Column | float = 0.0
+    scattering: Column | float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Synchronised:
+    """What follows the last backward of one worker of the pipeline.
+
+    Args:
+        exposed: exchange of gradients and updated parameters that nothing hides (s).
+        collectives: what is exchanged.
+    """
+
+    exposed: Seconds
+    collectives: tuple[Collective, ...]
+
+
+class DataExchange:
+    """Prices of what the data ranks of layouts exchange.
+
+    Args:
+        graph: the whole one.
+        exchanges: prices of collectives.
+    """
+
+    def __init__(self, graph: Graph, exchanges: Exchanges) -> None:
+        self._graph, self._exchanges = graph, exchanges
+
+    def shards(self, layout: Layout, weights: Weights, *, copying: BytesPerSecond) -> Shards | None:
+        """Parameters gathered and gradients scattered, unit by unit; None where they are whole.
+
+        Args:
+            copying: bytes that a worker reads and writes over time when gradients are copied (B/s).
+        """
+        degree, stride, choice = layout.mesh.dp_shard, layout.stride("dp_shard"), of_gradients(layout.exchange)
+        if layout.sharding != "parameters" or degree == 1:
+            return None
+
+        def times(name: CollectiveName, sizes: Column) -> Column:
+            each = (float(size) for size in sizes)
+            return np.array(
+                [self._exchanges.time(layout, name, degree, stride, size) if size else 0.0 for size in each]
+            )
+
+        if choice is None:
+            parameters, gradients = weights.parameters, weights.gradients
+            return Shards(
+                parameters=parameters, gradients=gradients, gathered=times("all_gather", parameters),
+                scattered=times("reduce_scatter", gradients),
+            )  # fmt: skip
+        floats = _FLOAT * weights.elements
+        parameters, gradients = encoded_share(SHARDED) * floats, encoded_share(choice) * floats
+        gathering, scattering = shard_copies(choice, group=degree)
+        return Shards(
+            parameters=parameters, gradients=gradients, gathered=times("all_gather", parameters),
+            scattered=times("all_to_all", gradients), gathering=gathering * 2 * floats / copying,
+            scattering=scattering * 2 * floats / copying,
+        )  # fmt: skip
+
+    def in_shards(self, layout: Layout, weights: Weights, units: Column) -> Iterator[Collective]:
+        """Collectives of a step on parameters in shards, of one worker.
+
+        Args:
+            units: of each kind on it.
+        """
+        shards = self.shards(layout, weights, copying=float("inf"))
+        if shards is None:
+            return
+        count = layout.micro_batches
+        number = int((units * (weights.parameters > 0)).sum()) * count
+        for name, calls, sizes, times in (
+            ("all_gather", 2, shards.parameters, shards.gathered),
+            ("reduce_scatter", 1, shards.gradients, shards.scattered),
+        ):
+            yield Collective(
+                name=name, axis="dp_shard", count=calls * number, size=round(calls * count * float(units @ sizes)),
+                duration=calls * count * float(units @ times),
+            )  # fmt: skip
+
+    def synchronised(
+        self, layout: Layout, gradients: float, expert: float, parameters: float,
+        *, window: Seconds, copying: BytesPerSecond,
+    ) -> Synchronised:  # fmt: skip
+        """Gradients summed over an island's data axes once a step, beside the last micro-batch's backward.
+
+        Args:
+            gradients: bytes on one worker.
+            expert: of them, those of experts, of which there are fewer replicas.
+            parameters: bytes on one worker.
+            window: that backward (s); 0 where nothing can be hidden behind it.
+            copying: bytes that a worker reads and writes over time when gradients are copied (B/s).
+        """
+        mesh = layout.mesh
+        islands = layout.islands
+        replicate, shard, context = mesh.dp_replicate // islands, mesh.dp_shard, mesh.cp
+        lossy = sends_less(layout.exchange, layout.precision)
+        found: list[Collective] = []
+        passes = 0.0
+
+        def add(name: CollectiveName, axis: str, degree: int, step: int, size: float) -> None:
+            nonlocal passes
+            if degree == 1 or size <= 0:
+                return
+            calls = max(1, round(size / layout.exchange.bucket_size))
+            if lossy and name != "all_gather":
+                one, encoding = self._summed(layout, name, axis, degree, step, size, calls, copying)
+                passes += encoding
+            else:
+                duration = self._exchanges.time(layout, name, degree, step, size, calls=calls)
+                one = Collective(name=name, axis=axis, count=calls, size=round(size), duration=duration)
+            found.append(one)
+
+        common = gradients - expert
+        step = layout.stride("cp") if context > 1 else layout.stride("dp_shard")
+        if layout.sharding == "none":
+            add("all_reduce", "data", replicate * shard * context, step, common)
+            add("all_reduce", "data", replicate * shard * context // mesh.ep, step * mesh.ep, expert)
+        else:
+            if layout.sharding != "parameters":
+                add("reduce_scatter", "dp_shard", shard, layout.stride("dp_shard"), gradients)
+            add("all_reduce", "cp", context, layout.stride("cp"), gradients / shard)
+            add("all_reduce", "dp_replicate", replicate, layout.stride("dp_replicate"), gradients / shard)
+        total = sum(item.duration for item in found)
+        if layout.sharding in ("optimizer", "gradients"):
+            handed = parameters if of_gradients(layout.exchange) is None else self._in_eight_bits(parameters)
+            add("all_gather", "dp_shard", shard, layout.stride("dp_shard"), handed)
+        gathered = sum(item.duration for item in found) - total
+        loss = self._exchanges.time(layout, "all_reduce", mesh.num_workers // islands, 1, _LOSS_SIZE)
+        exposed = loss + passes + self._after(layout, total, gathered, gradients, window=window)
+        return Synchronised(exposed=exposed, collectives=tuple(found))
+
+    def _summed(
+        self, layout: Layout, name: CollectiveName, axis: str, degree: int, stride: int, size: float, calls: int,
+        copying: BytesPerSecond,
+    ) -> tuple[Collective, Seconds]:  # fmt: skip
+        """A sum in fewer bits, as large as the exact one that sends as much, and what encoding it takes (s)."""
+        choice, whole = of_gradients(layout.exchange), size * self._floats
+        owned = name == "reduce_scatter" and layout.sharding == "gradients"
+        listed = routes(choice, self._graph, group=degree, owned=owned)
+        duration = self._exchanges.routed(layout, listed, degree, stride, whole, calls=calls)
+        sent = whole * sum(share * moved_share(route, degree) for route, share in listed)
+        one = Collective(
+            name=name, axis=axis, count=calls * len(listed), size=round(sent / moved_share(name, degree)),
+            duration=duration,
+        )  # fmt: skip
+        return one, encoding_copies(choice, group=degree) * 2 * whole / copying
+
+    @cached_property
+    def _floats(self) -> float:
+        """Bytes of gradients in float32 over those as captured."""
+        captured = float(gradient_bytes(self._graph).sum())
+        return _FLOAT * float(trained_elements(self._graph).sum()) / captured if captured else 1.0
+
+    def _in_eight_bits(self, parameters: float) -> float:
+        return encoded_share(SHARDED) * self._floats * parameters
+
+    def _after(
+        self, layout: Layout, reduced: Seconds, gathered: Seconds, gradients: float, *, window: Seconds
+    ) -> Seconds:
+        """What of exchanging gradients, and then parameters, nothing hides (s)."""
+        habits = self._exchanges.habits
+        if habits is not None:
+            return after_backward(reduced, gathered, window if layout.exchange.overlap else 0.0, habits)
+        tail = reduced * min(1.0, layout.exchange.bucket_size / max(1.0, gradients))
+        return gathered + (max(tail, reduced - window) if layout.exchange.overlap else reduced)

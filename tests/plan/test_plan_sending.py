@@ -1,0 +1,147 @@
+"""Gradients in fewer bits on hardware that is not here: what they cost by hand, and where a search takes them."""
+
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+import search_builders as build
+from meshwright.cost import Compression, Exchange, Mesh, Precision
+from meshwright.cost.hybrid import HybridPricer, Layout, Replica
+from meshwright.graph import Graph
+from meshwright.hardware import Cluster
+from meshwright.plan import Goal, Pins
+from meshwright.plan.search import Aim, Search, choices_of, device_sets, frames, shapes
+
+LOSSY = ("precision", "compression")
+HALF, INT8 = Precision(reduction="bfloat16"), Exchange(transport="nccl", compression=Compression(method="int8"))
+SHARE = 0.25390625  # 8 bits, and 8 bytes for each block of 512 elements
+
+
+def _case(seed: int = 1, *, hosts: int = 2, devices: int = 1, network: float = 1e6) -> tuple[Graph, Cluster]:
+    """Devices that copy at known rates; a network slow enough that nothing else counts."""
+    rng = random.Random(seed)
+    graph, cluster = build.random_graph(rng), build.random_cluster(rng)
+    host = replace(cluster.hosts[0], count=hosts, devices=devices)
+    host = replace(host, device=replace(host.device, memory=10**11))
+    near, far = cluster.links
+    far = replace(far, bandwidth=network, latency=0.0)
+    return graph, replace(cluster, hosts=(host,), links=(replace(near, bandwidth=1e12, latency=0.0), far))
+
+
+def _layout(shares: int, **choices: object) -> Layout:
+    return Layout(
+        mesh=Mesh(dp_replicate=shares), replicas=(Replica(count=shares, kinds=(0,), examples=1.0),), **choices
+    )
+
+
+def _sum(pricer: HybridPricer, layout: Layout) -> float:
+    return sum(item.duration for item in pricer.price(layout).collectives if item.axis == "data")
+
+
+def test_two_workers_send_each_other_all_of_it() -> None:
+    pricer = HybridPricer(*_case())
+    size = 4 * pricer.whole.trainable_elements
+    assert _sum(pricer, _layout(2)) == pytest.approx(size / 1e6)
+    assert _sum(pricer, _layout(2, precision=HALF)) == pytest.approx(size / 2 / 1e6)
+    assert _sum(pricer, _layout(2, exchange=INT8)) == pytest.approx(SHARE * size / 1e6)
+
+
+def test_parts_leave_a_host_once_for_every_device() -> None:
+    """Two hosts of four: a ring crosses with 2 · 7/8 at the host's rate, parts for all with 7/8 at a fourth of it."""
+    pricer = HybridPricer(*_case(devices=4))
+    size = 4 * pricer.whole.trainable_elements
+    assert _sum(pricer, _layout(8)) == pytest.approx(2 * 7 / 8 * size / 1e6)
+    assert _sum(pricer, _layout(8, precision=HALF)) == pytest.approx((4 + 1) * 7 / 8 * size / 2 / 1e6)
+    assert _sum(pricer, _layout(8, exchange=INT8)) == pytest.approx((4 + 1) * 7 / 8 * SHARE * size / 1e6)
+
+
+def test_encoding_is_waited_for_and_what_is_left_out_is_kept() -> None:
+    """Over links that take no time: 2.5 copies of what was carried, 3.3 to encode, three messages of 2 to decode."""
+    graph, cluster = _case(network=1e30)
+    links = tuple(replace(link, bandwidth=1e30, latency=0.0) for link in cluster.links)
+    pricer = HybridPricer(graph, replace(cluster, links=links))
+    size = 4 * pricer.whole.trainable_elements
+    device = cluster.hosts[0].device
+    copying = next(row.bandwidth for row in device.operation_rates if row.kind == "copy" and row.variant == "default")
+    exact, encoded = pricer.price(_layout(2)), pricer.price(_layout(2, exchange=INT8))
+    assert encoded.step - exact.step == pytest.approx((2.5 + 3.3 + 3 * 2.0) * 2 * size / copying)
+    assert encoded.peak - exact.peak == pytest.approx(size, rel=0.2)  # the allocator's share on it
+
+
+def test_shards_travel_in_fewer_bits() -> None:
+    """Gathered twice in 8 bits and scattered once in 4."""
+    pricer = HybridPricer(*_case())
+    mesh = Mesh(dp_shard=2)
+    exchange = Exchange(transport="nccl", compression=Compression(method="int4"))
+    exact = replace(_layout(2), mesh=mesh, sharding="parameters")
+    size = 4 * pricer.whole.trainable_elements
+    times = [{item.name: item.duration for item in pricer.price(layout).collectives}
+             for layout in (exact, replace(exact, exchange=exchange))]  # fmt: skip
+    assert times[0] == pytest.approx({"all_gather": size / 1e6, "reduce_scatter": size / 2 / 1e6})
+    assert times[1] == pytest.approx(
+        {"all_gather": SHARE * size / 1e6, "reduce_scatter": (0.125 + 4 / 2048) * size / 2 / 1e6}
+    )
+
+
+@pytest.mark.parametrize("allow", [("precision",), ("compression",), ("staleness",), (*LOSSY, "staleness")])
+def test_equal_to_looking_at_everything_over_slow_links(allow: tuple[str, ...]) -> None:
+    """12 cases each, half of them without a pipeline: the best of all, and what is allowed is taken in some."""
+    taken: Counter[str] = Counter()
+    for case in range(12):
+        rng = random.Random(300 + case)
+        graph, cluster = build.random_graph(rng, most_blocks=2), build.random_cluster(rng)
+        links = tuple(replace(link, bandwidth=link.bandwidth / 100) for link in cluster.links)
+        pricer = HybridPricer(graph, replace(cluster, hosts=(replace(cluster.hosts[0], count=2),), links=links))
+        goal = Goal(pins=Pins(workers=2, pipeline=1 if case % 2 else None), allow=allow)
+        result = Search(pricer, goal, Aim()).run()
+        value = Aim().value(result.best.price) if result.best is not None else float("inf")
+        assert value == pytest.approx(build.best_of_everything(pricer, goal, Aim()), rel=1e-7)
+        assert result.gap == 0.0
+        if result.best is not None:
+            layout = result.best.layout
+            taken[layout.precision.reduction] += 1
+            taken["compressed" if layout.exchange.compression else "whole"] += 1
+            taken["apart" if layout.exchange.updates else "together"] += 1
+    assert taken[{"precision": "bfloat16", "compression": "compressed", "staleness": "apart"}[allow[-1]]] > 0
+
+
+def _sent(goal: Goal) -> set[tuple[str, bool, str, str]]:
+    """Sharding, whether the model is split, and what gradients are sent as, of every frame."""
+    pricer = HybridPricer(*_case(devices=2))
+    choices = choices_of(pricer, goal)
+    found = set()
+    for devices in device_sets(pricer.hosts, goal):
+        for shape in shapes(pricer, choices, devices):
+            for frame in frames(shape, choices):
+                layout = frame.layout
+                choice = layout.exchange.compression
+                found.add(
+                    (layout.sharding, layout.mesh.splits_the_model, layout.precision.reduction,
+                     choice.method if choice else "none")
+                )  # fmt: skip
+    return found
+
+
+def test_nothing_is_lossy_unless_it_is_allowed() -> None:
+    assert {(reduction, method) for _, _, reduction, method in _sent(Goal())} == {("as_written", "none")}
+
+
+def test_only_what_the_axes_go_with_is_offered() -> None:
+    found = _sent(Goal(allow=LOSSY))
+    rounded = {(sharding, split) for sharding, split, reduction, _ in found if reduction == "bfloat16"}
+    assert rounded == {(level, split) for level in ("none", "optimizer", "gradients") for split in (False, True)}
+    compressed = {(sharding, split) for sharding, split, _, method in found if method == "int8"}
+    assert compressed == {(level, False) for level in ("none", "optimizer", "gradients", "parameters")}
+    assert not any(reduction == "bfloat16" and method == "int8" for _, _, reduction, method in found)
+
+
+def test_what_is_pinned_is_all_that_is_looked_at() -> None:
+    found = _sent(Goal(pins=Pins(workers=4, compression="powersgd"), allow=LOSSY))
+    assert {(sharding, split, method) for sharding, split, _, method in found} == {
+        (level, False, "powersgd") for level in ("none", "optimizer", "gradients")
+    }
+    assert {
+        reduction for _, _, reduction, _ in _sent(Goal(pins=Pins(workers=4, reduction="float16"), allow=LOSSY))
+    } == {"float16"}
