@@ -82,3 +82,12 @@ def _check(strategy: Strategy, updates: Updates) -> None:
             alternatives=["--set updates=local", "--set updates=every_step"],
             command="meshwright run SCRIPT",
         )
+    places = mesh.num_shares * mesh.cp // max(1, updates.islands)
+    if mesh.ep > 1 and places % mesh.ep:
+        raise PlanError(
+            f"{updates.islands} islands with expert = {mesh.ep}",
+            cause=f"all experts of a layer are inside one island, which has {places} "
+            f"place{'s' if places > 1 else ''} for them: workers with other examples or parts of a sequence",
+            alternatives=["fewer islands, or more data or context workers in each", "--set updates=every_step"],
+            command="meshwright run SCRIPT",
+        )
