@@ -65,7 +65,8 @@ def machine_of_row(row: PublishedRow) -> Machine:
 def links_of(row: PublishedRow) -> tuple[BytesPerSecond, BytesPerSecond, Seconds, int]:
     """Inner link and network of a device, latency between hosts, and how many devices the inner link joins."""
     entry = known_devices().devices[row.device]
-    network = row.network or (entry.network.value / 8 if entry.network else _USUAL_NETWORK)
+    per_host = row.devices_per_host if entry.link_reach else 8
+    network = row.network or (entry.network.value / per_host if entry.network else _USUAL_NETWORK)
     link = row.link or (entry.link.value if entry.link else _USUAL_LINK)
     domain = max(row.devices_per_host, entry.link_reach)
     return link, network, _latency(row), min(domain, row.num_devices)

@@ -66,14 +66,22 @@ def read_toml(kind: type[T], path: Path) -> T:
     Raises:
         DocumentError: no such file, not TOML, or not what `kind` asks for.
     """
+    return from_mapping(kind, read_mapping(path), where=str(path))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """What stands in a TOML file.
+
+    Raises:
+        DocumentError: no such file, or not TOML.
+    """
     try:
-        mapping = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         near = suggestion(path.name, [other.name for other in path.parent.glob(f"*{path.suffix}")])
         raise DocumentError(f"cannot read {path}: {error.strerror}", cause=near) from None
     except tomllib.TOMLDecodeError as error:
         raise DocumentError(f"{path} is not TOML: {error}") from None
-    return from_mapping(kind, mapping, where=str(path))
 
 
 def write_toml(value: object, path: Path, *, heading: str = "") -> None:

@@ -1,15 +1,17 @@
 """The catalogue: every figure has a source, achieved rates lie below peaks, and short forms become clusters."""
 
+import re
 import tomllib
 from dataclasses import fields
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshwright.errors import UsageError
-from meshwright.hardware import CatalogEntry, Figure, catalog, parse_cluster
+from meshwright.hardware import CatalogEntry, Figure, catalog, parse_cluster, read_cluster
 from meshwright.hardware._catalog import device_of, typical_share
 from meshwright.units import GIB
 
@@ -48,6 +50,13 @@ def test_nobody_achieved_more_than_the_peak(key: str) -> None:
     assert (entry.price_low is None) == (entry.price_high is None)
     if entry.price_low is not None and entry.price_high is not None:
         assert entry.price_low.value <= entry.price_high.value
+
+
+@pytest.mark.parametrize("key", KNOWN.devices)
+def test_every_price_and_power_has_a_date(key: str) -> None:
+    entry = KNOWN.devices[key]
+    dates = [KNOWN.date(figure) for figure in (entry.power, entry.price_low, entry.price_high) if figure is not None]
+    assert all(re.fullmatch(r"20\d\d(-\d\d){1,2}", date) for date in dates)
 
 
 def test_every_source_is_used_and_every_key_is_read() -> None:
@@ -89,6 +98,7 @@ def test_one_device_and_one_host() -> None:
 
 def test_a_link_that_reaches_beyond_a_host_makes_a_rack() -> None:
     assert [link.tier for link in parse_cluster("gb200:4x18").links] == ["host", "rack"]
+    assert [link.tier for link in parse_cluster("gb200:4x18x8").links] == ["host", "rack", "network"]
 
 
 def test_racks_have_the_hosts_network_inside_and_a_part_of_it_between() -> None:
@@ -143,3 +153,29 @@ def test_the_alternative_to_an_unknown_network_is_a_short_form_too() -> None:
 def test_what_is_no_short_form_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="names no cluster"):
         parse_cluster(text)
+
+
+def test_a_cluster_file_names_devices_and_three_tiers(tmp_path: Path) -> None:
+    """Two kinds of hosts; the second with a price of its own. An unknown device is an error with the nearest."""
+    path = tmp_path / "cluster.toml"
+    text = """
+        name = "mixed"
+        hosts = [
+            { name = "new", count = 4, devices = 8, device = "h100" },
+            { name = "old", count = 12, devices = 8, device = { catalogue = "a100", price = 0.9 } },
+        ]
+        links = [
+            { tier = "host", latency = 5e-6, bandwidth = 300e9 },
+            { tier = "rack", latency = 1e-5, bandwidth = 25e9, reach = 32 },
+            { tier = "network", latency = 2e-5, bandwidth = 100e9 },
+        ]
+    """
+    path.write_text(text, encoding="utf-8")
+    cluster = read_cluster(path)
+    new, old = (host.device for host in cluster.hosts)
+    assert new == device_of(KNOWN, KNOWN.devices["h100"])
+    assert (old.name, old.price) == ("NVIDIA A100 SXM 80GB", 0.9)
+    assert [(link.tier, link.reach) for link in cluster.links] == [("host", 0), ("rack", 32), ("network", 0)]
+    path.write_text(text.replace('"a100"', '"a1000"'), encoding="utf-8")
+    with pytest.raises(UsageError, match="no device 'a1000' in the catalogue"):
+        read_cluster(path)

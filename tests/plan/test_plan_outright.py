@@ -14,7 +14,7 @@ from meshwright.cost.hybrid import layout_of
 from meshwright.errors import DoesNotFitError, PlanError
 from meshwright.graph import Graph
 from meshwright.hardware import Cluster
-from meshwright.plan import Goal, Pins, Plan, plan_outright, price_change, read_plan, with_splits, write_plan
+from meshwright.plan import Goal, Pins, Plan, overflow, plan_outright, price_change, read_plan, with_splits, write_plan
 
 
 def _case(seed: int = 3) -> tuple[Graph, Cluster]:
@@ -62,6 +62,29 @@ def test_a_run_to_its_end(plan: Plan) -> None:
     assert plan.target.steps == steps
     assert plan.target.time == pytest.approx(steps * plan.prediction.time.step)
     assert plan.target.money == pytest.approx(steps * plan.prediction.money)
+
+
+def test_energy_and_money_are_those_of_every_device_for_the_whole_step() -> None:
+    """Devices of 500 W and $3.60 an hour: each takes 500 J and a tenth of a cent per second."""
+    graph, cluster = _case()
+    host = cluster.hosts[0]
+    priced = replace(cluster, hosts=(replace(host, device=replace(host.device, power=500.0, price=3.6)),))
+    plan = plan_outright(graph, priced, Goal(tokens=1000.0))
+    step, devices = plan.prediction.time.step, plan.strategy.num_workers
+    assert plan.prediction.energy == pytest.approx(devices * 500 * step)
+    assert plan.prediction.money == pytest.approx(devices * 1e-3 * step)
+    assert plan.target is not None
+    assert plan.target.energy == pytest.approx(plan.target.steps * plan.prediction.energy)
+    assert plan.tokens * plan.target.steps == plan.target.tokens
+
+
+def test_a_plan_says_how_likely_memory_runs_out_and_when_it_is_fullest(plan: Plan) -> None:
+    """The share of the smallest device's memory, and a moment for every stage."""
+    assert plan.capacity == 2 * 10**9
+    assert 0 <= overflow(plan) < 0.11
+    fuller = replace(plan, capacity=plan.prediction.memory.peak)
+    assert overflow(fuller) > 0.5
+    assert {stage.moment for stage in plan.stages} <= {"loss", "backward", "update"}
 
 
 def test_the_front_gives_up_time_for_something(plan: Plan) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 
 from meshwright.cost import Mesh, Placement, TimeBreakdown
 from meshwright.hardware import OperationRate
-from meshwright.plan import Candidate, difference, explain
+from meshwright.plan import Candidate, PlannedStage, difference, explain
 from meshwright.report import (
     difference_view,
     examples_table,
@@ -165,6 +165,16 @@ def test_what_a_model_was_not_captured_whole_for_is_said_with_its_line() -> None
     made = build.plan(strategy=build.strategy(workers=1), uncaptured=(construct,))
     assert f"Captured  {construct}" in _text(layout_view(made))
     assert "Captured" not in _text(layout_view(replace(made, uncaptured=())))
+
+
+def test_a_plan_says_what_a_step_and_a_million_tokens_cost() -> None:
+    """A step of 73 ms on 250,000 tokens for 7.2 kJ, which are 2 Wh, and half a cent: four times that a million."""
+    known = replace(build.prediction(), energy=7200.0, money=0.005)
+    shown = _text(layout_view(build.plan(prediction=known, tokens=250_000.0)))
+    assert "2 Wh, $0.005; a million tokens: 8 Wh, $0.02" in shown
+    stage = PlannedStage(worker=0, first="", blocks=4, recomputed=0, memory=3 * GIB, moment="update")
+    shown = _text(layout_view(build.plan(capacity=24 * GIB, stages=(stage,))))
+    assert "375.00 MiB of 24.00 GiB, in the update; 0.0% likely to run out" in shown
 
 
 def test_parameters_share_a_row_only_where_they_are_split_alike() -> None:

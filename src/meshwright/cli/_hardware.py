@@ -21,6 +21,9 @@ or edit this file: count = 16 in [[hosts]], identity = "" (plans are then search
     tier = "network"
     latency = 1e-05      # of an empty message, in s
     bandwidth = 25e9     # of a whole host, one way, in B/s
+
+Hosts near each other that have more of it are a link of tier "rack", with reach = 32 for racks of 32 devices and the
+bandwidth of a device. Devices may be named: device = "h100", or { catalogue = "h100", price = 2.1 }.
 """
 
 

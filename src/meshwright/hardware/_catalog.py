@@ -24,7 +24,7 @@ class Figure:
     Args:
         value: in SI base units.
         source: key of the document in `Catalog.sources`.
-        date: when it held, as far as it changes (prices); ISO 8601 or a quarter.
+        date: when it held, where that is not its document's date; ISO 8601.
     """
 
     value: float
@@ -77,15 +77,21 @@ class Catalog:
 
     Args:
         sources: documents by the key that figures name.
+        dates: of documents, or when those without a date were read; ISO 8601.
         latency: time of an empty message over one hop of `link` and of `network` (s).
         host_link: bandwidth between a device and its host's memory, one way, by what joins them (B/s).
         devices: by short name (`h100`).
     """
 
     sources: Mapping[str, str]
+    dates: Mapping[str, str]
     latency: Mapping[str, Figure]
     host_link: Mapping[str, Figure]
     devices: Mapping[str, CatalogEntry]
+
+    def date(self, figure: Figure) -> str:
+        """When a figure held: its own date, or its document's; empty where neither is known."""
+        return figure.date or self.dates.get(figure.source, "")
 
 
 def catalog() -> Catalog:

@@ -8,11 +8,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from meshwright.documents import read_toml, write_toml
+from meshwright.documents import from_mapping, read_mapping, write_toml
 from meshwright.errors import DocumentError, HardwareError
 from meshwright.hardware._cache import calibration_path
 from meshwright.hardware._cluster import Cluster
 from meshwright.hardware._identity import identity, load_now, memory_available
+from meshwright.hardware._named_devices import with_named_devices
 
 # Loads differ by some percent from second to second; a fifth of the processor is more than that, and is felt.
 NOTABLE_LOAD_CHANGE = 0.2
@@ -67,12 +68,13 @@ def with_memory_available(cluster: Cluster) -> Cluster:
 
 
 def read_cluster(path: Path) -> Cluster:
-    """The cluster stored in a TOML file.
+    """The cluster stored in a TOML file, in which devices may be named as the catalogue does.
 
     Raises:
         DocumentError: no such file, or not a cluster.
+        UsageError: the catalogue has no such device.
     """
-    return read_toml(Cluster, path)
+    return from_mapping(Cluster, with_named_devices(read_mapping(path)), where=str(path))
 
 
 def write_cluster(cluster: Cluster, path: Path, *, heading: str = "") -> None:

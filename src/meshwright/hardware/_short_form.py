@@ -79,7 +79,7 @@ def _links(known: Catalog, entry: CatalogEntry, *, text: str, devices: int, host
             links.append(
                 Link(tier="rack", latency=near, bandwidth=entry.link.value, topology=shape, reach=entry.link_reach)
             )
-    if hosts > 1 and entry.network is not None:
+    if hosts > 1 and entry.network is not None and hosts * devices > entry.link_reach:
         links.append(Link(tier="network", latency=far, bandwidth=entry.network.value, topology="tree"))
     if hosts > 1 and not any(link.tier in ("rack", "network") for link in links):
         raise UsageError(

@@ -21,6 +21,7 @@ from meshwright.plan._explain import Explanation as Explanation
 from meshwright.plan._explain import PlanDifference as PlanDifference
 from meshwright.plan._explain import difference as difference
 from meshwright.plan._explain import explain as explain
+from meshwright.plan._explain import overflow as overflow
 from meshwright.plan._goal import Goal as Goal
 from meshwright.plan._goal import Objective as Objective
 from meshwright.plan._goal import Pins as Pins

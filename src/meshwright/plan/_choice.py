@@ -15,6 +15,7 @@ from meshwright.plan._plan import Candidate, Plan, PlannedStage
 from meshwright.plan._priced import Priced, capacity, num_departures, spans_hosts
 from meshwright.plan._reasons import slower, too_large
 from meshwright.plan._shortlist import Shortlist
+from meshwright.plan._target import target_of, tokens_of_step
 from meshwright.plan._trial_result import TrialResult
 
 # Steps nearer to the best than this are a draw; of these the one nearest to the script as written is taken.
@@ -60,6 +61,8 @@ def choose(
         origins=_origins(goal, shortlist),
         cluster=f"{cluster.name} {cluster.identity}".strip(),
         stages=_stages(pricer, chosen.strategy),
+        tokens=tokens_of_step(graph),
+        target=target_of(goal, graph, chosen.prediction),
         corrections={} if correction is None else {"model": correction},
     )
 

@@ -114,7 +114,7 @@ def explain(plan: Plan) -> Explanation:
         margin=(next_best.trial or next_best.step) - against if next_best else 0.0,
         rejected=rejected,
         flips=plan.flips,
-        overflow=_overflow(plan),
+        overflow=overflow(plan),
         convergence=tuple(convergence(plan.strategy)),
     )
 
@@ -129,7 +129,7 @@ def difference(first: Plan, second: Plan) -> tuple[PlanDifference, ...]:
     )
 
 
-def _overflow(plan: Plan) -> float:
+def overflow(plan: Plan) -> float:
     """How likely memory runs out, by how far predictions of such devices were off."""
     if not plan.capacity:
         return 0.0

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from math import isfinite
 
 from meshwright.cost import Pricer
-from meshwright.cost.hybrid import HybridPricer, Layout, Price, strategy_of
+from meshwright.cost.hybrid import HybridPricer, Layout, Moment, Price, peak_moment, strategy_of
 from meshwright.errors import DoesNotFitError, PlanError
 from meshwright.graph import Graph, derived_splits
 from meshwright.hardware import Cluster, Correction
@@ -14,7 +15,7 @@ from meshwright.plan._heap_room import with_heap_room
 from meshwright.plan._legality import check_pins, no_strategy
 from meshwright.plan._places import workers_of
 from meshwright.plan._plan import Candidate, FrontPoint, Plan, PlannedStage
-from meshwright.plan._target import aim_of, target_of
+from meshwright.plan._target import aim_of, target_of, tokens_of_step
 from meshwright.plan.explanation import Neighbour, binding, flips, more_memory, neighbours, summary, with_memory
 from meshwright.plan.search import Aim, Found, Result, Search, limits
 from meshwright.units import format_bytes, format_seconds
@@ -67,6 +68,7 @@ def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -
         prediction=prediction,
         allow=goal.allow,
         memory_limit=limit,
+        capacity=min(hybrid.hosts[kind].device.memory for replica in layout.replicas for kind in replica.kinds),
         binding=binding(hybrid, layout, price, roomy),
         flips=tuple(flips(hybrid, goal, aim, chosen, rivals, roomy)),
         candidates=(_candidate(summary(layout, names), price), *(_of_neighbour(one) for one in beside)),
@@ -75,6 +77,7 @@ def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -
         gap=result.gap,
         front=tuple(_point(hybrid, one) for one in result.front),
         stages=stages_of(hybrid, layout, price),
+        tokens=tokens_of_step(graph),
         target=target_of(goal, graph, prediction),
         corrections={} if pricer.correction == Correction() else {"model": pricer.correction},
     )
@@ -83,7 +86,7 @@ def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -
 def stages_of(pricer: HybridPricer, layout: Layout, price: Price) -> tuple[PlannedStage, ...]:
     """What is in every stage."""
     ends = (*layout.bounds[1:], len(pricer.units.kinds))
-    blocks = pricer.units.is_block
+    blocks, moments = pricer.units.is_block, peak_moments(pricer, layout)
     return tuple(
         PlannedStage(
             worker=place % layout.mesh.pp,
@@ -91,9 +94,18 @@ def stages_of(pricer: HybridPricer, layout: Layout, price: Price) -> tuple[Plann
             blocks=int(blocks[low:high].sum()),
             recomputed=sum(low <= unit < high for unit in layout.recomputed),
             memory=price.memory[place % layout.mesh.pp].peak,
+            moment=moments[place % layout.mesh.pp],
         )
         for place, (low, high) in enumerate(zip(layout.bounds, ends, strict=True))
     )
+
+
+def peak_moments(pricer: HybridPricer, layout: Layout) -> list[Moment]:
+    """When each worker of the first replica's pipeline holds most."""
+    stages, replica = pricer.stages(layout), layout.replicas[0]
+    _, weights = pricer.local(layout.division)
+    pieces = [pricer.pieces_for(layout, replica, kind) for kind in replica.kinds]
+    return [peak_moment(pricer.graph, layout, stages, weights, own, rank=rank) for rank, own in enumerate(pieces)]
 
 
 def device_names(pricer: HybridPricer, layout: Layout) -> str:
@@ -165,11 +177,12 @@ def _remedies(cluster: Cluster, goal: Goal) -> Sequence[str]:
 
 def _too_long(goal: Goal, graph: Graph, fastest: Found, aim: Aim) -> PlanError:
     target = target_of(goal, graph, _Prediction(fastest.price))  # type: ignore[arg-type]
+    allowed = [f"take {format_seconds(aim.longest)}"] if isfinite(aim.longest) else []
+    allowed += [f"cost ${aim.dearest:,.2f}"] if isfinite(aim.dearest) else []
     assert target is not None
     return PlanError(
         f"no plan keeps the limits: the fastest takes {format_seconds(target.time)} and ${target.money:,.0f}",
-        cause=f"{target.steps} steps of {format_seconds(fastest.price.step)}; a step may take "
-        f"{format_seconds(aim.longest)} and cost ${aim.dearest:,.2f}",
+        cause=f"{target.steps} steps of {format_seconds(fastest.price.step)}; a step may {' and '.join(allowed)}",
         alternatives=[f"--deadline of at least {target.time / 86400:.1f}d", "a larger budget", "more hosts"],
         command="meshwright plan SCRIPT --cluster CLUSTER",
     )

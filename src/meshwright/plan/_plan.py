@@ -60,6 +60,7 @@ class PlannedStage:
         blocks: repeated blocks in it.
         recomputed: of them, those whose activations are computed again.
         memory: predicted peak of a worker that has it (B).
+        moment: when that is: in the `loss` of the last forward, in a `backward`, or in the `update`; empty: not known.
     """
 
     worker: int
@@ -67,6 +68,7 @@ class PlannedStage:
     blocks: int
     recomputed: int
     memory: Bytes
+    moment: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +90,7 @@ class Plan:
         gap: by what share of its value a layout that was only bounded could at most be better; 0: none can.
         front: layouts that are best in some weighing of time, money and memory, fastest first.
         stages: of the pipeline, or the whole model.
+        tokens: that a step trains on; examples where they are no sequences; 0: not known.
         target: what the whole run takes, where its length is known.
         corrections: from earlier runs, that its prices contain, by basis (`model`, `trial`); none where there are none.
         kind: that what its runs take is filed under; empty: nothing is learnt from them.
@@ -109,6 +112,7 @@ class Plan:
     gap: float = 0.0
     front: tuple[FrontPoint, ...] = ()
     stages: tuple[PlannedStage, ...] = ()
+    tokens: float = 0.0
     target: Target | None = None
     corrections: dict[str, Correction] = field(default_factory=dict)
     kind: str = ""

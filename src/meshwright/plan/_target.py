@@ -29,10 +29,15 @@ class Target:
     money: Dollars
 
 
+def tokens_of_step(graph: Graph) -> float:
+    """Tokens that a step trains on; examples where they are no sequences."""
+    return float(graph.batch_size * tokens_per_example(graph))
+
+
 def steps_to(goal: Goal, graph: Graph) -> int:
     """Steps to the goal's tokens, or the goal's own number; 0 where neither is known."""
     if goal.tokens:
-        return ceil(goal.tokens / (graph.batch_size * tokens_per_example(graph)))
+        return ceil(goal.tokens / tokens_of_step(graph))
     return goal.steps
 
 
@@ -52,7 +57,7 @@ def target_of(goal: Goal, graph: Graph, prediction: Prediction) -> Target | None
     if not steps:
         return None
     return Target(
-        tokens=float(steps * graph.batch_size * tokens_per_example(graph)),
+        tokens=steps * tokens_of_step(graph),
         steps=steps,
         time=steps * prediction.time.step,
         energy=steps * prediction.energy,

@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from meshwright.cost import Placement, Strategy
-from meshwright.plan import Change, Plan
-from meshwright.units import format_bytes, format_scaled, format_seconds
+from meshwright.plan import Change, Plan, overflow
+from meshwright.units import Dollars, Joules, format_bytes, format_scaled, format_seconds
 
 _MOST_STAGES = 32  # rows shown
 
@@ -38,6 +38,10 @@ def _parts(plan: Plan) -> Iterator[RenderableType]:
         yield _placements(plan.strategy)
     if plan.prediction.collectives:
         yield _exchanges(plan)
+    if plan.prediction.energy or plan.prediction.money:
+        yield Text.assemble(("Each step ", "bold"), _step_price(plan))
+    if plan.capacity:
+        yield Text.assemble(("Memory    ", "bold"), _fullest(plan))
     if plan.target is not None:
         target = plan.target
         energy = f", {format_scaled(target.energy / 3600, 'Wh')}" if target.energy else ""
@@ -54,6 +58,31 @@ def _parts(plan: Plan) -> Iterator[RenderableType]:
         yield Text(f"At most {plan.gap:.2%} could be gained by what the search only bounded.", style="dim")
 
 
+def _step_price(plan: Plan) -> str:
+    """Energy and money of a step, and of a million tokens."""
+    prediction, per_million = plan.prediction, 1e6 / plan.tokens if plan.tokens else 0.0
+    interval = f" ({format_seconds(prediction.low)} to {format_seconds(prediction.high)})" if prediction.high else ""
+    text = format_seconds(prediction.time.step) + interval + _priced(prediction.energy, prediction.money)
+    if not per_million:
+        return text
+    million = _priced(prediction.energy * per_million, prediction.money * per_million).removeprefix(", ")
+    return f"{text}; a million tokens: {million}"
+
+
+def _priced(energy: Joules, money: Dollars) -> str:
+    """What is known of both, each after a comma."""
+    return (f", {format_scaled(energy / 3600, 'Wh')}" if energy else "") + (f", ${money:,.4g}" if money else "")
+
+
+def _fullest(plan: Plan) -> str:
+    """The fullest stage's peak, when it is, and how likely it is too much."""
+    number, stage = max(enumerate(plan.stages, 1), key=lambda pair: pair[1].memory, default=(0, None))
+    when = f", in the {stage.moment}" if stage is not None and stage.moment else ""
+    where = f" of stage {number}" if len(plan.stages) > 1 else ""
+    share = f"{format_bytes(plan.prediction.memory.peak)} of {format_bytes(plan.capacity)}{when}{where}"
+    return f"{share}; {overflow(plan):.1%} likely to run out"
+
+
 def grid(strategy: Strategy) -> str:
     """The mesh from its outermost axis to its innermost: `pp 4 × dp_shard 16 × tp 8`."""
     axes = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
@@ -64,12 +93,12 @@ def grid(strategy: Strategy) -> str:
 
 def _stages(plan: Plan) -> Table:
     table = Table(title="Stages", title_justify="left")
-    for name in ("stage", "worker", "begins with", "blocks", "computed again", "memory"):
+    for name in ("stage", "worker", "begins with", "blocks", "computed again", "memory", "when"):
         table.add_column(name, overflow="fold")
     for number, stage in enumerate(plan.stages[:_MOST_STAGES], start=1):
         table.add_row(
             str(number), str(stage.worker + 1), stage.first or "the model", str(stage.blocks), str(stage.recomputed),
-            format_bytes(stage.memory),
+            format_bytes(stage.memory), stage.moment,
         )  # fmt: skip
     return table
 

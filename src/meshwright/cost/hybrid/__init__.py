@@ -14,8 +14,10 @@ from meshwright.cost.hybrid._conversion import layout_of as layout_of
 from meshwright.cost.hybrid._conversion import strategy_of as strategy_of
 from meshwright.cost.hybrid._devices import Devices as Devices
 from meshwright.cost.hybrid._devices import devices_of as devices_of
+from meshwright.cost.hybrid._held import Moment as Moment
 from meshwright.cost.hybrid._held import Stages as Stages
 from meshwright.cost.hybrid._held import activation_bytes as activation_bytes
+from meshwright.cost.hybrid._held import peak_moment as peak_moment
 from meshwright.cost.hybrid._hybrid import HybridPricer as HybridPricer
 from meshwright.cost.hybrid._layout import AttentionMode as AttentionMode
 from meshwright.cost.hybrid._layout import Layout as Layout

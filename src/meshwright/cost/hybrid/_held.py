@@ -1,6 +1,7 @@
 """What each worker of a pipeline holds at the worst moment of a step, item by item."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from meshwright.cost.hybrid._pipeline_time import in_flight
 from meshwright.graph import Graph, is_in_sections
 from meshwright.hardware import Device
 from meshwright.units import MIB, Bytes, BytesPerSecond, Seconds
+
+Moment = Literal["loss", "backward", "update"]
 
 # State that is on a device at one time where it is kept in the host's memory: the piece under way (`parallel`'s own
 # size of a piece).
@@ -73,10 +76,8 @@ def held(
     parameters, gradients = float(units @ weights.parameters), float(units @ weights.gradients)
     kept = gradients / (shard if level == 3 or (level == 2 and layout.micro_batches == 1) else 1)
     activations = float(activation_bytes(layout, stages, pieces)[rank :: stages.workers].sum())
-    again = stages.again[rank :: stages.workers].sum(axis=0) > 0
-    transient = pieces.transient if mine[-1, -1] or stages.workers == 1 else 0.0
-    transient += float((pieces.activations * again).max(initial=0.0))
-    update = 0.0 if layout.kernels.optimizer == "fused" and graph.optimizer.fused else _UPDATE_SHARE * gradients / shard
+    transient, _ = _in_passes(stages, pieces, rank)
+    update = _in_update(graph, layout, gradients)
     items = MemoryBreakdown(
         context=device.context,
         parameters=round(parameters / (shard if level == 3 else 1)),
@@ -89,6 +90,32 @@ def held(
         communication=round(_communication(graph, layout, weights, units, gradients)),
     )
     return with_allocator(items, device)
+
+
+def peak_moment(graph: Graph, layout: Layout, stages: Stages, weights: Weights, pieces: Pieces, *, rank: int) -> Moment:
+    """When a worker of the pipeline holds most."""
+    activations = float(activation_bytes(layout, stages, pieces)[rank :: stages.workers].sum())
+    transient, moment = _in_passes(stages, pieces, rank)
+    units = stages.units[rank :: stages.workers].sum(axis=0)
+    update = _in_update(graph, layout, float(units @ weights.gradients))
+    return "update" if update - activations > transient else moment
+
+
+def _in_passes(stages: Stages, pieces: Pieces, rank: int) -> tuple[float, Moment]:
+    """What comes and goes beside all saved activations (B): the loss's, and those of a block that is computed again."""
+    mine = stages.units[rank :: stages.workers]
+    again = stages.again[rank :: stages.workers].sum(axis=0) > 0
+    computed_again = float((pieces.activations * again).max(initial=0.0))
+    if mine[-1, -1] or stages.workers == 1:
+        return pieces.transient + computed_again, "backward" if computed_again > pieces.transient else "loss"
+    return computed_again, "backward"
+
+
+def _in_update(graph: Graph, layout: Layout, gradients: float) -> float:
+    """Temporaries of the update, when all activations are gone (B)."""
+    if layout.kernels.optimizer == "fused" and graph.optimizer.fused:
+        return 0.0
+    return _UPDATE_SHARE * gradients / (layout.mesh.dp_shard if layout.sharding != "none" else 1)
 
 
 def _stashed(layout: Layout, parameters: float, gradients: float, *, rank: int) -> float:
