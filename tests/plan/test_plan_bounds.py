@@ -12,6 +12,7 @@ from meshwright.cost.hybrid import HybridPricer, Layout, Replica
 from meshwright.plan import Goal
 from meshwright.plan.search import Aim, Frame, Search, limits
 from meshwright.plan.search._bubble import least_shared
+from meshwright.plan.search._rooms import Rooms
 
 SCHEDULES = (("1f1b", 1), ("zero_bubble", 1), ("interleaved", 2), ("gpipe", 1))
 
@@ -27,15 +28,34 @@ def test_nothing_is_below_its_bound(seed: int) -> None:
         if frame is None:
             continue
         stages, most = search.stages(frame), limits(pricer, Goal(), frame.layout)
+        rooms = Rooms(pricer, frame.layout, limits=most, recompute=None)
+        weights = np.array([pricer.weight_of(frame.layout, kind) for kind in range(pricer.units.num_kinds)])
         for _ in range(6):
             price = pricer.price(_cut_at_random(pricer, frame, rng))
             (replica,) = frame.layout.replicas
             if all(items.peak <= most[kind] for items, kind in zip(price.memory, replica.kinds, strict=True)):
                 compared += 1
+                assert rooms.hold(frame.form, weights[None]).all()
                 assert stages.bound <= price.step * (1 + 1e-7)
                 assert stages.may_beat(price.step * (1 + 1e-6))
                 assert stages.least(price.step) <= price.step * (1 + 1e-6)
     assert compared > 20
+
+
+def test_memory_that_no_stages_have_is_missed_before_anything_is_timed() -> None:
+    """One worker, every block computed again: weights, inputs of blocks and what the rest saves, to the byte."""
+    pricer = HybridPricer(build.random_graph(random.Random(3)), build.random_cluster(random.Random(3)))
+    (replica,) = replicas = (Replica(count=1, kinds=(0,), examples=2.0),)
+    frame = Frame(layout=Layout(mesh=Mesh(), replicas=replicas), num_stages=1)
+    weights = np.array([pricer.weight_of(frame.layout, kind) for kind in range(pricer.units.num_kinds)])
+    pieces, blocks = pricer.pieces_for(frame.layout, replica, 0), pricer.units.is_block
+    kept = sum(weights[kind] + (pieces.inputs if block else pieces.activations)[kind]
+               for kind, block in zip(pricer.units.kinds, blocks, strict=True))  # fmt: skip
+    batch = pricer.graph.batch_bytes.at(2.0)
+    least = kept + pieces.transient + pricer.hosts[0].device.context + pricer.graph.buffer_size + batch
+    for more, fits in ((-32, False), (1, True)):
+        rooms = Rooms(pricer, frame.layout, limits=(round(least) + more,), recompute=None)
+        assert rooms.hold(frame.form, np.array([weights, 1e12 * weights])).tolist() == [fits, False]
 
 
 def test_unequal_workers_share_by_speed() -> None:

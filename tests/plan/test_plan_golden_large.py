@@ -62,6 +62,7 @@ PAIRS: dict[str, tuple[Transformer, int, Callable[[], Cluster]]] = {
     "8B, 8 MI300X": (LLAMA_8B, 128, lambda: parse_cluster("mi300x:8")),
     "8B, 32 A100 over Ethernet of 10 Gbit/s": (LLAMA_8B, 128, _slow),
     "70B, 64 H100": (LLAMA_70B, 256, lambda: parse_cluster("h100:8x8")),
+    "405B, 16,384 H100": (LLAMA_405B, 2048, lambda: parse_cluster("h100:8x2048")),
     "8B, 64 TPU v5p": (LLAMA_8B, 256, lambda: parse_cluster("tpu-v5p:4x16")),
 }
 

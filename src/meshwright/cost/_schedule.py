@@ -16,6 +16,7 @@ from meshwright.errors import PlanError
 from meshwright.units import Seconds
 
 Work = Literal["forward", "backward", "input", "weight"]
+WORKS: tuple[Work, ...] = ("forward", "backward", "input", "weight")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +81,29 @@ def orders(
     Raises:
         PlanError: the schedule cannot drive so many stages.
     """
+    numbered = numbered_orders(
+        schedule, num_workers=num_workers, num_stages=num_stages, num_micro_batches=num_micro_batches
+    )
+    return tuple(
+        tuple(
+            Action(
+                work=WORKS[number // num_micro_batches // num_stages], stage=number // num_micro_batches % num_stages,
+                micro_batch=number % num_micro_batches,
+            )
+            for number in numbers
+        )
+        for numbers in numbered
+    )  # fmt: skip
+
+
+def numbered_orders(
+    schedule: Schedule, *, num_workers: int, num_stages: int, num_micro_batches: int
+) -> tuple[list[int], ...]:
+    """The same with a number for each action: (place in `WORKS` × stages + stage) × micro-batches + micro-batch.
+
+    Raises:
+        PlanError: the schedule cannot drive so many stages.
+    """
     check_schedule(schedule, num_workers=num_workers, num_stages=num_stages)
     num_rounds = max(1, num_micro_batches // num_workers) if schedule != "gpipe" else 1
     ends = [(num_micro_batches * number + num_rounds - 1) // num_rounds for number in range(num_rounds + 1)]
@@ -89,44 +113,42 @@ def orders(
     )
 
 
-def _order(
-    schedule: Schedule, rank: int, num_workers: int, stages: range, rounds: Sequence[range]
-) -> tuple[Action, ...]:
+def _order(schedule: Schedule, rank: int, num_workers: int, stages: range, rounds: Sequence[range]) -> list[int]:
     split = schedule == "zero_bubble"
-    forwards = [
-        Action(work="forward", stage=stage, micro_batch=number)
-        for numbers in rounds for stage in stages for number in numbers
-    ]  # fmt: skip
+    num_stages, count = num_workers * len(stages), rounds[-1].stop
+    first = WORKS.index("input" if split else "backward") * num_stages
+    forwards = [stage * count + number for numbers in rounds for stage in stages for number in numbers]
     backwards = [
-        Action(work="input" if split else "backward", stage=stage, micro_batch=number)
-        for numbers in rounds for stage in reversed(stages) for number in numbers
-    ]  # fmt: skip
+        (first + stage) * count + number for numbers in rounds for stage in reversed(stages) for number in numbers
+    ]
     if schedule == "gpipe":
-        return (*forwards, *backwards)
+        return [*forwards, *backwards]
     hops = num_workers - 1 - rank
     ahead = (len(stages) - 1) * len(rounds[0]) + (2 * hops if schedule == "interleaved" else hops)
-    return _alternating(forwards, backwards, ahead=min(ahead, len(forwards)), delay=rank if split else None)
+    later = (WORKS.index("weight") - WORKS.index("input")) * num_stages * count
+    weights = [number + later for number in backwards] if split else []
+    return _alternating(forwards, backwards, weights, ahead=min(ahead, len(forwards)), delay=rank)
 
 
 def _alternating(
-    forwards: Sequence[Action], backwards: Sequence[Action], *, ahead: int, delay: int | None
-) -> tuple[Action, ...]:
+    forwards: Sequence[int], backwards: Sequence[int], weights: Sequence[int], *, ahead: int, delay: int
+) -> list[int]:
     """Some forwards ahead, then a forward and a backward in turn, then the backwards that are left.
 
     Args:
+        weights: the backwards' other halves; empty where backwards are whole.
         ahead: forwards before the first backward.
-        delay: by how many backwards the weights' half lags behind; None where backwards are whole.
+        delay: by how many backwards the weights' half lags behind.
     """
-    order: list[Action] = list(forwards[:ahead])
-    weights = [Action(work="weight", stage=one.stage, micro_batch=one.micro_batch) for one in backwards]
+    order = list(forwards[:ahead])
     for number, backward in enumerate(backwards):
         order += forwards[ahead + number : ahead + number + 1]
         order.append(backward)
-        if delay is not None and number >= delay:
+        if weights and number >= delay:
             order.append(weights[number - delay])
     if delay:
         order += weights[max(0, len(weights) - delay) :]
-    return tuple(order)
+    return order
 
 
 def needs(action: Action, *, num_stages: int, split: bool) -> Action | None:

@@ -56,7 +56,7 @@ def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -
     strategy = strategy_of(layout, graph, hybrid.units, workers)
     prediction = replace(hybrid.predict(layout), start=pricer.start(layout.kernels))
     beside = sorted(
-        neighbours(hybrid, goal, aim, layout, price),
+        neighbours(hybrid, goal, aim, layout, price, least=aim.value(price) * (1 - result.gap)),
         key=lambda one: (not one.fits, aim.value(one.price) if one.price else 0.0),
     )
     roomy = more_memory(hybrid, goal, aim, layout)

@@ -12,7 +12,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from meshwright.cost._schedule import Action, needs, orders
+from meshwright.cost._schedule import WORKS, numbered_orders
 from meshwright.cost._split import Schedule
 from meshwright.units import Seconds
 
@@ -158,34 +158,42 @@ def _cut_short(form: Form, micro_batches: int) -> Form:
 @lru_cache(maxsize=256)
 def _script(form: Form) -> Script:
     """The actions of all workers, merged so that each comes after what it waits for."""
-    lists = orders(
+    lists = numbered_orders(
         form.schedule,
         num_workers=form.num_workers,
         num_stages=form.num_stages,
         num_micro_batches=form.micro_batches,
     )
-    split = form.schedule == "zero_bubble"
-    kinds = {"forward": 0, "backward": 1, "input": 2, "weight": 3}
-    done: dict[Action, int] = {}
+    awaited = [_awaited(form, rank, np.array(numbers)) for rank, numbers in enumerate(lists)]
+    done = [-1] * (len(WORKS) * form.num_stages * form.micro_batches)
     script = Script([], [], [], [])
     places = [0] * len(lists)
-    left = sum(len(actions) for actions in lists)
+    left = sum(map(len, lists))
     while left:
-        for rank, actions in enumerate(lists):
-            while places[rank] < len(actions):
-                action = actions[places[rank]]
-                awaited = needs(action, num_stages=form.num_stages, split=split)
-                if awaited is not None and awaited not in done:
-                    break
-                other = awaited is not None and awaited.stage % len(lists) != rank
-                script.ranks.append(rank)
-                script.works.append(kinds[action.work] * form.num_stages + action.stage)
-                script.awaited.append(done[awaited] if awaited is not None else -1)
-                script.cuts.append(min(action.stage, awaited.stage) if awaited is not None and other else -1)
-                done[action] = len(script.ranks) - 1
-                places[rank] += 1
-                left -= 1
+        for rank, (numbers, (before, cuts)) in enumerate(zip(lists, awaited, strict=True)):
+            first = place = places[rank]
+            while place < len(numbers) and (before[place] < 0 or done[before[place]] >= 0):
+                done[numbers[place]] = len(script.awaited)
+                script.awaited.append(done[before[place]] if before[place] >= 0 else -1)
+                place += 1
+            script.ranks.extend([rank] * (place - first))
+            script.works.extend(number // form.micro_batches for number in numbers[first:place])
+            script.cuts.extend(cuts[first:place])
+            places[rank] = place
+            left -= place - first
     return script
+
+
+def _awaited(form: Form, rank: int, numbers: NDArray[np.intp]) -> tuple[list[int], list[int]]:
+    """What each of a worker's numbered actions waits for, -1 for nothing, and the cut that it crosses (as `needs`)."""
+    work, stage = np.divmod(numbers // form.micro_batches, form.num_stages)
+    forward, weight = WORKS.index("forward"), WORKS.index("weight")
+    step = np.where(work == forward, -1, 1)
+    other = stage + step
+    there = (work != weight) & (other >= 0) & (other < form.num_stages)
+    crossed = there & (other % form.num_workers != rank)
+    before = np.where(there, numbers + step * form.micro_batches, -1)
+    return before.tolist(), np.where(crossed, np.minimum(stage, other), -1).tolist()
 
 
 def _run(

@@ -13,7 +13,7 @@ from meshwright.plan.explanation._neighbours import with_memory
 from meshwright.plan.search import Aim, Effort, Found, Search
 from meshwright.units import format_bytes, format_seconds
 
-_MODERATE = Effort(priced=4, visited=60, total=400)
+_MODERATE = Effort(priced=4, visited=60, total=1600)
 _FACTORS = (1.25, 1.5, 2.0, 4.0, 8.0, 16.0)
 _MUCH = 2.0  # memory and hardware are asked about twice over
 

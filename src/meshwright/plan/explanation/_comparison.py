@@ -31,6 +31,23 @@ def unproven(gap: float) -> str:
     return f" (what was only bounded may be up to {gap:.0%} better)" if gap > _WORTH_SAYING else ""
 
 
+def settled(found: Price, gap: float, best: Price, aim: Aim) -> str:
+    """What a neighbour takes at least by what was only bounded, and whether that settles it; nothing where none was.
+
+    Args:
+        found: of the best neighbour that was found.
+        gap: by which share of its value another one could at most be better.
+        best: of the chosen layout.
+    """
+    if gap <= _WORTH_SAYING:
+        return ""
+    least = aim.value(found) * (1 - gap)
+    text = format_seconds(least) if aim.minimize == "time" else f"{gap:.0%} less than this"
+    if least >= aim.value(best):
+        return f" (any other such takes at least {text})"
+    return f" (between {text} and this by what was only bounded)"
+
+
 def longest_items(time: TimeBreakdown) -> Mapping[str, float]:
     """A step's items under the names that a reader knows."""
     return {

@@ -9,11 +9,12 @@ from meshwright.cost import Sharding
 from meshwright.cost.hybrid import HybridPricer, Layout, Price
 from meshwright.graph import Splits
 from meshwright.plan._goal import Goal, Pins
-from meshwright.plan.explanation._comparison import too_large, unproven, why_not
+from meshwright.plan.explanation._comparison import settled, too_large, why_not
 from meshwright.plan.explanation._departures import other_departures
 from meshwright.plan.search import Aim, Effort, Search, limits
 
 _QUICK = Effort(priced=4, visited=60, total=240)
+_LONGER = Effort(priced=4, visited=60, total=1200)  # where bounds do not settle yet that the chosen layout is better
 # Choices that follow every change, unless they are pinned.
 _UNFIXED = ("recompute", "compiled", "offload", "reduction", "compression", "compression_rank", "compression_share",
             "updates", "interval", "islands", "outer_rate", "outer_momentum", "fragments", "delay")  # fmt: skip
@@ -38,28 +39,44 @@ class Neighbour:
     fits: bool = True
 
 
-def neighbours(pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Layout, best: Price) -> Iterator[Neighbour]:
-    """The neighbours of a layout; what a pin forbids is left out."""
+def neighbours(
+    pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Layout, best: Price, *, least: float = 0.0
+) -> Iterator[Neighbour]:
+    """The neighbours of a layout; what a pin forbids is left out.
+
+    Args:
+        least: no layout at all has a smaller value.
+    """
     fixed = pins_of(chosen)
     others = other_departures(chosen, goal.allow)
     for name, value in (*_changes(pricer.graph.splits or Splits(), chosen), *others):
         if getattr(goal.pins, name) is not None:
             continue
         pins = relaxed(fixed, goal.pins, name, value)
-        found = neighbour(pricer, replace(goal, pins=pins), aim, chosen, best, change=f"{name} {value}")
+        known = 0.0 if name == "shard" or value == "gpipe" else least  # others are in the space of the whole search
+        found = neighbour(pricer, replace(goal, pins=pins), aim, chosen, best, change=f"{name} {value}", least=known)
         if found is not None:
             yield found
 
 
 def neighbour(
-    pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Layout, best: Price, *, change: str
+    pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Layout, best: Price, *, change: str, least: float = 0.0
 ) -> Neighbour | None:
-    """The best layout under changed pins, and why it is not chosen; None where none is legal."""
-    result = Search(pricer, goal, aim, effort=_QUICK).run()
-    if result.best is not None:
+    """The best layout under changed pins, and why it is not chosen; None where none is legal.
+
+    Args:
+        least: no layout at all has a smaller value.
+    """
+    for effort in (_QUICK, _LONGER):
+        result = Search(pricer, goal, aim, effort=effort).run()
+        if result.best is None:
+            break
         layout, price = result.best.layout, result.best.price
-        reason = why_not(pricer, layout, price, chosen, best, aim) + unproven(result.gap)
-        return Neighbour(change=change, layout=layout, price=price, reason=reason)
+        lowest = max(least, aim.value(price) * (1 - result.gap))
+        if result.gap == 0 or lowest >= aim.value(best) or effort == _LONGER:
+            reason = why_not(pricer, layout, price, chosen, best, aim)
+            reason += settled(price, max(0.0, 1 - lowest / aim.value(price)), best, aim)
+            return Neighbour(change=change, layout=layout, price=price, reason=reason)
     boundless = _boundless(pricer)
     smallest = Search(boundless, goal, Aim(minimize="memory"), effort=_QUICK).run().best
     if smallest is None:

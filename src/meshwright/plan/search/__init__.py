@@ -2,8 +2,9 @@
 
 In: a `HybridPricer`, a `Goal`, an `Aim`. Out: a `Result`, with how far from the best it may be.
 Reading order: `_aim` (what is made small), `_sending` (of gradients) and `_frame` (the space but for stages), `_cover`
-(what to compute again), `_burden` (a worker's time and memory), `_bubble`, `_relaxed`, `_walk` (bounds: of the work
-alone, of blocks in memory, of units in order), `_stages` (the stages of one frame), `_search`.
+(what to compute again), `_burden` (a worker's time and memory), `_rooms`, `_bubble`, `_work`, `_relaxed`, `_walk`
+(bounds: of memory alone, of the work alone, of blocks in memory, of units in order), `_stages` (the stages of one
+frame), `_search`.
 """
 
 from meshwright.plan.search._aim import Aim as Aim

@@ -6,7 +6,7 @@ from itertools import combinations, permutations, product
 from math import ceil
 
 from meshwright.cost import Exchange, Kernels, Mesh, Offload, Precision, Schedule, Sharding
-from meshwright.cost.hybrid import AttentionMode, HybridPricer, Layout, Order, Replica
+from meshwright.cost.hybrid import AttentionMode, Form, HybridPricer, Layout, Order, Replica
 from meshwright.graph import Splits
 from meshwright.hardware import Host
 from meshwright.plan._goal import Goal
@@ -32,6 +32,15 @@ class Frame:
 
     layout: Layout
     num_stages: int
+
+    @property
+    def form(self) -> Form:
+        """What its timing depends on besides durations."""
+        layout = self.layout
+        return Form(
+            schedule=layout.schedule, num_workers=layout.mesh.pp, num_stages=self.num_stages,
+            micro_batches=layout.micro_batches,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,10 +1,10 @@
 r"""How many blocks a worker can take within a time: the relaxation that bounds every staging of a frame.
 
 Blocks of one kind alone, shared out among the workers in any numbers, each worker computing again what its memory asks
-for. A worker with $c$ blocks, $n$ of them computed again, holds at least $c·w + H(c) - F(n) + a·[n > 0]$ bytes and
-takes $c·t + n·t_f$: $w$ are weights, $a$ activations, $i$ the input. Every stage has a block, with as many
-micro-batches under way as its place asks for, and all other blocks are where the fewest are: $H$ sums $a$ over them,
-$F$ sums $a - i$ over the $n$ of them that free most.
+for. For $c$ blocks, $n$ of them computed again, a worker holds at least $c·w + H(c) - F(n) + a·[n > 0]$ bytes and takes
+$c·t + n·t_f$: $w$ are weights, $a$ activations, $i$ the input. Every stage has a block, with as many micro-batches
+under way as its place asks for, and all other blocks are where the fewest are: $H$ sums $a$ over them, $F$ sums $a - i$
+over the $n$ of them that free most.
 """
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from meshwright.cost.hybrid import HybridPricer, Layout
 from meshwright.cost.hybrid._units import Units
 from meshwright.plan.search._burden import Burdens
+from meshwright.plan.search._rooms import room_of
 from meshwright.units import Bytes, Seconds
 
 Times = NDArray[np.float64]
@@ -41,7 +42,7 @@ def block_times(
         here = burdens.pieces[number]
         whole = np.array([float(one.activations[kind]) for one in here])[:, None]
         kept = np.array([float(one.inputs[kind]) for one in here])[:, None]
-        limit = np.array([limits[one] for one in replica.kinds])[:, None] / pricer.correction.memory
+        limit = room_of(pricer, layout, replica, limits=limits)[:, None]
         forward = burdens.forward[number][:, kind][:, None]
         each = forward + burdens.backward[number][:, kind][:, None]
         over = counts * weight + under_way * whole - limit
@@ -85,8 +86,16 @@ def _needed(flying: Times, freed: Times) -> Times:
     return first + np.ceil(short / flying[:, -1:])
 
 
-def least_bottleneck(table: Times) -> Seconds:
-    """The smallest time in which the workers together can take all blocks; infinite where they cannot."""
+def least_bottleneck(table: Times, least: NDArray[np.intp]) -> Seconds:
+    """The smallest time in which the workers together can take all blocks; infinite where they cannot.
+
+    Args:
+        least: blocks that each worker must take.
+    """
+    return max(_shared_out(table), float(table[np.arange(len(table)), np.minimum(least, table.shape[1] - 1)].max()))
+
+
+def _shared_out(table: Times) -> Seconds:
     total = table.shape[1] - 1
     candidates = np.unique(table[np.isfinite(table)])
     if len(candidates) == 0 or capacity(table, candidates[-1]).sum() < total:

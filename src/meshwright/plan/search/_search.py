@@ -1,19 +1,19 @@
 """The best layout of all: shapes in the order of their bounds, until no bound is below the best price found."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from heapq import heappop, heappush
-from itertools import count
+from heapq import heappop, heappush, nsmallest
+from itertools import chain, count
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meshwright.cost import Mesh
-from meshwright.cost.hybrid import Form, HybridPricer, Layout, Price, Replica
+from meshwright.cost import Mesh, Schedule
+from meshwright.cost.hybrid import HybridPricer, Layout, Price, Replica
 from meshwright.cost.memory import usable_memory
 from meshwright.plan._goal import Goal
 from meshwright.plan.search._aim import Aim
-from meshwright.plan.search._bubble import least_share, least_shared, least_step
+from meshwright.plan.search._bubble import least_step
 from meshwright.plan.search._burden import Counts
 from meshwright.plan.search._frame import (
     Choices,
@@ -28,14 +28,17 @@ from meshwright.plan.search._frame import (
     schedules,
     shapes,
 )
+from meshwright.plan.search._rooms import Rooms
 from meshwright.plan.search._stages import ROUNDING, Effort, StageSearch, bubble, least_sent
-from meshwright.units import Bytes, Dollars, Seconds, Watts
+from meshwright.plan.search._work import Work
+from meshwright.units import Bytes, Dollars, Watts
 
 # What is looked at, in partial choices of a pipeline: making a frame, bounding one; a price counts once per stage.
 _FRAME, _BOUND = 0.1, 2.0
 _AFTER_ITSELF = 1.05  # how much later a frame is looked at with parts in the hosts' memory
 _IDLE = 12  # probes in a row that find nothing better, after which everything is bounded first
 _PROBED = 0.25  # of the effort, until which it is probed then
+_DIVES = 6  # frames that are probed yet when the effort is spent
 _PATIENCE = 8  # times the effort that is spent where nothing that fits was found yet
 
 
@@ -95,6 +98,11 @@ class _Heap:
         """The lowest bound of what is left."""
         return min((bound for _, _, bound, _ in self._items), default=float("inf"))
 
+    def deepest(self, number: int) -> list[StageSearch]:
+        """Of the frames whose stages could be looked for at once, so many of those that look best."""
+        found = [item for item in self._items if isinstance(item[3], StageSearch)]
+        return [search for *_, search in nsmallest(number, found) if isinstance(search, StageSearch)]
+
     def __iter__(self) -> Iterator[tuple[float, Layout | Frame | StageSearch]]:
         while self._items:
             _, _, bound, item = heappop(self._items)
@@ -122,11 +130,14 @@ class Search:
         one_hot = np.eye(pricer.units.num_kinds, dtype=np.intp)[pricer.units.kinds]
         before = np.vstack((np.zeros(pricer.units.num_kinds, dtype=np.intp), np.cumsum(one_hot, axis=0)))
         self._summed: list[Counts] = [tuple(row) for row in before.tolist()]
-        self._computed: dict[tuple, tuple[Seconds, float]] = {}
-        self._draws: dict[tuple, tuple[Watts, Dollars]] = {}
+        self._work = Work(pricer, self._choices, self._summed[-1])
+        self._rooms: dict[tuple, Rooms] = {}
+        self._weighed: dict[tuple, NDArray[np.float64]] = {}
 
     def run(self, *, accept: Callable[[Mesh], bool] = _any) -> Result:
         """The best layout of every set of devices, and the best of all; sets of different kinds share the effort.
+
+        What a set leaves of its part is for those that follow; what it takes more is not taken from theirs.
 
         Args:
             accept: which meshes are looked at, by their degrees before the data axis is split into shards.
@@ -134,8 +145,10 @@ class Search:
         state = _State()
         sets = list(device_sets(self._pricer.hosts, self._goal))
         for place, devices in enumerate(sets):
-            apart = (place + 1) / len(sets) if len(self._pricer.hosts) > 1 else 1.0
-            self._of_devices(devices, state, self._effort.total * apart, accept=accept)
+            apart = len(sets) if len(self._pricer.hosts) > 1 else 1
+            part = self._effort.total / apart
+            effort = max(part * min(place + 1, apart), state.work + part * (apart > 1))
+            self._of_devices(devices, state, effort, accept=accept)
         gap = max(0.0, 1 - state.open / state.value) if state.best is not None and state.open < state.value else 0.0
         return Result(
             best=state.best, gap=gap, considered=state.considered, priced=state.priced, front=_front(state.seen)
@@ -161,6 +174,7 @@ class Search:
         for bound, item in heap:
             if state.work > effort * (1 if state.best is not None else _PATIENCE):
                 state.open = min(state.open, bound, heap.least)
+                self._dive(heap.deepest(_DIVES), state)
                 break
             if isinstance(item, Layout):
                 self._split_up(item, heap, state)
@@ -182,6 +196,12 @@ class Search:
                 state.open = min(state.open, item.least(state.value))
         self._finish(left, state, effort)
 
+    def _dive(self, searches: Sequence[StageSearch], state: _State) -> None:
+        """Probes frames at the end of the effort: their bounds count among what is left open already."""
+        for search in searches:
+            if search.may_beat(state.value):
+                self._probe(search, state, [])
+
     def _probe(self, search: StageSearch, state: _State, left: list[StageSearch]) -> None:
         """Prices a frame's most even stages; keeps the frame where that leaves something open."""
         if self._solve(search, state, Effort(priced=1, visited=4 + 2 * search.num_stages), probing=True):
@@ -202,9 +222,14 @@ class Search:
         if frame.layout.offload == self._choices.offloads[0]:
             for layout in offloaded(frame.layout, self._choices):
                 other = replace(frame, layout=layout)
+                if not self._may_hold(other, self._weights(layout)[None]).all():
+                    continue
                 low = max(bound, self._least(other))
                 heap.push(low, low * (1 + bubble(frame)) * _AFTER_ITSELF, other)
+        weights = self._weights(frame.layout)
         for one in arranged(frame):
+            if not self._rooms_of(one.layout).hold(one.form, weights[None]).all():
+                continue
             search = self.stages(one)
             state.work += _BOUND * len(dict.fromkeys(frame.layout.replicas[0].kinds))
             if search.may_beat(state.value):
@@ -214,14 +239,13 @@ class Search:
     def _least(self, frame: Frame) -> float:
         """A lower bound on a frame's value: work with its exchange, the least bubble, and what follows."""
         layout, pricer = frame.layout, self._pricer
-        work, ahead, shared = self._work_of(layout)
-        form = replace(layout, bounds=(0,) * frame.num_stages).form
+        work, ahead, shared = self._work.of(layout)
         sent = least_sent(pricer, layout)
         span = least_step(
-            form, work + 2 * (frame.num_stages - 1) * sent, ahead=ahead, after=pricer.least_after(layout)
+            frame.form, work + 2 * (frame.num_stages - 1) * sent, ahead=ahead, after=pricer.least_after(layout)
         )  # fmt: skip
         least = max(span, layout.micro_batches * shared)
-        return self._aim.least(least * pricer.least_factor, *self._drawn(layout), steps=layout.steps_over_exact)
+        return self._aim.least(least * pricer.least_factor, *self._work.drawn(layout), steps=layout.steps_over_exact)
 
     def _finish(self, left: list[StageSearch], state: _State, effort: float) -> None:
         """Searches what probing left open, as far as the effort goes; the rest keeps its bound."""
@@ -252,75 +276,75 @@ class Search:
         Args:
             best: what the bound must be below.
         """
-        pricer, draw = self._pricer, self._drawn(shape)
+        pricer, draw = self._pricer, self._work.drawn(shape)
         known: dict[object, tuple[float, float, float]] = {}
         sent = least_sent(pricer, shape)
-        most = limits(pricer, self._goal, shape)
-        room = sum(max(most[replica.kinds[rank]] for replica in shape.replicas) for rank in range(shape.mesh.pp))
-        for layout in self._roomy(shape, room):
-            key = (layout.mesh.dp_shard, layout.exchange) if layout.sharding == "parameters" else None
+        for layout, frames in self._roomy(shape):
+            data = (layout.mesh.dp_shard, layout.exchange) if layout.sharding == "parameters" else None
+            key = data, layout.offload
             if key not in known:
-                known[key] = self._work_of(layout)
+                known[key] = self._work.of(layout)
             work, ahead, shared = known[key]
             after = pricer.least_after(layout)
-            for schedule, stages in schedules(layout, self._choices):
-                form = Form(
-                    schedule=schedule, num_workers=layout.mesh.pp, num_stages=stages, micro_batches=layout.micro_batches
-                )
-                least = least_step(form, work + 2 * (stages - 1) * sent, ahead=ahead, after=after)
+            for frame in frames:
+                least = least_step(frame.form, work + 2 * (frame.num_stages - 1) * sent, ahead=ahead, after=after)
                 least = max(least, layout.micro_batches * shared)
                 value = self._aim.least(least * pricer.least_factor, *draw, steps=layout.steps_over_exact)
                 if value < best * (1 - ROUNDING):
-                    yield value, framed(layout, schedule, stages)
+                    yield value, frame
 
-    def _roomy(self, shape: Layout, room: float) -> Iterator[Layout]:
-        """Levels of sharding whose weights may fit; parts go to the hosts at once only where they cannot stay.
+    def _roomy(self, shape: Layout) -> Iterator[tuple[Layout, list[Frame]]]:
+        """Levels of sharding with their frames that may fit; parts go to the hosts at once only where they must."""
+        listed = [(layout, *offloaded(layout, self._choices)) for layout in levels(shape, self._choices)]
+        fitting = iter(self._fitting(shape, list(chain(*listed))))
+        for level in listed:
+            here = next(fitting)
+            if here:
+                yield level[0], [framed(level[0], *way) for way in here]
+            for away in level[1:]:
+                if ways := [way for way in next(fitting) if way not in here]:
+                    yield away, [framed(away, *way) for way in ways]
 
-        Args:
-            room: of all workers of a pipeline together (B).
-        """
-        for layout in levels(shape, self._choices):
-            fits = self._pricer.weighs(layout) * self._pricer.correction.memory <= room
-            for one in (layout,) if fits else offloaded(layout, self._choices):
-                if self._pricer.weighs(one) * self._pricer.correction.memory <= room:
-                    yield one
+    def _fitting(self, shape: Layout, layouts: Sequence[Layout]) -> list[list[tuple[Schedule, int]]]:
+        """The schedules, with numbers of stages, of each of a shape's layouts that may fit the memory."""
+        ways = [list(schedules(one, self._choices)) for one in layouts]
+        found: list[list[tuple[Schedule, int]]] = [[] for _ in layouts]
+        for offload in dict.fromkeys(one.offload for one in layouts):
+            places = [place for place, one in enumerate(layouts) if one.offload == offload]
+            weights = np.array([self._weights(layouts[place]) for place in places])
+            for way in dict.fromkeys(chain(*(ways[place] for place in places))):
+                frame = framed(replace(shape, offload=offload), *way)
+                for place, held in zip(places, self._may_hold(frame, weights), strict=True):
+                    if held and way in ways[place]:
+                        found[place].append(way)
+        return found
 
-    def _work_of(self, layout: Layout) -> tuple[float, float, float]:
-        """Of the slowest replica: work of a micro-batch on its fastest workers (s), the forward's least share in any.
-
-        And what the busiest worker takes at least, where they differ (s).
-        """
-        work, ahead, shared = 0.0, 1.0, 0.0
-        for replica in layout.replicas:
-            kinds = dict(zip(replica.kinds, (one for _, one in self._pricer.kinds(layout, replica)), strict=True))
-            times = list(kinds.values())
-            both = np.array([one.forward + one.backward for one in times])
-            if len(kinds) > 1:
-                shared = max(shared, self._shared(both, replica))
-            work = max(work, float((both @ self._summed[-1]).min()))
-            ahead = min(ahead, least_share(np.array([one.forward for one in times]), both))
-        return work, ahead, shared
-
-    def _shared(self, times: NDArray[np.float64], replica: Replica) -> Seconds:
-        """What the busiest worker of a pipeline takes at least for a micro-batch (s).
-
-        Args:
-            times: of units on each of its kinds of workers, as they come first.
-        """
-        workers = np.array([replica.kinds.count(kind) for kind in dict.fromkeys(replica.kinds)], dtype=np.float64)
-        return least_shared(times, workers, np.array(self._summed[-1], dtype=np.float64))
-
-    def _drawn(self, layout: Layout) -> tuple[Watts, Dollars]:
-        """Power and price of a layout's devices: of as many of the same kinds they are the same."""
-        places = layout.mesh.tp * layout.mesh.cp
-        key = tuple(
-            (replica.kinds, replica.count * places) if len(set(replica.kinds)) > 1
-            else (replica.kinds[0], replica.count * places * layout.mesh.pp)
-            for replica in layout.replicas
+    def _weights(self, layout: Layout) -> NDArray[np.float64]:
+        """Parameters, gradients and state of one unit of each kind (B)."""
+        key = (
+            layout.division, layout.sharding, layout.mesh.dp_shard, layout.offload, layout.micro_batches == 1,
+            layout.exchange,
         )  # fmt: skip
-        if key not in self._draws:
-            self._draws[key] = self._pricer.draw(layout)
-        return self._draws[key]
+        if key not in self._weighed:
+            kinds = range(self._pricer.units.num_kinds)
+            self._weighed[key] = np.array([self._pricer.weight_of(layout, kind) for kind in kinds])
+        return self._weighed[key]
+
+    def _may_hold(self, frame: Frame, weights: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Whether any stages of a frame may fit the memory, its kinds of devices in whichever order.
+
+        Args:
+            weights: parameters, gradients and state of one unit of each kind (B; `cases kinds`).
+        """
+        return np.any([self._rooms_of(one.layout).hold(one.form, weights) for one in arranged(frame)], axis=0)
+
+    def _rooms_of(self, layout: Layout) -> Rooms:
+        how = layout.division, layout.mesh.cp, layout.kernels, layout.precision, layout.threads, layout.offload
+        key = *how, layout.replicas, layout.micro_batches
+        if key not in self._rooms:
+            most = limits(self._pricer, self._goal, layout)
+            self._rooms[key] = Rooms(self._pricer, layout, limits=most, recompute=self._goal.pins.recompute)
+        return self._rooms[key]
 
     def _bounded(
         self, devices: Devices, state: _State, *, accept: Callable[[Mesh], bool]
@@ -333,45 +357,17 @@ class Search:
             if not draws:  # the same for all layouts of as many devices of a kind
                 places = Replica(count=base.mesh.num_shares, kinds=(kind,) * base.mesh.pp, examples=examples)
                 draws.append(self._pricer.draw(replace(base, replicas=(places,))))
-            least = self._least_computed(base, kind, examples)
-            return self._aim.least(least * self._pricer.least_factor, *draws[0]) < state.value * (1 - ROUNDING)
+            most = state.value * (1 - ROUNDING)
+            return all(
+                self._aim.least(least(base, kind, examples) * self._pricer.least_factor, *draws[0]) < most
+                for least in (self._work.evenly, self._work.computed)
+            )
 
         for shape in shapes(self._pricer, self._choices, devices, worth=worth):
             if not accept(shape.mesh):
                 continue
-            least = max(self._alone(shape, replica) for replica in shape.replicas)
-            yield self._aim.least(least * self._pricer.least_factor, *self._drawn(shape)), shape
-
-    def _alone(self, shape: Layout, replica: Replica) -> Seconds:
-        """A step of a pipeline at least, by computing alone (s)."""
-        kinds = dict.fromkeys(replica.kinds)
-        if len(kinds) == 1:
-            return self._least_computed(shape, replica.kinds[0], replica.examples)
-        found = [self._pricer.pieces_for(shape, replica, kind) for kind in kinds]
-        return shape.micro_batches * self._shared(np.array([one.forward + one.backward for one in found]), replica)
-
-    def _least_computed(self, shape: Layout, kind: int, examples: float) -> Seconds:
-        """A step of a pipeline of one kind of worker at least, by computing alone, under whichever schedule (s)."""
-        work, ahead = self._computing(shape, kind, examples)
-        found = (
-            least_step(
-                Form(schedule=schedule, num_workers=shape.mesh.pp, num_stages=stages,
-                     micro_batches=shape.micro_batches), work, ahead=ahead,
-            )
-            for schedule, stages in schedules(shape, self._choices)
-        )  # fmt: skip
-        return min(found, default=float("inf"))
-
-    def _computing(self, shape: Layout, kind: int, examples: float) -> tuple[Seconds, float]:
-        """A micro-batch on all workers of a pipeline of one kind together (s), and the forward's least part of any."""
-        mesh = shape.mesh
-        processes = self._pricer.processes(shape, kind)
-        key = mesh.tp, mesh.cp, mesh.ep, shape.sequence, shape.kernels, shape.precision, kind, examples, processes
-        if key not in self._computed:
-            pieces = self._pricer.pieces_for(shape, Replica(count=1, kinds=(kind,), examples=examples), kind)
-            both = pieces.forward + pieces.backward
-            self._computed[key] = float(both @ self._summed[-1]), least_share(pieces.forward, both)
-        return self._computed[key]
+            least = self._work.alone(shape)
+            yield self._aim.least(least * self._pricer.least_factor, *self._work.drawn(shape)), shape
 
     def stages(self, frame: Frame) -> StageSearch:
         """What finds the stages of one frame, with its bounds."""

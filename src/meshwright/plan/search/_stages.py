@@ -8,6 +8,7 @@ cannot take the blocks that are left in the time that is left. Complete choices 
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -16,12 +17,14 @@ from meshwright.plan.search._aim import Aim
 from meshwright.plan.search._bubble import least_share, least_shared, least_step, may_interleave
 from meshwright.plan.search._burden import Burdens, Counts
 from meshwright.plan.search._frame import Frame
-from meshwright.plan.search._relaxed import block_times, capacity, least_bottleneck, least_total
+from meshwright.plan.search._relaxed import Times, block_times, capacity, least_bottleneck, least_total
+from meshwright.plan.search._rooms import least_blocks
 from meshwright.plan.search._walk import Walk
 from meshwright.units import Bytes, Seconds
 
 ROUNDING = 1e-9  # what is not better by more than rounding is not better
 _HALVINGS = 9
+_DOUBLINGS = 12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,7 +167,7 @@ class StageSearch:
         else:
             span = least_step(self._form, self._work, ahead=self._ahead, after=self._after)
             span = max(
-                span, count * self._shared, *(count * least_bottleneck(table) for table in self._tables.values()), 0.0
+                span, count * self._shared, *(count * self._bottleneck(table) for table in self._tables.values())
             )
         return span * self._factor
 
@@ -222,7 +225,7 @@ class StageSearch:
         left = stages - place - 1
         rank, final = place % workers, place >= stages - workers
         reach = self._reach(place, state) if stages == workers else None
-        for end in self._ends(low, left):
+        for end in self._ends(place, low, left):
             counts = tuple(after - before for after, before in zip(self._summed[end], self._summed[low], strict=True))
             if reach is not None and any(
                 self._summed[-1][kind] - self._summed[end][kind] > most for kind, most in reach
@@ -264,15 +267,49 @@ class StageSearch:
         per_second = self._steps * each
         return value / per_second if per_second and np.isfinite(value) else float("inf")
 
-    def _ends(self, low: int, left: int) -> list[int]:
-        """Legal ends of a stage that begins with a unit, the most even first."""
+    def _ends(self, place: int, low: int, left: int) -> list[int]:
+        """Legal ends of a stage that begins with a unit: nearest to the guide, or the most even, first."""
         size = len(self._summed) - 1
         if not left:
             return [size]
         first = bisect_right(self._usable, low)
         usable = self._usable[first : len(self._usable) - left + 1]
+        if self._guide:
+            return sorted(usable, key=lambda end: abs(end - self._guide[place]))
         wanted = self._until[low] + (self._until[size] - self._until[low]) / (left + 1)
         return sorted(usable, key=lambda end: abs(self._until[end] - wanted))
+
+    def _bottleneck(self, table: Times) -> Seconds:
+        """Of a micro-batch's blocks of a kind (s); where all blocks are of one kind, every stage has one."""
+        least = least_blocks(self._form) if len(self._tables) == 1 else np.zeros(self._form.num_workers)
+        return least_bottleneck(table, least.astype(np.intp))
+
+    @cached_property
+    def _guide(self) -> list[float]:
+        """Where stages end if unequal workers take what they can in the least time; empty for equal ones."""
+        if not any(len(set(one.kinds)) > 1 for one in self._layout.replicas) or not np.isfinite(self.bound):
+            return []
+        if self._walk is not None:
+            return [float(end) for end in self._walk.ends(self._shortest(self._walk))]
+        if len(self._tables) != 1:
+            return []
+        ((kind, table),) = self._tables.items()
+        most = capacity(table, self._bottleneck(table)).astype(np.float64)
+        each = np.tile(most, self._frame.num_stages // len(most))
+        first = self._summed.index(next(row for row in self._summed if row[kind])) - 1
+        return (first + np.cumsum(each) / each.sum() * self._summed[-1][kind]).tolist()
+
+    def _shortest(self, walk: Walk) -> Seconds:
+        """The least time in which stages may be done, to a thousandth or so; a long one where none may."""
+        low = high = self._least_step() / self._factor
+        for _ in range(_DOUBLINGS):
+            if walk.reaches(high):
+                break
+            low, high = high, 2 * high
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if walk.reaches(middle) else (middle, high)
+        return high
 
     def _units(self, partial: "_Partial") -> tuple[int, ...]:
         """The first units of every stage, as many of each kind as are computed again."""

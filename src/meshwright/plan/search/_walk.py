@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from meshwright.cost.hybrid import HybridPricer, Layout
 from meshwright.plan.search._burden import Burdens
+from meshwright.plan.search._rooms import room_of
 from meshwright.units import Bytes, Seconds
 
 _SLACK = 1 + 1e-9  # a bound may be too low by rounding, never too high
@@ -61,23 +62,27 @@ class Walk:
         freed = np.where(blocks, saved - inputs, 0.0) * flying
         weights = np.array([pricer.weight_of(layout, kind) for kind in range(pricer.units.num_kinds)])
         held = weights + flying * saved
-        room = [max(limits[one.kinds[rank]] for one in layout.replicas) for rank in ranks.tolist()]
-        self._room = np.array(room) / pricer.correction.memory
+        room = np.max([room_of(pricer, layout, one, limits=limits) for one in layout.replicas], axis=0)
         work = forward + backward + (forward * blocks if recompute == "all" else 0.0)
         self._work: Rows = work.tolist()
         self._least: Rows = (held if recompute == "none" else held - freed).tolist()
         worth = np.divide(forward, freed, out=np.full_like(forward, np.inf), where=freed > 0).min(axis=1)
         rate = np.where(np.isfinite(worth), worth, 0.0) if recompute is None else np.zeros_like(worth)
         self._crowded: Rows = (forward + backward + rate[:, None] * held).tolist() if rate.any() else []
-        self._spared: list[float] = (rate * self._room).tolist()
-        self._room_bytes: list[float] = (self._room * _SLACK).tolist()
+        self._spared: list[float] = (rate * room).tolist()
+        self._room_bytes: list[float] = (room * _SLACK).tolist()
 
     def reaches(self, step: Seconds) -> bool:
         """Whether stages may exist that are done within a time (before any correction)."""
-        place, size = 0, len(self._kinds)
+        return self.ends(step)[-1] >= len(self._kinds)
+
+    def ends(self, step: Seconds) -> list[int]:
+        """Up to which unit each worker comes at most within a time (before any correction)."""
+        place, size, found = 0, len(self._kinds), list[int]()
         for rank in range(self._workers):
             place = min(self._furthest(rank, place, step), size - (self._workers - rank - 1))
-        return place >= size
+            found.append(place)
+        return found
 
     def _furthest(self, rank: int, place: int, step: Seconds) -> int:
         cuts = (rank > 0) + (rank < self._workers - 1)
