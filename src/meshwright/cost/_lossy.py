@@ -15,6 +15,8 @@ from meshwright.graph import Graph
 from meshwright.hardware import CollectiveName
 from meshwright.units import Bytes, BytesPerSecond
 
+# Gradients that coding was measured on, and the copies of them that it was counted in.
+CODED: Bytes = 40_000_000
 # Copies that it takes to encode all gradients once, and to decode one message of them.
 _ENCODING = {"int8": 3.3, "int4": 3.5, "sign": 5.3, "top_k": 12.0, "random_k": 0.2}
 _DECODING = {"int8": 2.0, "int4": 1.7, "sign": 2.9, "top_k": 1.6, "random_k": 0.1}
@@ -55,12 +57,40 @@ def lossy_cost(
         group: workers.
         copying: bytes read and written over time when gradients are copied (B/s).
     """
-    sent = sent_share(strategy, workload, group=group) / moved_share("all_reduce", group)
-    encoding = encoding_copies(strategy.exchange.compression, group=group) * 2 / copying
-    if strategy.exchange.compression is None and strategy.exchange.transport in ("direct", "direct_packed"):
+    carried, coded = _seconds(exact, strategy, workload, group=group, copying=copying)
+    if _codes_beside(strategy):
         # rounded while the link is busy with the bucket before
-        return CollectiveCost(latency=exact.latency, bandwidth=1 / max(sent / exact.bandwidth, encoding))
-    return CollectiveCost(latency=2 * exact.latency, bandwidth=1 / (sent / exact.bandwidth + encoding))
+        return CollectiveCost(latency=exact.latency, bandwidth=1 / max(carried, coded))
+    return CollectiveCost(latency=2 * exact.latency, bandwidth=1 / (carried + coded))
+
+
+def coding_share(
+    exact: CollectiveCost, strategy: Strategy, workload: Workload, *, group: int, copying: BytesPerSecond
+) -> float:
+    """The part of a sum's time in which a core encodes and decodes (0 to 1).
+
+    Args:
+        exact: of the all-reduce that it stands for, over the same workers.
+        strategy: says what is sent.
+        workload: whose gradients they are.
+        group: workers.
+        copying: bytes read and written over time when gradients are copied (B/s).
+    """
+    carried, coded = _seconds(exact, strategy, workload, group=group, copying=copying)
+    whole = max(carried, coded) if _codes_beside(strategy) else carried + coded
+    return coded / whole if whole else 0.0
+
+
+def _seconds(
+    exact: CollectiveCost, strategy: Strategy, workload: Workload, *, group: int, copying: BytesPerSecond
+) -> tuple[float, float]:
+    """Per byte of float32 gradients: on the link, and encoding and decoding (s)."""
+    sent = sent_share(strategy, workload, group=group) / moved_share("all_reduce", group)
+    return sent / exact.bandwidth, encoding_copies(strategy.exchange.compression, group=group) * 2 / copying
+
+
+def _codes_beside(strategy: Strategy) -> bool:
+    return strategy.exchange.compression is None and strategy.exchange.transport in ("direct", "direct_packed")
 
 
 def sent_share(strategy: Strategy, workload: Workload, *, group: int) -> float:

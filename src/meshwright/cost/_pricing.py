@@ -9,6 +9,7 @@ import numpy as np
 
 from meshwright.cost._compute import ComputeTime, compute_time, optimizer_time
 from meshwright.cost._exchange_cost import step_exchange
+from meshwright.cost._lossy import CODED
 from meshwright.cost._meetings import exchange_apart
 from meshwright.cost._memory import peak_memory
 from meshwright.cost._prediction import Collective, MemoryBreakdown, Prediction, TimeBreakdown
@@ -158,8 +159,8 @@ class Pricer:
         full = device.kind == "cpu" and processes * worker.threads >= device.cores
         transport = strategy.exchange.transport
         busy = _BUSY_SHARE[transport] if full or transport == "shared_memory" else 0.0
-        piece = np.array([float(min(self.workload.gradient_size or 1, strategy.exchange.bucket_size))])
-        copying = float(rates.bandwidth("copy", piece)[0])
+        # coding was counted in copies of that many gradients, not of what a bucket has
+        copying = float(rates.bandwidth("copy", np.array([float(CODED)]))[0])
         price = step_exchange if strategy.exchange.updates is None else exchange_apart
         exchange = price(self.workload, self.cluster, strategy, computed, busy=busy, copying=copying)
         micro_batches, factor = strategy.batch.accumulation, self.correction.time
