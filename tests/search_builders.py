@@ -23,7 +23,7 @@ from meshwright.graph import (
 )  # fmt: skip
 from meshwright.hardware import Cluster, Device, Host, Link, MatrixRate, OperationRate
 from meshwright.plan import Goal
-from meshwright.plan.search import Aim, choices_of, device_sets, frames, limits, shapes
+from meshwright.plan.search import Aim, choices_of, device_sets, frames, keeps_all, limits, shapes
 
 KINDS = ("pointwise", "transcendental", "normalization", "reduction", "random", "indexing", "optimizer", "copy")
 
@@ -133,7 +133,7 @@ def everything(pricer: HybridPricer, goal: Goal, *, subsets: bool) -> Iterator[t
         for shape in shapes(pricer, choices, devices):
             for frame in frames(shape, choices):
                 for cuts in combinations(sorted(pricer.units.cuts), frame.num_stages - 1):
-                    for again in sets if subsets else [()]:
+                    for again in sets if subsets and not keeps_all(frame.layout) else [()]:
                         layout = replace(frame.layout, bounds=(0, *cuts), recomputed=again)
                         price, most = pricer.price(layout), limits(pricer, goal, layout)
                         if _fits(layout, price, most):

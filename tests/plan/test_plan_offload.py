@@ -1,4 +1,4 @@
-"""Optimizer state in the hosts' memory: what it costs and frees, and where a search takes it."""
+"""Optimizer state and activations in the hosts' memory: what it costs and frees, and where a search takes it."""
 
 import random
 from dataclasses import replace
@@ -53,6 +53,40 @@ def test_state_goes_only_where_memory_asks_for_it() -> None:
     assert tight is not None
     assert tight.layout.offload == "state"
     assert Search(pricer, replace(goal, pins=replace(pins, offload="none")), aim).run().best is None
+
+
+def test_activations_are_waited_for_there_and_back() -> None:
+    """What blocks save goes at 10 GB/s each way; one block's at a time is on the device."""
+    pricer = _pricer()
+    here = Layout(mesh=Mesh(), replicas=(Replica(count=1, kinds=(0,), examples=2.0),), micro_batches=2)
+    kept, moved = pricer.price(here), pricer.price(replace(here, offload="activations"))
+    sizes = [item.size.at(2.0) for item in pricer.graph.activations if item.module.startswith("part")]
+    counts = [item.repeats for item in pricer.graph.activations if item.module.startswith("part")]
+    away = sum(size * count for size, count in zip(sizes, counts, strict=True))
+    assert moved.step - kept.step == pytest.approx(2 * 2 * away / 10e9)
+    assert moved.time.communication - kept.time.communication == pytest.approx(2 * 2 * away / 10e9)
+    assert kept.memory[0].activations - moved.memory[0].activations == pytest.approx(away, abs=1)
+    assert moved.memory[0].transient == pytest.approx(pricer.graph.transient.at(2.0) + max(sizes), abs=1)
+
+
+def test_activations_go_where_nothing_may_be_computed_again() -> None:
+    """12 cases in as much memory as they need with all blocks' activations away: the best of everything."""
+    taken = 0
+    for case in range(12):
+        pricer = HybridPricer(build.random_graph(random.Random(case), most_blocks=2), _pricer().cluster)
+        pins = Pins(workers=1 + case % 2, recompute="none" if case % 3 else None)
+        away = replace(pins, offload="activations")
+        least = Search(pricer, Goal(pins=away), Aim(minimize="memory")).run().best
+        assert least is not None
+        assert least.layout.recomputed == ()
+        assert not least.layout.mesh.splits_the_model
+        goal = Goal(pins=pins, memory_limit=least.price.peak)
+        result = Search(pricer, goal, Aim()).run()
+        assert result.best is not None
+        expected = build.best_of_everything(pricer, goal, Aim(), subsets=pins.recompute is None)
+        assert result.best.price.step == pytest.approx(expected, rel=1e-7)
+        taken += result.best.layout.offload == "activations"
+    assert taken > 0
 
 
 def test_it_is_in_the_plan_and_its_file(tmp_path) -> None:

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 import search_builders as build
-from meshwright.cost import Compression, Exchange, Mesh, Precision
+from meshwright.cost import Compression, Exchange, Mesh, Precision, Pricer, steps_over_exact
 from meshwright.cost.hybrid import HybridPricer, Layout, Replica
 from meshwright.graph import Graph
-from meshwright.hardware import Cluster
-from meshwright.plan import Goal, Pins
-from meshwright.plan.search import Aim, Search, choices_of, device_sets, frames, shapes
+from meshwright.hardware import Cluster, parse_cluster
+from meshwright.plan import Goal, Pins, explain, plan_outright, read_plan, with_splits, write_plan
+from meshwright.plan.search import Aim, Search, choices_of, device_sets, frames, keeps_all, shapes
 
 LOSSY = ("precision", "compression")
 HALF, INT8 = Precision(reduction="bfloat16"), Exchange(transport="nccl", compression=Compression(method="int8"))
@@ -55,6 +55,15 @@ def test_parts_leave_a_host_once_for_every_device() -> None:
     assert _sum(pricer, _layout(8)) == pytest.approx(2 * 7 / 8 * size / 1e6)
     assert _sum(pricer, _layout(8, precision=HALF)) == pytest.approx((4 + 1) * 7 / 8 * size / 2 / 1e6)
     assert _sum(pricer, _layout(8, exchange=INT8)) == pytest.approx((4 + 1) * 7 / 8 * SHARE * size / 1e6)
+
+
+def test_data_ranks_with_pipelines_between_them_meet_over_the_network() -> None:
+    """Two replicas of two stages of a sequence in two parts, a host each: pairs of a host meet pairs of the other."""
+    pricer = HybridPricer(*_case(devices=4))
+    replicas = (Replica(count=2, kinds=(0, 0), examples=1.0),)
+    layout = Layout(mesh=Mesh(pp=2, dp_replicate=2, cp=2), replicas=replicas, bounds=(0, 1), order="pipeline_inside")
+    found = pricer.data.synchronised(layout, 1e6, 0.0, 1e6, window=0.0, copying=1e12).collectives
+    assert found[0].duration == pytest.approx(2 * 3 / 4 * 1e6 / (1e6 * 2 / 4))
 
 
 def test_encoding_is_waited_for_and_what_is_left_out_is_kept() -> None:
@@ -145,3 +154,46 @@ def test_what_is_pinned_is_all_that_is_looked_at() -> None:
     assert {
         reduction for _, _, reduction, _ in _sent(Goal(pins=Pins(workers=4, reduction="float16"), allow=LOSSY))
     } == {"float16"}
+
+
+def test_late_updates_are_looked_at_where_nothing_stands_against_them() -> None:
+    """Neither beside islands nor with parameters in shards; nothing is computed again, and a loss takes longer."""
+    pricer = HybridPricer(*_case(devices=2))
+    goal = Goal(pins=Pins(workers=4, pipeline=2), allow=("staleness",))
+    choices = choices_of(pricer, goal)
+    (devices,) = device_sets(pricer.hosts, goal)
+    late = [frame for shape in shapes(pricer, choices, devices) for frame in frames(shape, choices)
+            if frame.layout.schedule == "asynchronous"]  # fmt: skip
+    assert {frame.layout.sharding for frame in late} == {"none", "optimizer", "gradients"}
+    assert all(frame.layout.exchange.updates is None and keeps_all(frame.layout) for frame in late)
+    assert late[0].layout.steps_over_exact == pytest.approx(1.17)
+
+
+def test_what_it_buys_is_told_and_written_down(tmp_path) -> None:
+    """Two hosts of the catalogue with a device each, 1 Gbit/s between them."""
+    graph = replace(build.random_graph(random.Random(4)), batch_size=64)
+    cluster = parse_cluster("a100:1x2")
+    links = tuple(replace(link, bandwidth=0.125e9) if link.tier == "network" else link for link in cluster.links)
+    cluster = replace(cluster, links=links)
+    pins = Pins(workers=2, tensor=1, pipeline=1)
+    exact = plan_outright(graph, cluster, Goal(pins=pins))
+    lossy = plan_outright(graph, cluster, Goal(pins=pins, allow=("compression",)))
+    apart = plan_outright(graph, cluster, Goal(pins=pins, allow=(*LOSSY, "staleness")))
+    assert lossy.prediction.time.step < exact.prediction.time.step
+    assert lossy.strategy.exchange.compression is not None
+    assert lossy.flips[0].startswith("compression=none: ")
+    assert steps_over_exact(apart.strategy) * apart.prediction.time.step < lossy.prediction.time.step
+    assert "updates=every_step" in apart.flips[0]
+    assert "islands of" in apart.binding
+    assert any("islands do not know" in line for line in explain(apart).convergence)
+    for plan in (lossy, apart):
+        write_plan(plan, tmp_path / "plan.toml")
+        assert read_plan(tmp_path / "plan.toml").strategy == plan.strategy
+        assert Pricer(with_splits(graph), cluster).predict(plan.strategy).time == plan.prediction.time
+
+
+def test_what_is_allowed_and_does_not_go_with_a_layout_is_told() -> None:
+    graph, cluster = _case(devices=2, network=1e12)
+    pins = Pins(workers=4, tensor=2, data=2, sharding="none")
+    plan = plan_outright(graph, cluster, Goal(pins=pins, allow=("compression",)))
+    assert any("compression does not go with tensor" in line and "checkpoints" in line for line in plan.flips)

@@ -11,7 +11,7 @@ from meshwright.hardware._device import MatrixLibrary
 from meshwright.units import Bytes
 
 Sharding = Literal["none", "optimizer", "gradients", "parameters"]
-Offload = Literal["none", "state"]
+Offload = Literal["none", "state", "activations"]
 TransportName = Literal["gloo", "nccl", "shared_memory", "hierarchical", "direct", "direct_packed"]
 Allowance = Literal["precision", "compression", "staleness", "quantization", "sparsity"]
 
@@ -127,7 +127,7 @@ class Strategy:
         attention: how attention over a sequence that is split over `cp` meets the other workers' keys and values.
         pipeline: stages and schedule; None with `pp` 1.
         offload: what is kept in the host's memory: `state` is the optimizer's, which comes to the device in pieces
-            while parameters are updated.
+            while parameters are updated; `activations` are what blocks save for their backward.
     """
 
     workers: tuple[Worker, ...]

@@ -4,12 +4,13 @@ In: the user's model, optimizer and loss, a `Strategy`. Out: a `Parallelized`, w
 `SplitModel` where a worker computes a part of the model only.
 Reading order: `_parallelized` (what the engine relies on), `_apply` with `_checks`, `_single`, `_data_parallel`,
 `_fully_sharded` with `_shards` and `_shard_exchange` (`_encoded_shards`: in fewer bits), `_around`; beside them
-`_batch_norm`, `_recompute`, `_agreement`, `_ownership`, `_named`, `_state_offload`; `_pieces` (whole tensors
-from what workers hold) and `_optimizer_pieces`; `_twin` (what an optimizer would do). A split model: `program` (what is
-computed), `tensor`, `context` and `pipeline` (how it is split), `hybrid` (all axes together); `stale` (workers that
-train apart for a while).
+`_batch_norm`, `_recompute`, `_agreement`, `_ownership`, `_named`, `_state_offload`, `_activation_offload`; `_pieces`
+(whole tensors from what workers hold) and `_optimizer_pieces`; `_twin` (what an optimizer would do). A split model:
+`program` (what is computed), `tensor`, `context` and `pipeline` (how it is split), `hybrid` (all axes together);
+`stale` (workers that train apart for a while).
 """
 
+from meshwright.parallel._activation_offload import ActivationOffload as ActivationOffload
 from meshwright.parallel._apply import apply as apply
 from meshwright.parallel._optimizer_pieces import optimizer_pieces as optimizer_pieces
 from meshwright.parallel._parallelized import Held as Held

@@ -23,26 +23,33 @@ def check(model: nn.Module, optimizer: Optimizer | None, strategy: Strategy, gro
 
 
 def check_offload(strategy: Strategy, optimizer: Optimizer | None) -> None:
-    """Refuses state in the host's memory where nobody here steps the optimizer, or torch keeps it in shards.
+    """Refuses what cannot be in the host's memory: state that nobody here steps, activations that no block saves.
 
     Raises:
         PlanError: says which.
     """
-    if strategy.offload == "none":
-        return
-    causes = {
-        "an optimizer of the script's own loop": optimizer is None,
-        "sharded parameters": strategy.sharding == "parameters",
-    }
-    for name, there in causes.items():
-        if there:
+    state = strategy.offload == "state"
+    pieces = "the state is brought to the device piece by piece by whoever steps the optimizer, whole tensors at a time"
+    saved = "what blocks save is carried by the blocks' own forwards"
+    causes = (
+        ("an optimizer of the script's own loop", state and optimizer is None, pieces),
+        ("sharded parameters", state and strategy.sharding == "parameters", pieces),
+        ("a split model", _saves_away(strategy) and strategy.mesh.splits_the_model, f"{saved}, which it does not run"),
+        ("compiled blocks", _saves_away(strategy) and strategy.kernels.compiled, f"{saved}, not by compiled ones"),
+        ("recompute", _saves_away(strategy) and bool(strategy.recompute), "what is computed again is not saved"),
+    )
+    for name, is_there, cause in causes:
+        if is_there:
             raise PlanError(
                 f"offload = {strategy.offload} with {name}",
-                cause="the state is brought to the device piece by piece by whoever steps the optimizer, whole tensors "
-                "at a time",
-                alternatives=["--set offload=none", "--set sharding=optimizer", "a step of mw.parallel"],
+                cause=cause,
+                alternatives=["--set offload=none", "--set sharding=optimizer" if state else "--set recompute=none"],
                 command="meshwright plan SCRIPT",
             )
+
+
+def _saves_away(strategy: Strategy) -> bool:
+    return strategy.offload == "activations"
 
 
 def _check_workers(strategy: Strategy, group: dist.ProcessGroup | None) -> None:

@@ -52,8 +52,9 @@ def _rules(graph: Graph, cluster: Cluster, goal: Goal) -> Iterator[Rule]:
     yield Rule(
         name="offload",
         legal=offloads(graph, training_hosts(cluster)[0].device),
-        cause="a processor's memory is the host's, an optimizer without state has none to move, and copies to the host "
-        "have to be known by their rate",
+        cause="a processor's memory is the host's, an optimizer without state and a model without blocks have nothing "
+        "to move, and copies to the host have to be known by their rate; parameters stay, for torch would update those "
+        "that do not with the processor's kernels, to other bits",
     )
 
 

@@ -77,7 +77,7 @@ def _strategies_of_layout(
                 ):
                     if not _go_together(sharding, precision, exchange):
                         continue
-                    if offload == "none" or sharding != "parameters":
+                    if may_offload(offload, sharding, mesh, compiled=kernels.compiled, recompute=recomputed):
                         yield replace(shape, kernels=kernels, precision=precision, exchange=exchange, offload=offload)
 
 
@@ -181,8 +181,24 @@ def mask_sources(graph: Graph, device: Device) -> tuple[str, ...]:
 def offloads(graph: Graph, device: Device) -> tuple[Offload, ...]:
     """What may be kept in the host's memory: of accelerators, which have another one, where the way there is known."""
     known = {row.variant for row in device.operation_rates if row.kind == "copy"} >= {"to_device", "from_device"}
-    state = graph.optimizer.bytes_per_element > 0
-    return ("none", "state") if device.kind != "cpu" and known and state else ("none",)
+    if device.kind == "cpu" or not known:
+        return ("none",)
+    found: tuple[tuple[Offload, bool], ...] = (
+        ("state", graph.optimizer.bytes_per_element > 0), ("activations", bool(graph.blocks)),
+    )  # fmt: skip
+    return ("none", *(name for name, is_there in found if is_there))
+
+
+def may_offload(offload: Offload, sharding: Sharding, mesh: Mesh, *, compiled: bool, recompute: str | None) -> bool:
+    """Whether a strategy's other choices go with what is kept in the host's memory.
+
+    Args:
+        compiled: whether blocks are.
+        recompute: what is pinned; None: nothing.
+    """
+    if offload == "activations":
+        return not (mesh.splits_the_model or compiled or recompute == "all")
+    return offload == "none" or sharding != "parameters"
 
 
 def precisions(device: Device, goal: Goal, *, num_workers: int) -> tuple[Precision, ...]:

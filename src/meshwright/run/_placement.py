@@ -222,7 +222,7 @@ def place(
         return SoleWorker(job.model, job.optimizer), _no_context
     _check_allowed(job, strategy)
     from meshwright.numerics import kernels_applied, precision_applied
-    from meshwright.parallel import StateOffload, apply
+    from meshwright.parallel import ActivationOffload, StateOffload, apply
 
     undo.enter_context(kernels_applied(strategy.kernels, model=job.model, optimizer=job.optimizer, blocks=job.blocks))
     device = next((tensor.device.type for tensor in job.model.parameters()), "cpu")
@@ -237,6 +237,8 @@ def place(
     undo.callback(placed.close)
     if strategy.offload == "state" and job.optimizer is not None:
         undo.callback(StateOffload(job.optimizer).close)
+    if strategy.offload == "activations":
+        undo.callback(ActivationOffload(job.model, job.blocks).close)
     if job.carried and isinstance(placed, Remembering):
         placed.carry(job.carried)
     return placed, context

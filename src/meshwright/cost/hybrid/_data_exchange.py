@@ -165,7 +165,8 @@ class DataExchange:
             found.append(one)
 
         common = gradients - expert
-        step = layout.stride("cp") if context > 1 else layout.stride("dp_shard")
+        # as many of them in a host as of neighbours so far apart: pipelines may lie between the data ranks
+        step = layout.stride("dp_shard") // context
         if layout.sharding == "none":
             add("all_reduce", "data", replicate * shard * context, step, common)
             add("all_reduce", "data", replicate * shard * context // mesh.ep, step * mesh.ep, expert)

@@ -106,6 +106,7 @@ def _in_passes(stages: Stages, pieces: Pieces, rank: int) -> tuple[float, Moment
     mine = stages.units[rank :: stages.workers]
     again = stages.again[rank :: stages.workers].sum(axis=0) > 0
     computed_again = float((pieces.activations * again).max(initial=0.0))
+    computed_again += float((pieces.away * (mine.sum(axis=0) > 0)).max(initial=0.0))  # a block's that came back
     if mine[-1, -1] or stages.workers == 1:
         return pieces.transient + computed_again, "backward" if computed_again > pieces.transient else "loss"
     return computed_again, "backward"
@@ -158,7 +159,7 @@ def carrying(graph: Graph, layout: Layout, units: Column, weights: Weights, spee
 def _state_here(graph: Graph, layout: Layout, units: Column, weights: Weights) -> float:
     """What of it is on the device: all, or the piece that is being updated (B)."""
     state = state_bytes(graph, layout, units, weights)
-    return state if layout.offload == "none" else min(state, _piece(graph, weights))
+    return min(state, _piece(graph, weights)) if layout.offload == "state" else state
 
 
 def _piece(graph: Graph, weights: Weights) -> float:

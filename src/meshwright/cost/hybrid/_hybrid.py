@@ -20,7 +20,7 @@ from meshwright.cost.hybrid._exchanges import Exchanges, UnitExchange
 from meshwright.cost.hybrid._held import Stages, carrying, held, least_held
 from meshwright.cost.hybrid._layout import Layout, Replica, timed_alike
 from meshwright.cost.hybrid._local import Division, local_graph
-from meshwright.cost.hybrid._pieces import Pieces, Weights, pieces_of, weights_of
+from meshwright.cost.hybrid._pieces import Pieces, Weights, pieces_of, weights_of, with_blocks_away
 from meshwright.cost.hybrid._price import Price
 from meshwright.cost.hybrid._stage_durations import stage_durations
 from meshwright.cost.hybrid._step import Run, StageTimes, broken_down, run_of, unit_times
@@ -163,7 +163,8 @@ class HybridPricer:
             pieces = self.pieces_for(layout, replica, kind)
             host = self.devices.host(kind, layout)
             shards = self.data.shards(layout, weights, copying=self._copying(layout, kind))
-            found[kind] = (pieces, unit_times(self.exchanges, listed, pieces, shards=shards, host=host))
+            way = self.devices.host_link(kind) if layout.offload == "activations" else float("inf")
+            found[kind] = (pieces, unit_times(self.exchanges, listed, pieces, shards=shards, host=host, way=way))
         return [found[kind] for kind in replica.kinds]
 
     def memory(self, layout: Layout, stages: Stages, replica: Replica) -> tuple[MemoryBreakdown, ...]:
@@ -203,7 +204,8 @@ class HybridPricer:
         )
         copying = max(self._copying(layout, kind) for kind in range(len(self.hosts)))
         carried = carrying(self.graph, layout, units, weights, fastest)
-        if layout.exchange.updates is not None and not layout.exchange.updates.delay:
+        updates = layout.exchange.updates
+        if updates is not None and updates.kind == "local" and not updates.delay:  # others meet as the step allows
             outer = self._meetings(layout, units, float("inf"), copying)
             carried += outer.exposed + outer.passes
         if self.devices.own_habits is None:
@@ -220,10 +222,11 @@ class HybridPricer:
         precision = layout.precision
         if precision.reduction != "as_written":
             precision = replace(precision, reduction="as_written")
-        return self.pieces(
+        found = self.pieces(
             kind, layout.division, replica.examples / layout.mesh.cp, layout.kernels, precision,
             self.processes(layout, kind),
         )  # fmt: skip
+        return with_blocks_away(found) if layout.offload == "activations" else found
 
     def processes(self, layout: Layout, kind: int) -> tuple[int, int]:
         """Threads of a worker, and how many workers share its machine's processor and memory."""

@@ -1,6 +1,6 @@
 """What one unit of each kind costs a worker for one micro-batch: time, and bytes that are held."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,6 +41,7 @@ class Pieces:
         inputs: what recomputation keeps instead (B).
         transient: most that comes and goes besides (B).
         launches: kernels that a host launches.
+        away: saved for the backward in the hosts' memory (B).
     """
 
     forward: Column
@@ -50,6 +51,7 @@ class Pieces:
     inputs: Column
     transient: float
     launches: Column
+    away: Column
 
     @property
     def total(self) -> Seconds:
@@ -103,4 +105,13 @@ def pieces_of(workload: Workload, units: Units, times: Column, launches: Column,
         inputs=np.minimum(inputs, activations),
         transient=graph.transient.at(examples),
         launches=units.by_kind(launches, units.operations, units.times),
+        away=np.zeros_like(activations),
     )
+
+
+def with_blocks_away(pieces: Pieces) -> Pieces:
+    """The same with all that blocks save in the hosts' memory: what is before and after them stays."""
+    away = pieces.activations.copy()
+    away[0] = away[-1] = 0.0
+    activations = pieces.activations - away
+    return replace(pieces, away=away, activations=activations, inputs=np.minimum(pieces.inputs, activations))

@@ -13,7 +13,7 @@ from meshwright.cost.hybrid._held import Stages
 from meshwright.cost.hybrid._layout import Layout
 from meshwright.cost.hybrid._pieces import Pieces
 from meshwright.cost.hybrid._pipeline_time import spans
-from meshwright.units import Seconds
+from meshwright.units import BytesPerSecond, Seconds
 
 # The step engine's own Python for one micro-batch (as in `_pricing`).
 ENGINE: Seconds = 9e-6
@@ -48,14 +48,16 @@ def unit_times(
     *,
     shards: Shards | None = None,
     host: Seconds = 0.0,
+    way: BytesPerSecond = float("inf"),
 ) -> StageTimes:
     """What a micro-batch takes on one unit of each kind, collectives included.
 
     Args:
         shards: what exchanging parameters and gradients in shards takes; None: nothing is in shards.
         host: its time to launch as many kernels as a layer has (s).
+        way: speed between device and host, of what is saved there (B/s); computing waits for it, there and back.
     """
-    exposed_forward, exposed_backward = np.zeros_like(pieces.forward), np.zeros_like(pieces.forward)
+    exposed_forward, exposed_backward = pieces.away / way, pieces.away / way
     for item in listed:
         hidden = pieces.attention if item.hideable else 0.0
         exposed_forward = exposed_forward + np.maximum(0.0, item.waited_forward - hidden)

@@ -7,7 +7,7 @@ from meshwright.cost.hybrid import HybridPricer, Layout, Price
 from meshwright.plan._flips import scaled_links
 from meshwright.plan._goal import Goal, Pins
 from meshwright.plan.explanation._comparison import by_axis, longest_items, unproven
-from meshwright.plan.explanation._departures import exactly, meeting
+from meshwright.plan.explanation._departures import exactly, meeting, ruled_out
 from meshwright.plan.explanation._names import AXES, summary
 from meshwright.plan.explanation._neighbours import with_memory
 from meshwright.plan.search import Aim, Effort, Found, Search
@@ -62,6 +62,7 @@ def flips(
     """What would change the choice, and what twice the hardware would buy."""
     best = chosen.price
     yield from exactly(pricer, chosen.layout, best)
+    yield from ruled_out(chosen.layout, goal)
     if roomy is not None and roomy.price.pace < best.pace and roomy.price.peak > best.peak:
         saved = format_seconds(best.pace - roomy.price.pace)
         yield f"with {format_bytes(roomy.price.peak)} per device: {summary(roomy.layout)}, {saved} faster"

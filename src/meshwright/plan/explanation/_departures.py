@@ -6,6 +6,8 @@ from typing import Any
 
 from meshwright.cost import Allowance, Collective
 from meshwright.cost.hybrid import HybridPricer, Layout, Price
+from meshwright.plan._goal import Goal
+from meshwright.plan.search import MOST_APART
 from meshwright.units import format_bytes, format_seconds
 
 # Axes that gradients, parameters in shards and messages between islands travel along.
@@ -19,6 +21,7 @@ def exactly(pricer: HybridPricer, chosen: Layout, best: Price) -> Iterator[str]:
         "updates=every_step": exchange.updates is not None,
         "compression=none": exchange.compression is not None,
         "reduction=as_written": precision.reduction != "as_written",
+        "schedule=1f1b": chosen.schedule == "asynchronous",
     }
     if not any(undone.values()):
         return
@@ -27,6 +30,7 @@ def exactly(pricer: HybridPricer, chosen: Layout, best: Price) -> Iterator[str]:
             chosen,
             exchange=replace(exchange, updates=None, compression=None),
             precision=replace(precision, reduction="as_written"),
+            schedule="1f1b" if chosen.schedule == "asynchronous" else chosen.schedule,
         )
     )
     names = ", ".join(name for name, is_there in undone.items() if is_there)
@@ -63,6 +67,29 @@ def other_departures(layout: Layout, allow: Sequence[Allowance]) -> Iterator[tup
         yield "compression", "int8" if exchange.compression is None else "none"
     if "staleness" in allow:
         yield "updates", "local" if exchange.updates is None else "every_step"
+        if layout.mesh.pp > 1 and layout.schedule != "asynchronous":
+            yield "schedule", "asynchronous"
+
+
+def ruled_out(layout: Layout, goal: Goal) -> Iterator[str]:
+    """What is allowed and does not go with the layout's other choices, with the reason."""
+    mesh, apart = layout.mesh, layout.exchange.updates is not None
+    if mesh.num_shares * mesh.cp == 1 or mesh.num_workers == 1:
+        return
+    sharded = layout.sharding == "parameters"
+    reasons = (
+        ("precision", "16-bit sums", "sharding = parameters", sharded,
+         "torch's fully_shard scatters gradients itself and rounds nothing"),
+        ("compression", "compression", "sharding = parameters in replicas", sharded and mesh.dp_replicate > 1,
+         "sums of shards over the copies would be sent whole"),
+        ("compression", "compression", f"{', '.join(mesh.split_axes)} in exact steps", mesh.splits_the_model,
+         "what is left out of the gradients of a split model would not be in checkpoints"),
+        ("staleness", "islands unasked", f"{mesh.num_workers} workers", mesh.num_workers > MOST_APART,
+         f"what they do to convergence was seen with few: --set updates=local asks for them above {MOST_APART}"),
+    )  # fmt: skip
+    for allowance, what, choices, is_there, reason in reasons:
+        if is_there and allowance in goal.allow and not apart:
+            yield f"{what} does not go with {choices}: {reason}"
 
 
 def _exchanged(collectives: Sequence[Collective]) -> int:

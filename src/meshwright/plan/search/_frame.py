@@ -11,8 +11,8 @@ from meshwright.graph import Splits
 from meshwright.hardware import Host
 from meshwright.plan._goal import Goal
 from meshwright.plan._layouts import divisors, doublings
-from meshwright.plan._space import accumulations, kernel_choices, offloads, precisions
-from meshwright.plan.search._sending import sent
+from meshwright.plan._space import accumulations, kernel_choices, may_offload, offloads, precisions
+from meshwright.plan.search._sending import may_flow, sent
 from meshwright.units import MIB, Bytes
 
 _BUCKET_SIZE: Bytes = 25 * MIB  # torch's own; others are looked at where they are pinned
@@ -287,14 +287,27 @@ def levels(shape: Layout, choices: Choices) -> Iterator[Layout]:
     departs = bool(choices.goal.allow) or choices.goal.pins.updates is not None
     for sharding, mesh in _shardings(shape, choices.goal):
         layout = replace(shape, mesh=mesh, sharding=sharding, exchange=exchange, offload=choices.offloads[0])
-        if sharding != "parameters" or layout.offload == "none":
+        if _goes(layout, layout.offload, choices.goal):
             yield from sent(layout, choices.goal, choices.hosts) if departs else (layout,)
 
 
 def offloaded(layout: Layout, choices: Choices) -> Iterator[Layout]:
     """The same with other parts in the hosts' memory: what is kept there takes time and leaves room."""
-    if layout.sharding != "parameters":
-        yield from (replace(layout, offload=offload) for offload in choices.offloads[1:])
+    for offload in choices.offloads[1:]:
+        if _goes(layout, offload, choices.goal):
+            yield replace(layout, offload=offload)
+
+
+def _goes(layout: Layout, offload: Offload, goal: Goal) -> bool:
+    if offload == "none":
+        return True
+    compiled, recompute = layout.kernels.compiled, goal.pins.recompute
+    return may_offload(offload, layout.sharding, layout.mesh, compiled=compiled, recompute=recompute)
+
+
+def keeps_all(layout: Layout) -> bool:
+    """Whether nothing may be computed again: it would meet newer parameters, or is in the hosts' memory instead."""
+    return layout.schedule == "asynchronous" or layout.offload == "activations"
 
 
 def schedules(layout: Layout, choices: Choices) -> Iterator[tuple[Schedule, int]]:
@@ -307,6 +320,8 @@ def schedules(layout: Layout, choices: Choices) -> Iterator[tuple[Schedule, int]
     for schedule, chunks in _schedules(workers, len(choices.splits.cuts), layout.micro_batches, pins.schedule):
         if pins.schedule in (None, schedule) and pins.stages in (None, workers * chunks):
             yield schedule, workers * chunks
+    if may_flow(layout, choices.goal) and pins.stages in (None, workers):
+        yield "asynchronous", workers
 
 
 def framed(layout: Layout, schedule: Schedule, stages: int) -> Frame:
@@ -337,10 +352,10 @@ def _thinned(degrees: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _schedules(workers: int, cuts: int, micro_batches: int, pinned: Schedule | None) -> Iterator[tuple[Schedule, int]]:
-    """Schedules with stages per worker. Only a pin asks for GPipe, never better than 1F1B, and for late updates."""
+    """Schedules of exact steps with stages per worker. Only a pin asks for GPipe, never better than 1F1B."""
     yield "1f1b", 1
     yield "zero_bubble", 1
-    if pinned in ("gpipe", "asynchronous"):
+    if pinned == "gpipe":
         yield pinned, 1
     for chunks in _CHUNKS:
         if workers * chunks <= cuts + 1 and micro_batches > 1:

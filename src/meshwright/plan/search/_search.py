@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from meshwright.cost import Mesh, Schedule
 from meshwright.cost.hybrid import HybridPricer, Layout, Price, Replica
-from meshwright.cost.memory import usable_memory
 from meshwright.plan._goal import Goal
 from meshwright.plan.search._aim import Aim
 from meshwright.plan.search._bubble import least_step
@@ -23,15 +22,17 @@ from meshwright.plan.search._frame import (
     choices_of,
     device_sets,
     framed,
+    keeps_all,
     levels,
     offloaded,
     schedules,
     shapes,
 )
+from meshwright.plan.search._limits import limits
 from meshwright.plan.search._rooms import Rooms
 from meshwright.plan.search._stages import ROUNDING, Effort, StageSearch, bubble, least_sent
 from meshwright.plan.search._work import Work
-from meshwright.units import Bytes, Dollars, Watts
+from meshwright.units import Dollars, Watts
 
 # What is looked at, in partial choices of a pipeline: making a frame, bounding one; a price counts once per stage.
 _FRAME, _BOUND = 0.1, 2.0
@@ -371,20 +372,9 @@ class Search:
 
     def stages(self, frame: Frame) -> StageSearch:
         """What finds the stages of one frame, with its bounds."""
-        recompute = self._goal.pins.recompute
+        recompute = "none" if keeps_all(frame.layout) else self._goal.pins.recompute
         most = limits(self._pricer, self._goal, frame.layout)
         return StageSearch(self._pricer, frame, self._aim, limits=most, recompute=recompute, summed=self._summed)
-
-
-def limits(pricer: HybridPricer, goal: Goal, layout: Layout) -> tuple[Bytes, ...]:
-    """Bytes that a worker may use, by kind of training host; as many as predictions of peaks can be depended on.
-
-    The workers of a layout that stand on one processor share its machine's memory.
-    """
-    return tuple(
-        min(goal.memory_limit or usable_memory(host.device), host.device.memory) // pricer.processes(layout, kind)[1]
-        for kind, host in enumerate(pricer.hosts)
-    )
 
 
 def _front(seen: list[Found]) -> tuple[Found, ...]:

@@ -1,4 +1,4 @@
-"""How a layout's gradients go: as they are; rounded, compressed or seldom, where that is allowed."""
+"""How a layout's gradients go: as they are; rounded, compressed, seldom or late, where that is allowed."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,8 +11,8 @@ from meshwright.plan._goal import Goal
 from meshwright.plan._space import compressions, reductions
 from meshwright.plan._updates import ways_to_update
 
-# Workers up to which islands are looked at unasked: what they do to convergence was seen with few.
-_MOST_APART = 64
+# Workers up to which stale steps are looked at unasked: what they do to convergence was seen with few.
+MOST_APART = 64
 
 
 def sent(layout: Layout, goal: Goal, hosts: Sequence[Host]) -> Iterator[Layout]:
@@ -68,13 +68,27 @@ def _updates(layout: Layout, goal: Goal, hosts: Sequence[Host]) -> tuple[Updates
     """
     mesh, pinned = layout.mesh, goal.pins.updates
     late = goal.pins.schedule == "asynchronous"  # gradients would come late twice
-    if late or "staleness" not in goal.allow or (pinned is None and mesh.num_workers > _MOST_APART):
+    if late or "staleness" not in goal.allow or (pinned is None and mesh.num_workers > MOST_APART):
         return (None,) if pinned in (None, "every_step") else ()
     on_processors = hosts[0].device.kind == "cpu"
     places = min(host.device.cores // layout.threads if on_processors else host.devices for host in hosts)
     num_hosts = ceil(mesh.num_workers / places)
     found = ways_to_update(mesh, layout.sharding, goal, num_hosts=num_hosts, on_processors=on_processors)
     return tuple(one for one in found if one is None or _can_part(layout, one, places=places))
+
+
+def may_flow(layout: Layout, goal: Goal) -> bool:
+    """Whether a pipeline may go on between steps, where that is allowed: its backwards then meet newer parameters.
+
+    Parameters in shards are gathered from their newest shards and activations computed again with newer parameters;
+    experts, keys and values of other steps would be those of others.
+    """
+    mesh, pins = layout.mesh, goal.pins
+    if "staleness" not in goal.allow or pins.schedule not in (None, "asynchronous"):
+        return False
+    if layout.exchange.updates is not None or layout.sharding == "parameters" or pins.recompute == "all":
+        return False
+    return mesh.ep == mesh.cp == 1 and (pins.schedule is not None or mesh.num_workers <= MOST_APART)
 
 
 def _can_part(layout: Layout, updates: Updates, *, places: int) -> bool:

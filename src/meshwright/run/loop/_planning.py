@@ -172,7 +172,7 @@ def check_strategy(strategy: Strategy) -> None:
             ("another precision", strategy.precision != Precision()),
             ("compression", exchange.compression is not None),
             ("updates apart", exchange.updates is not None),
-            ("state in the host's memory", strategy.offload != "none"),
+            (f"{strategy.offload} in the host's memory", strategy.offload != "none"),
         )
         if wanted
     ]

@@ -1,0 +1,117 @@
+"""What blocks save for their backward in the host's memory: it comes back, tensor by tensor, when the backward asks.
+
+Nothing is computed otherwise than on the device alone, so that results are the same bits.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from meshwright.errors import PlanError, suggestion
+from meshwright.units import Bytes
+
+# Smaller tensors stay: a copy takes longer to start than to do.
+_SMALLEST: Bytes = 64 * 1024
+
+
+class ActivationOffload:
+    """Keeps what blocks of a model save on the host until closed.
+
+    Args:
+        model: the user's.
+        paths: names of its blocks.
+        smallest: tensors below this stay on the device (B).
+
+    Raises:
+        PlanError: there are no such blocks.
+    """
+
+    def __init__(self, model: nn.Module, paths: Sequence[str], *, smallest: Bytes = _SMALLEST) -> None:
+        names = dict(model.named_modules())
+        missing = [path for path in paths if path not in names]
+        if missing or not paths:
+            raise PlanError(
+                f"activations of {missing[0] if missing else 'blocks'} are to be in the host's memory, and "
+                f"{type(model).__name__} has none",
+                cause="the plan was made for another model",
+                alternatives=[hint] if missing and (hint := suggestion(missing[0], list(names))) else [],
+                command="meshwright plan SCRIPT",
+            )
+        self._blocks = [names[path] for path in paths]
+        for block in self._blocks:
+            block.forward = _Carried(block, smallest)
+
+    def close(self) -> None:
+        """Gives the blocks their own forward back."""
+        for block in self._blocks:
+            forward = block.__dict__.pop("forward", None)
+            if isinstance(forward, _Carried) and forward.own_forward is not None:
+                block.forward = forward.own_forward
+
+
+class _Carried:
+    """Stands for a block's forward on that one object; a copy of the block has its class's forward again."""
+
+    def __init__(self, block: nn.Module, smallest: Bytes) -> None:
+        self._block, self._smallest = block, smallest
+        self._forward = block.forward
+        self.own_forward = block.__dict__.get("forward")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return self._forward(*args, **kwargs)
+        journey = _Journey(self._block, self._smallest)
+        try:
+            with saved_tensors_hooks(journey.to_host, _to_device):
+                return self._forward(*args, **kwargs)
+        finally:
+            journey.end()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = memo.get(id(self._block), self._block)
+        return type(copied).forward.__get__(copied)
+
+
+class _Journey:
+    """One forward of a block. What several operations save is carried once.
+
+    Parameters and buffers stay, for they are on the device anyway. Tensors are remembered together with their
+    originals while the forward lasts: memory that was given back would otherwise be taken for what lay there before.
+    """
+
+    def __init__(self, block: nn.Module, smallest: Bytes) -> None:
+        self._kept = {one.untyped_storage().data_ptr() for one in (*block.parameters(), *block.buffers())}
+        self._smallest = smallest
+        self._carried: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
+
+    def to_host(self, tensor: Tensor) -> tuple[torch.device, Tensor] | Tensor:
+        """A copy in the host's memory, in locked pages; or the tensor itself."""
+        if type(tensor) is not Tensor or tensor.layout != torch.strided or tensor.nbytes < self._smallest:
+            return tensor
+        storage = tensor.untyped_storage().data_ptr()
+        if storage in self._kept:
+            return tensor
+        key = (storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype, tensor._version)
+        if key not in self._carried:
+            self._carried[key] = tensor, _on_host(tensor)
+        return tensor.device, self._carried[key][1]
+
+    def end(self) -> None:
+        """Lets go of the originals; autograd keeps this object as long as what it carried."""
+        self._carried = {}
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    pinned = tensor.device.type in ("cuda", "xpu")
+    kept = torch.empty_like(tensor, device="cpu", pin_memory=pinned, requires_grad=False)
+    return kept.copy_(tensor, non_blocking=pinned)
+
+
+def _to_device(packed: tuple[torch.device, Tensor] | Tensor) -> Tensor:
+    if isinstance(packed, Tensor):
+        return packed
+    device, kept = packed
+    return kept.to(device, non_blocking=True)
