@@ -11,8 +11,9 @@ Seconds and bytes of a step are timed on every link. How the held-out loss falls
 unshaped link, with every seed; time to a loss is the number of steps to it times the time of a step
 (`exchange_targets`). With `--sweep` every way first learns at several rates with the first seed, and keeps the one with
 the least loss at the end. Cells are in `exchange_cells`, ways in `exchange_ways`; rivals are torch's
-DistributedDataParallel, plain, with its fp16 hook and with PowerSGD (one bucket), and torchft's DiLoCo where that is
-installed. Needs what the testbed needs; run it on a machine that does nothing else.
+DistributedDataParallel, plain, with its fp16 hook and with PowerSGD (one bucket), and with `--rivals-python` torchft's
+DiLoCo and Hivemind (`exchange_rivals` says how to install them). Needs what the testbed needs; run it on a machine that
+does nothing else.
 """
 
 import argparse
@@ -25,9 +26,11 @@ from typing import Any
 
 import outcome
 from exchange_cells import GROUPS, LINKS, START, Cell, Group, Learnt, Ledger, Run
+from exchange_rivals import INSTALLATION
+from exchange_rivals import obstacle as rivals_obstacle
 from exchange_targets import Curves, checks_of, table
 from exchange_testbed import RunError, measured_link, train
-from exchange_ways import CHOICES, RIVALS
+from exchange_ways import CHOICES, PACKAGES, RIVALS
 from testbed import obstacle
 
 QUICK_WAYS = ("ddp", "exact", "bfloat16")
@@ -41,18 +44,25 @@ class Bench:
     Args:
         rows: file that keeps what is known; None: nothing is.
         budget: seconds that all runs may take, about.
+        rivals: the interpreter that has the packages of rivals; None: there is none.
+
+    Attributes:
+        left_out: runs that there was no time for.
+        obstacles: to the rivals of other packages that were to be run; empty for one that can be.
     """
 
-    def __init__(self, rows: Path | None, budget: float) -> None:
+    def __init__(self, rows: Path | None, budget: float, *, rivals: Path | None) -> None:
         self._ledger = Ledger(rows)
         self._ends = time.monotonic() + budget
+        self._rivals = rivals
         self.left_out: list[str] = []
+        self.obstacles: dict[str, str] = {}
 
     def results(self, runs: Sequence[Run]) -> list[tuple[list[Cell], Learnt]]:
         """What runs on the same hosts give, without those that there was no time for, or that failed."""
         fresh, until = [], time.monotonic() + START * runs[0].group.count / 2
         for run in runs:
-            if run.name in self._ledger:
+            if run.name in self._ledger or not self._is_possible(run.way):
                 continue
             if until + run.seconds > self._ends:
                 self.left_out.append(run.name)
@@ -67,11 +77,19 @@ class Bench:
         begun = time.monotonic()
         print(f"{', '.join(run.name for run in runs)}: about {seconds:.0f} s", file=sys.stderr, flush=True)
         try:
-            for run, cells, learnt in train(runs):
+            for run, cells, learnt in train(runs, python=self._python(runs[0].way)):
                 self._ledger.add(run.name, cells, learnt)
         except RunError as error:
             print(f"{runs[0].name} and what followed it: {error}", file=sys.stderr, flush=True)
         print(f"took {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+
+    def _is_possible(self, way: str) -> bool:
+        if way in PACKAGES and way not in self.obstacles:
+            self.obstacles[way] = rivals_obstacle(way, self._rivals)
+        return not self.obstacles.get(way)
+
+    def _python(self, way: str) -> Path:
+        return self._rivals if self._rivals is not None and way in PACKAGES else Path(sys.executable)
 
 
 def timed(options: argparse.Namespace, group: Group, bench: Bench) -> list[tuple[list[Cell], Learnt]]:
@@ -89,7 +107,7 @@ def timed(options: argparse.Namespace, group: Group, bench: Bench) -> list[tuple
         [Run(group=group, way=way, seed=options.seeds[0], rate=options.rate, links=part) for part in parts]
         for way in ways
     ]
-    if options.quick:
+    if options.quick and not PACKAGES.keys() & ways:
         return bench.results([run for of_way in runs for run in of_way])
     return [result for of_way in runs for result in bench.results(of_way)]
 
@@ -125,19 +143,6 @@ def picked(cells: Sequence[Cell]) -> tuple[list[dict[str, Any]], list[outcome.Ch
     return rows, [outcome.at_least(name, close, PICKED)]
 
 
-def rivals_missing() -> list[str]:
-    """Why rivals of other packages do not run here."""
-    found = []
-    for package, name in (("torchft", "torchft's DiLoCo"), ("hivemind", "Hivemind")):
-        try:
-            __import__(package)
-        except Exception as error:
-            found.append(f"{name} does not run here: {type(error).__name__}: {error}")
-        else:
-            found.append(f"{name} is installed, and not compared: it brings its own process groups")
-    return found
-
-
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -151,6 +156,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of what is timed, and without --sweep")
     parser.add_argument("--sweep", nargs="*", type=float, default=[], help="rates of which every way takes its best")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument(
+        "--rivals-python", type=Path, help=f"has torchft and hivemind: V/bin/python after `{INSTALLATION}`"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.quick:
@@ -166,7 +174,7 @@ def main() -> int:
     if reason:
         sys.exit(f"no testbed here: {reason}")
     there = outcome.machine()
-    bench = Bench(options.rows, options.budget)
+    bench = Bench(options.rows, options.budget, rivals=options.rivals_python)
     cells: list[Cell] = []
     learnt: list[Learnt] = []
     on_links: list[Learnt] = []
@@ -191,8 +199,9 @@ def main() -> int:
         rows, checks = rows + sums, checks + exchange_local.checks(sums)
     for name in bench.left_out:
         print(f"left out for want of time: {name}", file=sys.stderr)
-    for line in rivals_missing():
-        print(line, file=sys.stderr)
+    for way, reason in bench.obstacles.items():
+        if reason:
+            print(f"{way} does not run here: {reason}", file=sys.stderr)
     return outcome.publish(rows, checks, there=there, as_json=options.json)
 
 

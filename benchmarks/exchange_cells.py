@@ -9,13 +9,13 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from exchange_orders import Answer, Order, Phase
-from exchange_ways import RIVALS
+from exchange_orders import INTERVAL, Answer, Order, Phase
+from exchange_ways import PACKAGES, RIVALS, trains_apart
 from testbed_description import Description, HostDescription
 
 LINKS = ("unshaped", "1Gbit/s", "100Mbit/s")
 SLOWED = "one slowed 10 ×"  # not a link: the last host's processor time is cut instead
-INTERVAL = 16  # steps between two meetings of the local ways
+LATE_INTERVALS = 4  # timed of a way that meets a step or two after each, so that most of its meetings are in it
 EVALUATE = 16  # steps between two looks at the held-out loss
 EXAMPLES = 8  # of a step, on every host
 WINDOW = 20.0  # s in which every host takes as many steps as it can
@@ -24,6 +24,7 @@ PICKED_FROM = ("exact", "exact_direct", "exact_gloo", "bfloat16", "bfloat16_dire
 STEPS = {"unshaped": 7, "1Gbit/s": 6, "100Mbit/s": 4}
 # Seconds of a step on two hosts, about, to know what fits into a budget.
 SECONDS = {"unshaped": 0.5, "1Gbit/s": 0.8, "100Mbit/s": 3.0, SLOWED: 1.0}
+RIVAL_SECONDS = 1.0  # s, of a step of a rival whose hosts train apart
 START = 10.0  # s, to load torch on two hosts
 
 
@@ -51,7 +52,7 @@ class Group:
 GROUPS = {
     "two": Group(
         hosts="2 equal", count=2, links=LINKS, ways=(*RIVALS, "exact", "exact_as_written", "bfloat16", "local_int8"),
-        learning=("ddp", "ddp_fp16", "ddp_powersgd", "local_int8"),
+        learning=(*RIVALS, "local_int8"),
     ),
     "four": Group(hosts="4 equal", count=4, links=("100Mbit/s",), ways=("ddp", "exact", "bfloat16", "local_int8")),
     "half": Group(
@@ -95,8 +96,7 @@ class Run:
         if self.group.ways == ("asynchronous",):
             return 2 * WINDOW + 20.0
         return sum(
-            phase.steps * factor * (SECONDS["unshaped"] if self.way.startswith("local") else SECONDS[link])
-            for phase, link in zip(self.order.phases, self.links, strict=True)
+            phase.steps * factor * self._step(link) for phase, link in zip(self.order.phases, self.links, strict=True)
         )
 
     @property
@@ -113,13 +113,20 @@ class Run:
             is_witnessed=self.group.is_half,
         )
 
+    def _step(self, link: str) -> float:
+        if self.way in PACKAGES:
+            return RIVAL_SECONDS
+        return SECONDS["unshaped"] if trains_apart(self.way) else SECONDS[link]
+
     def _phase(self, link: str) -> Phase:
         if self.way == "asynchronous":
             return Phase(seconds=WINDOW)
         if self.learning:
             # islands are a little behind: they go on until they have the loss that is waited for
-            return Phase(steps=self.learning + 2 * INTERVAL * self.way.startswith("local"))
-        if self.way.startswith("local"):
+            return Phase(steps=self.learning + 2 * INTERVAL * trains_apart(self.way))
+        if self.way == "hivemind":
+            return Phase(steps=INTERVAL * LATE_INTERVALS)
+        if trains_apart(self.way):
             return Phase(steps=INTERVAL * (1 + (link == self.links[0])))
         return Phase(steps=STEPS[link])
 

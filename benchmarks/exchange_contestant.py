@@ -9,6 +9,7 @@ import argparse
 import gc
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from character_model import CharacterModel, loss, texts
 from exchange_orders import Answer, Order, Phase, read_orders, write_answer
-from exchange_ways import RIVALS, meshwright_step, rival_step, strategy_of
+from exchange_ways import PACKAGES, RIVALS, meshwright_step, rival_step, strategy_of
 from meshwright.documents import write_toml
 from meshwright.exchange import DirectTransport
 from meshwright.hardware.probe_link import link_between
@@ -127,7 +128,11 @@ def trained(order: Order, phases: Phases, text: Tensor, held_out: Tensor) -> Ans
     first = next(data)
     witness = Witness(model, optimizer, first) if order.is_witnessed and dist.get_rank() == 0 else None
     shares = (order.batch // dist.get_world_size(),) * dist.get_world_size()
-    if order.way in RIVALS:
+    if order.way in PACKAGES:
+        from exchange_rivals import packaged_step
+
+        step, close = packaged_step(order, model, optimizer, loss)
+    elif order.way in RIVALS:
         step, close = rival_step(order.way, model, optimizer, loss)
     else:
         shares = measured_shares(model, first) if order.is_uneven else shares
@@ -195,7 +200,12 @@ def main() -> None:
     dist.init_process_group("gloo", rank=arguments.rank, world_size=arguments.hosts)
     text, held_out = texts(length=LENGTH, held_out=HELD_OUT)
     for number, order in enumerate(read_orders(arguments.folder / "orders.json")):
-        answer = trained(order, Phases(arguments.folder, number), text, held_out)
+        try:
+            answer = trained(order, Phases(arguments.folder, number), text, held_out)
+        except Exception:
+            # what a rival has started beside this process would keep it from its end
+            traceback.print_exc()
+            os._exit(1)
         if arguments.rank == 0:
             write_answer(arguments.folder / f"{number}.json", answer)
         gc.collect()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 BUCKET = 2**20  # B, of gradients that are exchanged together
+INTERVAL = 16  # steps between two meetings of the ways whose hosts train apart
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

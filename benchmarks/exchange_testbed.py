@@ -7,9 +7,11 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
+from typing import IO
 
-from exchange_cells import INTERVAL, SLOWED, Cell, Learnt, Run, description, learnt_of
-from exchange_orders import Answer, read_answer, write_orders
+from exchange_cells import SLOWED, Cell, Learnt, Run, description, learnt_of
+from exchange_orders import INTERVAL, Answer, read_answer, write_orders
+from exchange_ways import trains_apart
 from meshwright.documents import read_toml
 from meshwright.hardware import Link
 from testbed import PORT, Testbed
@@ -25,8 +27,12 @@ class RunError(Exception):
     """A way did not come to its end; says what its host said last."""
 
 
-def train(runs: Sequence[Run]) -> Iterator[tuple[Run, list[Cell], Learnt]]:
+def train(runs: Sequence[Run], *, python: Path = Path(sys.executable)) -> Iterator[tuple[Run, list[Cell], Learnt]]:
     """Trains runs of one group of hosts, one after another in the same processes; gives each when it has ended.
+
+    Args:
+        runs: of the same hosts.
+        python: the interpreter that has what they need.
 
     Raises:
         RunError: a host failed.
@@ -39,7 +45,7 @@ def train(runs: Sequence[Run]) -> Iterator[tuple[Run, list[Cell], Learnt]]:
         first_links = [*(run.links[0] for run in runs), "unshaped"]
         _set(bed, hosts, first_links[0])
         with (folder / "log").open("wb") as log:
-            processes = [bed.start(rank, _host(folder, rank, hosts), output=log, errors=log) for rank in _ranks(hosts)]
+            processes = _started(bed, hosts, folder, python=python, log=log)
         for number, run in enumerate(runs):
             sent = []
             for phase, link in enumerate([*run.links, first_links[number + 1]]):
@@ -73,7 +79,7 @@ def _typical(run: Run, answer: Answer, phase: int) -> float:
         speeds = answer.speeds[phase][:-1]
         return len(speeds) / sum(speeds)
     times = answer.seconds[phase]
-    return sum(times[-INTERVAL:]) / INTERVAL if run.way.startswith("local") else median(times[1:] or times)
+    return sum(times[-INTERVAL:]) / INTERVAL if trains_apart(run.way) else median(times[1:] or times)
 
 
 def measured_link(link: str) -> Link:
@@ -83,20 +89,20 @@ def measured_link(link: str) -> Link:
         folder = Path(name)
         _set(bed, hosts, link)
         with (folder / "log").open("wb") as log:
-            processes = [bed.start(rank, _host(folder, rank, hosts), output=log, errors=log) for rank in _ranks(hosts)]
+            processes = _started(bed, hosts, folder, python=Path(sys.executable), log=log)
         if any(process.wait(timeout=LIMIT) for process in processes):
             raise RunError(f"the link was not measured:\n{(folder / 'log').read_text(errors='replace')[-2000:]}")
         return read_toml(Link, folder / "link.toml")
 
 
-def _ranks(hosts: Description) -> range:
-    return range(len(hosts.hosts))
-
-
-def _host(folder: Path, rank: int, hosts: Description) -> list[str]:
-    words = [sys.executable, str(HERE / "exchange_contestant.py"), str(folder)]
-    place = ["--rank", str(rank), "--hosts", str(len(hosts.hosts)), "--address", Network.address(0)]
-    return [*words, *place, "--port", str(PORT)]
+def _started(
+    bed: Testbed, hosts: Description, folder: Path, *, python: Path, log: IO[bytes]
+) -> "list[subprocess.Popen[bytes]]":
+    """What every host runs."""
+    count = len(hosts.hosts)
+    words = [str(python), str(HERE / "exchange_contestant.py"), str(folder), "--hosts", str(count)]
+    words += ["--address", Network.address(0), "--port", str(PORT)]
+    return [bed.start(rank, [*words, "--rank", str(rank)], output=log, errors=log) for rank in range(count)]
 
 
 def _set(bed: Testbed, hosts: Description, link: str) -> None:

@@ -5,6 +5,7 @@ exact, bfloat16                      Meshwright in float32, and with gradients i
                                      connections with packed exponents; …_direct: unpacked; …_gloo: over gloo;
                                      …_shared: through memory
 int8, int4, sign, top_k, …           Meshwright with compressed gradients
+torchft_diloco, hivemind             of other packages (`exchange_rivals`)
 local, local_int8                    Meshwright, islands that agree every 16 steps, all at once
 local_streamed                       the same in four fragments, each while the next steps are computed
 asynchronous                         Meshwright, islands that meet a server; nobody waits for the slowest
@@ -21,13 +22,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from exchange_orders import INTERVAL
 from meshwright.cost import Batch, Compression, Exchange, Kernels, Mesh, Precision, Strategy, Updates, Worker
 from meshwright.run._engine import Engine
 from meshwright.run._job import Job
 
 AS_WRITTEN = "_as_written"
 KERNELS = Kernels(matrix_library="onednn" if torch.backends.mkldnn.is_available() else "default", allocator="retained")
-RIVALS = ("ddp", "ddp_fp16", "ddp_powersgd")
+PACKAGES = {"torchft_diloco": "torchft", "hivemind": "hivemind"}
+RIVALS = ("ddp", "ddp_fp16", "ddp_powersgd", *PACKAGES)
+# Of what islands agree on; for meetings as rare as these.
+OUTER_RATE, OUTER_MOMENTUM = 0.7, 0.5
+LOCAL = Updates(kind="local", interval=INTERVAL, rate=OUTER_RATE, momentum=OUTER_MOMENTUM)
 Step = Callable[[Tensor], float]
 Loss = Callable[[nn.Module, Tensor], Tensor]
 
@@ -46,18 +52,17 @@ CHOICES: dict[str, dict[str, Any]] = {
     "powersgd_16": {"compression": Compression(method="powersgd", rank=16)},
     "top_k": {"compression": Compression(method="top_k", share=0.01)},
     "random_k": {"compression": Compression(method="random_k", share=0.05)},
-    "local": {"updates": Updates(kind="local", interval=16, rate=0.7, momentum=0.5)},
-    "local_int8": {
-        "updates": Updates(kind="local", interval=16, rate=0.7, momentum=0.5),
-        "compression": Compression(method="int8"),
-    },
-    "local_streamed": {
-        "updates": Updates(kind="local", interval=16, rate=0.7, momentum=0.5, fragments=4, delay=3),
-        "compression": Compression(method="int8"),
-    },
+    "local": {"updates": LOCAL},
+    "local_int8": {"updates": LOCAL, "compression": Compression(method="int8")},
+    "local_streamed": {"updates": replace(LOCAL, fragments=4, delay=3), "compression": Compression(method="int8")},
     "asynchronous": {"updates": Updates(kind="asynchronous", interval=4)},
 }  # fmt: skip
 CHOICES |= {f"{way}{AS_WRITTEN}": choice for way, choice in CHOICES.items()}
+
+
+def trains_apart(way: str) -> bool:
+    """Whether hosts agree every INTERVAL steps only, so that steps differ."""
+    return way.startswith("local") or way in PACKAGES
 
 
 def strategy_of(way: str, *, shares: tuple[int, ...], batch: int, bucket_size: int) -> Strategy:

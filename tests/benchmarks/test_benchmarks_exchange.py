@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from exchange_cells import GROUPS, LINKS, SLOWED, Cell, Learnt, Ledger, Run, description
-from exchange_orders import Answer, read_answer, read_orders, write_answer, write_orders
+from exchange_orders import INTERVAL, Answer, read_answer, read_orders, write_answer, write_orders
+from exchange_rivals import obstacle
 from exchange_targets import Curves, checks_of
-from exchange_ways import CHOICES, strategy_of
+from exchange_ways import CHOICES, PACKAGES, RIVALS, strategy_of
 
 
 def test_steps_to_a_loss_lie_between_two_evaluations():
@@ -32,12 +33,29 @@ def test_every_way_is_a_strategy_of_all_hosts():
         assert strategy.batch.shares == (9, 7)
 
 
-def test_local_ways_are_timed_over_whole_intervals_and_learn_two_more():
-    run = Run(group=GROUPS["two"], way="local_int8", rate=1e-3, links=LINKS)
-    assert [phase.steps for phase in run.order.phases] == [32, 16, 16]
-    assert CHOICES["local_int8"]["updates"].interval == 16
+@pytest.mark.parametrize("way", ["local_int8", *PACKAGES])
+def test_ways_that_train_apart_are_timed_over_whole_intervals_and_learn_two_more(way):
+    run = Run(group=GROUPS["two"], way=way, rate=1e-3, links=LINKS)
+    assert [phase.steps for phase in run.order.phases] == ([64] * 3 if way == "hivemind" else [32, 16, 16])
     (phase,) = replace(run, links=LINKS[:1], learning=96).order.phases
     assert phase.steps == 128
+
+
+def test_local_ways_meet_when_rivals_do():
+    assert CHOICES["local_int8"]["updates"].interval == INTERVAL == 16
+
+
+def test_rivals_of_other_packages_are_compared_wherever_an_interpreter_has_them(tmp_path):
+    for way, package in PACKAGES.items():
+        assert way in RIVALS
+        assert way in GROUPS["two"].ways
+        assert way in GROUPS["two"].learning
+        assert f"no interpreter was named that has {package}: --rivals-python" in obstacle(way, None)
+        assert "No such file" in obstacle(way, tmp_path / "python")
+    empty = tmp_path / "empty"
+    empty.write_text("#!/bin/sh\necho 'ModuleNotFoundError: No module named hivemind' >&2\nexit 1\n")
+    empty.chmod(0o755)
+    assert obstacle("hivemind", empty).endswith("No module named hivemind")
 
 
 def test_orders_and_answers_pass_through_files(tmp_path):
@@ -117,6 +135,8 @@ def test_losses_on_shaped_links_have_to_be_those_that_were_followed():
     for loss, holds in ((2.0, True), (2.01, False)):
         (check,) = checks_of([], followed, timed=[_learnt("local", 3.0, loss), _learnt("ddp", 1.0)])
         assert check.holds is holds
+    anytime = Curves(learnt=(_learnt("hivemind", 3.0, 2.0),), steps=20)
+    assert not checks_of([], anytime, timed=[_learnt("hivemind", 3.0, 2.5)]), "when it meets depends on the link"
 
 
 def test_a_gradient_apart_from_one_devices_is_a_failure_of_ours():
