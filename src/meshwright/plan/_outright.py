@@ -15,6 +15,7 @@ from meshwright.plan._heap_room import with_heap_room
 from meshwright.plan._legality import check_pins, no_strategy
 from meshwright.plan._places import workers_of
 from meshwright.plan._plan import Candidate, FrontPoint, Plan, PlannedStage
+from meshwright.plan._priced import capacity
 from meshwright.plan._target import aim_of, target_of, tokens_of_step
 from meshwright.plan.explanation import Neighbour, binding, flips, more_memory, neighbours, summary, with_memory
 from meshwright.plan.search import Aim, Found, Result, Search, limits
@@ -68,7 +69,7 @@ def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -
         prediction=prediction,
         allow=goal.allow,
         memory_limit=limit,
-        capacity=min(hybrid.hosts[kind].device.memory for replica in layout.replicas for kind in replica.kinds),
+        capacity=capacity(pricer.cluster, strategy),
         binding=binding(hybrid, layout, price, roomy),
         flips=tuple(flips(hybrid, goal, aim, chosen, rivals, roomy)),
         candidates=(_candidate(summary(layout, names), price), *(_of_neighbour(one) for one in beside)),

@@ -11,7 +11,7 @@ from meshwright.plan.explanation._departures import exactly, meeting, ruled_out
 from meshwright.plan.explanation._names import AXES, summary
 from meshwright.plan.explanation._neighbours import with_memory
 from meshwright.plan.search import Aim, Effort, Found, Search
-from meshwright.units import format_bytes, format_seconds
+from meshwright.units import format_bytes, format_scaled, format_seconds
 
 _MODERATE = Effort(priced=4, visited=60, total=1600)
 _FACTORS = (1.25, 1.5, 2.0, 4.0, 8.0, 16.0)
@@ -52,7 +52,7 @@ def binding(pricer: HybridPricer, chosen: Layout, best: Price, roomy: Found | No
     rate = ""
     if name == "computing":
         each = pricer.flops / best.step / chosen.mesh.num_workers
-        rate = f", {each / 1e12:.0f} TFLOP/s per device over the whole step"
+        rate = f", {format_scaled(each, 'FLOP/s')} per device over the whole step"
     return f"{first}{name}: {items[name] / best.step:.0%} of the step ({format_seconds(items[name])}{detail}{rate})"
 
 
