@@ -3,10 +3,11 @@
     python benchmarks/calibrate.py FOLDER [--quick] [--json]   # fit, cross-validate, print; changes nothing
     python benchmarks/calibrate.py FOLDER --write              # and write calibration.toml and memory.toml
 
-FOLDER has measurements.csv, op_profiles.csv.gz and network_calibration.csv. Parameters, what is known of them
-beforehand and where from: calibration_priors.toml for time, calibration_memory.py for memory. The rows have, for each
-source, the error of the fit on it and the error when it, its models one by one, or its numbers of devices one by one
-were left out of the fit; checks are on models that were left out. What `_CHOSEN` and the priors read off the runs holds
+FOLDER has measurements.csv, op_profiles.csv.gz, network_calibration.csv and overlap_interference.csv.gz. Parameters,
+what is known of them beforehand and where from: calibration_priors.toml for time, calibration_memory.py for memory. The
+rows have, for each source, the error of the fit on it, the error when it, its models one by one, or its numbers of
+devices one by one were left out of the fit, and the share of its runs inside intervals made without their model; checks
+are on models that were left out. What `_CHOSEN` and the priors read off the runs holds
 for all columns: the form of the model has seen every row. `--quick` fits time alone, from the last fit on.
 """
 
@@ -15,7 +16,6 @@ import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ import tomli_w
 
 import outcome
 from calibration_fit import STALLING, Problem, Vector, fit, newton_move, read_priors
+from calibration_interference import fit_interference, read_overlaps
+from calibration_intervals import runs_of, shares_inside, with_intervals
 from calibration_memory import fit_memory, write_memory
 from calibration_points import Point, collective_points, product_points, run_points
 from calibration_stalls import Waits, fit_stalls
-from meshwright.cost.accelerator import Calibration, step_time
 from meshwright.errors import MeshwrightError
 
 _HERE = Path(__file__).resolve().parent
@@ -100,55 +101,38 @@ def quantile(errors: Vector, share: float) -> float:
     return float(np.quantile(np.abs(np.expm1(errors)), share)) if len(errors) else float("nan")
 
 
-def table_of(problem: Problem, columns: dict[str, Vector]) -> list[dict[str, Any]]:
-    """Median and 90th percentile of every source, fitted and left out."""
+def table_of(problem: Problem, columns: dict[str, Vector], inside: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Median and 90th percentile of every source, fitted and left out, and the share inside its intervals."""
     sources = np.array([point.source for point in problem.points])
     table = []
     for source in dict.fromkeys(sources):
         rows = sources == source
         cells = {f"{name}, median": quantile(errors[rows], 0.5) for name, errors in columns.items()}
         cells |= {f"{name}, p90": quantile(errors[rows], 0.9) for name, errors in columns.items()}
+        cells["inside"] = inside.get(str(source), float("nan"))
         table.append({"time of": str(source), "rows": int(rows.sum()), **cells})
     return table
 
 
-def with_intervals(
-    document: dict[str, Any], problem: Problem, logs: Vector, *, by_model: Vector, by_source: Vector
-) -> dict[str, Any]:
-    """Adds each framework's 90 % interval: what nine in ten errors on models that were left out stay within.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FittedTime:
+    """What was fitted.
 
-    A framework of few models says little about others: sources that were left out whole count as one model more, and
-    alone where a framework is not known. Runs that stalled are in the interval by the stall, not by its width.
+    Args:
+        rows: errors of every source.
+        slowdowns: of exchanges and computing by kind of link, with their errors.
+        document: the calibration.
+        inside: share of the runs inside intervals made without their model, by source and in the mean.
     """
-    smooth = np.array([_is_smooth(point, problem.calibration(logs)) for point in problem.points])
-    names = np.array([point.framework for point in problem.points])
-    sources = np.array([point.source for point in problem.points])
-    elsewhere = float(np.mean([_within(by_source[smooth & (sources == one)]) for one in np.unique(sources[smooth])]))
-    for name, habits in document["frameworks"].items():
-        rows = smooth & (names == name)
-        models = len({point.model for point, counts in zip(problem.points, rows, strict=True) if counts})
-        own = _within(by_model[rows]) if models else 0.0
-        width = (models * own + elsewhere) / (models + 1)
-        habits["low"], habits["high"] = round(exp(-width), 3), round(exp(width), 3)
-    return document
+
+    rows: Sequence[Mapping[str, Any]]
+    slowdowns: Sequence[Mapping[str, Any]]
+    document: dict[str, Any]
+    inside: Mapping[str, float]
 
 
-def _within(errors: Vector) -> float:
-    """What nine in ten stay within."""
-    return float(np.quantile(np.abs(errors), 0.9))
-
-
-def _is_smooth(point: Point, fitted: Calibration) -> bool:
-    """Whether it is a run that neither stalled nor was foretold to."""
-    if point.setup is None or point.machine is None:
-        return False
-    time = step_time(point.setup, point.machine, fitted=fitted)
-    stalls = fitted.frameworks[point.framework].stall > 0
-    return not time.stall and not (stalls and point.measured > 1.5 * time.step)
-
-
-def fit_time(folder: Path, *, rounds: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Errors of every source, and the calibration's document.
+def fit_time(folder: Path, *, rounds: int) -> FittedTime:
+    """Fits what steps take.
 
     Raises:
         UsageError: a file is missing, or lacks columns.
@@ -159,7 +143,9 @@ def fit_time(folder: Path, *, rounds: int) -> tuple[list[dict[str, Any]], dict[s
         + collective_points(folder / "network_calibration.csv")
     )
     earlier = tomllib.loads(_TARGET.read_text(encoding="utf-8"))
-    problem = Problem(points, read_priors(_HERE / "calibration_priors.toml"), _CHOSEN).with_stalls(
+    interference, slowdowns = fit_interference(read_overlaps(folder / "overlap_interference.csv.gz"))
+    chosen = _CHOSEN | {"network": {"interference": interference}}
+    problem = Problem(points, read_priors(_HERE / "calibration_priors.toml"), chosen).with_stalls(
         earlier["frameworks"][STALLING].get("stalls", {})
     )
     logs = fit(problem, problem.begin(earlier), rounds=rounds, report=lambda _: None)
@@ -169,16 +155,20 @@ def fit_time(folder: Path, *, rounds: int) -> tuple[list[dict[str, Any]], dict[s
     columns = {"fitted": errors}
     for way in _WAYS:
         columns[f"without {way.name}"] = left_out_errors(problem, logs, errors, jacobian, way)
-    document = with_intervals(
-        problem.document(logs), problem, logs, by_model=columns["without model"], by_source=columns["without source"]
-    )
-    return table_of(problem, columns), document
+    runs = runs_of(problem, logs, by_model=columns["without model"], by_source=columns["without source"])
+    inside = shares_inside(runs)
+    document = with_intervals(problem.document(logs), runs)
+    rows = table_of(problem, columns, inside)
+    return FittedTime(rows=rows, slowdowns=slowdowns, document=document, inside=inside)
 
 
-def checks_of(time: Sequence[Mapping[str, Any]], memory: Sequence[Mapping[str, Any]]) -> list[outcome.Check]:
+def checks_of(time: FittedTime, memory: Sequence[Mapping[str, Any]]) -> list[outcome.Check]:
     """Targets on models that were left out."""
     found = []
-    for row in time:
+    for counted in ("runs", "sources"):
+        name, share = f"share of {counted} in 90 % intervals, model left out", time.inside[counted]
+        found += [outcome.at_least(name, share, 0.85), outcome.at_most(name, share, 0.95)]
+    for row in time.rows:
         if row["time of"] not in _SINGLE:
             for part, bound in (("median", 0.08), ("p90", 0.2)):
                 name = f"step time of {row['time of']}, model left out, {part}"
@@ -201,7 +191,7 @@ def main(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
     there = outcome.machine()
     try:
-        time, document = fit_time(chosen.folder, rounds=_QUICK_ROUNDS if chosen.quick else _ROUNDS)
+        time = fit_time(chosen.folder, rounds=_QUICK_ROUNDS if chosen.quick else _ROUNDS)
         ways = ("model", "workers", "tenth")
         memory = None if chosen.quick else fit_memory(chosen.folder / "measurements.csv", ways=ways)
     except MeshwrightError as error:
@@ -209,14 +199,15 @@ def main(arguments: list[str]) -> int:
         return error.exit_code
     errors = list(memory.rows) if memory is not None else []
     if chosen.write:
-        _TARGET.write_text(_HEADER + tomli_w.dumps(document), encoding="utf-8")
+        _TARGET.write_text(_HEADER + tomli_w.dumps(time.document), encoding="utf-8")
         if memory is not None:
             write_memory(memory.factors)
     checks = checks_of(time, errors)
     if chosen.json:
-        return outcome.publish([*time, *errors], checks, there=there, as_json=True)
-    outcome.publish(errors, [], there=there, as_json=False)
-    return outcome.publish(time, checks, there=there, as_json=False)
+        return outcome.publish([*time.rows, *time.slowdowns, *errors], checks, there=there, as_json=True)
+    for table in (errors, time.slowdowns):
+        outcome.publish(table, [], there=there, as_json=False)
+    return outcome.publish(time.rows, checks, there=there, as_json=False)
 
 
 _HEADER = """\

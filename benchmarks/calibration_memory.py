@@ -23,13 +23,12 @@ from meshwright.cost.memory import (
     StageContent,
     conventions,
     fullest,
-    stage_memories,
-    stage_memory,
+    stages_on,
     transformer_contents,
 )
 from meshwright.errors import UsageError
 from meshwright.units import GIB
-from published_memory import published_memory, row_arrangement, row_conventions
+from published_memory import memory_of, published_memory, row_arrangement, row_conventions
 from published_rows import PublishedRow, configuration, read_rows
 
 # Error beyond which a row counts less, and the weight of priors against rows.
@@ -98,6 +97,7 @@ class Sample:
         model: its name, to leave it out.
         workers: likewise.
         measured: peak (B).
+        capacity: of its device (B).
     """
 
     model: str
@@ -106,6 +106,7 @@ class Sample:
     measured: float
     arrangement: Arrangement
     contents: tuple[StageContent, ...]
+    capacity: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,9 +221,8 @@ def _errors(priors: Mapping[str, Prior], values: Sequence[float], samples: Seque
 
 
 def _peak(sample: Sample, own: Conventions) -> float:
-    if own.seen == "first":
-        return stage_memory(sample.contents[0], 0, sample.arrangement, own).memory.peak
-    return fullest(stage_memories(sample.contents, sample.arrangement, own)).memory.peak
+    contents = sample.contents[:1] if own.seen == "first" else sample.contents
+    return fullest(stages_on(sample.capacity, contents, sample.arrangement, own)).memory.peak
 
 
 def with_values(own: Conventions, values: Mapping[str, float]) -> Conventions:
@@ -249,6 +249,7 @@ def _sample(row: PublishedRow, measured: float, model: str) -> Sample:
         measured=measured,
         arrangement=arrangement,
         contents=transformer_contents(row.model, arrangement, own),
+        capacity=memory_of(row.device),
     )
 
 

@@ -1,18 +1,21 @@
 """A published row as the planner sees a user's script: a captured graph, a cluster and a layout, priced by them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from meshwright.cost import Exchange, Kernels, Mesh, Precision
+from meshwright.cost import Exchange, Kernels, MemoryBreakdown, Mesh, Precision, Sharding
 from meshwright.cost.accelerator import calibration, layers_per_worker
 from meshwright.cost.hybrid import HybridPricer, Layout, Replica
+from meshwright.cost.memory import SCORES_SHARE, Arrangement, Conventions
 from meshwright.graph import Graph
 from meshwright.hardware import Cluster, Host, Link
-from published_memory import row_conventions
-from published_model import captured
+from published_memory import row_arrangement, row_conventions, stated_layers
+from published_model import Writing, captured
 from published_rows import PublishedRow
 from published_setup import device_of_row, framework_class, links_of, topology_of_row
 
 _PARAMETER_BYTES = 2
+_LEVELS: tuple[Sharding, ...] = ("optimizer", "gradients", "parameters")
 _WRITTEN = {"float8_e4m3fn": "bfloat16", "tfloat32": "float32"}
 
 
@@ -22,9 +25,7 @@ def by_planner(row: PublishedRow) -> tuple[float, float, float]:
     Raises:
         UsageError: the row's model cannot be written for the capture.
     """
-    dtype = _WRITTEN.get(row.dtype, row.dtype)
-    graph = captured(row.model, dtype, fused=row.fused_attention)
-    pricer = _pricer(graph, _cluster(row), framework_class(row.framework))
+    pricer = _pricer(_graph(row), _cluster(row), framework_class(row.framework))
     step = pricer.price(layout_of_row(row)).step
     low, high = pricer.devices.interval()
     return step * low, step, step * high
@@ -33,35 +34,61 @@ def by_planner(row: PublishedRow) -> tuple[float, float, float]:
 def peak_by_planner(row: PublishedRow) -> int:
     """Peak that the planner would give a row's strategy, of the worker that its source reports (B).
 
-    What a worker holds, how long and on which stage is the planner's; how wide parameters, gradients and optimizer
-    state are kept, and what the framework's context takes, are facts of the framework.
+    What a worker holds, how long and on which stage is the planner's. Facts of the framework are how wide parameters,
+    gradients and optimizer state are kept, that shards are spread over workers which share a sequence, what its context
+    takes, and the allocator's gaps.
 
     Raises:
         UsageError: the row's model cannot be written for the capture.
     """
     own = row_conventions(row)
-    dtype = _WRITTEN.get(row.dtype, row.dtype)
-    width = 4 if dtype == "float32" else 2
-    graph = captured(row.model, dtype, fused=row.fused_attention)
-    pricer = _pricer(graph, _cluster(row), framework_class(row.framework), state=own.optimizer)
+    width = 4 if _WRITTEN.get(row.dtype, row.dtype) == "float32" else 2
+    pricer = _pricer(_graph(row), _cluster(row), framework_class(row.framework), state=own.optimizer)
+    over = {level: row.cp if row_arrangement(row, own).shards(level) > 1 else 1 for level in _LEVELS}
     workers = [
-        replace(
-            items,
-            context=own.fixed,
-            parameters=round(items.parameters * own.parameter / width),
-            gradients=round(items.gradients * (own.gradient + own.produced) / width),
-        ).peak
+        _as_kept(
+            replace(
+                items,
+                context=own.fixed,
+                parameters=round(items.parameters * own.parameter / width / over["parameters"]),
+                gradients=round(items.gradients * (own.gradient + own.produced) / width / over["gradients"]),
+                optimizer=round(items.optimizer / over["optimizer"]),
+            ),
+            own,
+        )
         for items in pricer.price(layout_of_row(row)).memory
     ]
     return workers[0] if own.seen == "first" else max(workers)
+
+
+def _as_kept(items: MemoryBreakdown, own: Conventions) -> int:
+    """A worker's peak with the gaps that its framework's allocator leaves (B)."""
+    state = items.parameters + items.gradients + items.optimizer
+    return round(items.peak + (own.activations - 1) * items.activations + (own.state - 1) * state)
+
+
+def _graph(row: PublishedRow) -> Graph:
+    """A row's model as its framework writes it."""
+    own = row_conventions(row)
+    dtype = _WRITTEN.get(row.dtype, row.dtype)
+    partly = row.recomputation == "selective"
+    again = row_arrangement(row, own).computed_again
+    if again:
+        partly = sum(again) / len(again) > SCORES_SHARE / 2
+    writing = Writing(fused=row.fused_attention, dropout=own.dropout == "on", again=own.selective if partly else "none")
+    return captured(row.model, dtype, writing)
 
 
 def layout_of_row(row: PublishedRow) -> Layout:
     """A row's strategy, its stages cut where its framework cuts them."""
     sharded = row.sharding != "none"
     stages = row.pp * row.virtual if row.pp > 1 else 1
-    counts, _ = layers_per_worker(row.model, stages, framework_class(row.framework))
-    bounds = tuple(1 + sum(counts[:stage]) if stage else 0 for stage in range(stages))
+    arrangement = row_arrangement(row, row_conventions(row))
+    counts: Sequence[float] = layers_per_worker(row.model, stages, framework_class(row.framework))[0]
+    if stages == row.pp and (stated := stated_layers(row)):
+        counts = stated
+    ends = [round(sum(counts[: stage + 1])) for stage in range(stages)]
+    bounds = (0, *(1 + end for end in ends[:-1]))
     return Layout(
         mesh=Mesh(
             pp=row.pp, dp_replicate=1 if sharded else row.dp, dp_shard=row.dp if sharded else 1, cp=row.cp,
@@ -73,11 +100,23 @@ def layout_of_row(row: PublishedRow) -> Layout:
         micro_batches=row.micro_batches,
         schedule="interleaved" if stages > row.pp else "1f1b",
         bounds=bounds,
-        recomputed=tuple(range(1, row.model.layers + 1)) if row.recomputation == "full" else (),
+        recomputed=_recomputed(row, arrangement, ends),
         kernels=Kernels(compiled=row.compiled),
         precision=Precision(compute=row.dtype if row.dtype == "float8_e4m3fn" else "as_written"),
         exchange=Exchange(transport="nccl", bucket_size=_bucket(row)),
     )  # fmt: skip
+
+
+def _recomputed(row: PublishedRow, arrangement: Arrangement, ends: Sequence[int]) -> tuple[int, ...]:
+    """Layers that are computed again whole; of each stage those that are left once all scores are."""
+    if row.recomputation == "full":
+        return tuple(range(1, row.model.layers + 1))
+    begins = (0, *ends[:-1])
+    return tuple(
+        1 + layer
+        for begin, end, share in zip(begins, ends, arrangement.computed_again, strict=False)
+        for layer in range(begin, begin + round((end - begin) * max(0.0, share - SCORES_SHARE) / (1 - SCORES_SHARE)))
+    )
 
 
 def _pricer(graph: Graph, cluster: Cluster, framework: str, *, state: float = 8.0) -> HybridPricer:

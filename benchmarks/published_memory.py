@@ -14,7 +14,7 @@ from meshwright.cost.memory import (
     fullest,
     needed_peak,
     stage_layers,
-    stage_memories,
+    stages_on,
     transformer_contents,
 )
 from meshwright.hardware import catalog
@@ -65,7 +65,7 @@ def published_memory(row: PublishedRow, *, own: Conventions | None = None) -> Pu
         own: the framework's conventions; None: the fitted ones.
     """
     own = own or row_conventions(row)
-    capacity = _capacity(row.device)
+    capacity = memory_of(row.device)
     arrangement = row_arrangement(row, own)
     contents = transformer_contents(row.model, arrangement, own)
     if not row.states_recomputation:
@@ -74,7 +74,7 @@ def published_memory(row: PublishedRow, *, own: Conventions | None = None) -> Pu
             if needed_peak(contents, arrangement, own) > own.limit * capacity:
                 arrangement = replace(arrangement, recomputation=choice)
                 contents = transformer_contents(row.model, arrangement, own)
-    stages = stage_memories(contents, arrangement, own)
+    stages = stages_on(capacity, contents, arrangement, own)
     needed = needed_peak(contents, arrangement, own)
     return PublishedMemory(
         seen=(stages[0] if own.seen == "first" else fullest(stages)).memory.peak,
@@ -111,7 +111,7 @@ def row_arrangement(row: PublishedRow, own: Conventions) -> Arrangement:
         micro_batches=row.micro_batches,
         schedule="interleaved" if row.virtual > 1 else "1f1b",
         virtual=row.virtual,
-        layers=_stated_layers(row) or stage_layers(row.model, row.pp, own),
+        layers=stated_layers(row) or stage_layers(row.model, row.pp, own),
         element=4.0 if row.dtype in ("float32", "tfloat32") else 2.0,
         attention="fused" if row.fused_attention else "scores",
         dropout=own.dropout,
@@ -129,7 +129,8 @@ def impossible(row: PublishedRow, own: Conventions) -> str:
 
 
 @cache
-def _capacity(device: str) -> int:
+def memory_of(device: str) -> int:
+    """Of one device (B)."""
     return round(catalog().devices[device].memory.value)
 
 
@@ -151,7 +152,7 @@ def _idle_stages(row: PublishedRow) -> bool:
     return len(used) < row.pp
 
 
-def _stated_layers(row: PublishedRow) -> tuple[float, ...]:
+def stated_layers(row: PublishedRow) -> tuple[float, ...]:
     """Layers of each stage by the notes: counted, or in proportion to the operations where stages cut layers."""
     operations = _STAGE_OPERATIONS.search(row.notes)
     if operations is not None:

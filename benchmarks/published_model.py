@@ -1,11 +1,13 @@
 """A published row's model as a user would write it, on the meta device, and the graph that is captured of it."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from meshwright.errors import UsageError
 from meshwright.graph import Graph, Transformer, derived_splits
@@ -13,12 +15,29 @@ from meshwright.graph.capture import capture
 
 # What graphs are captured at: quantities are linear in the number of sequences.
 _SEQUENCES = 4
+# Probability of frameworks that train with dropout where nothing is said.
+_DROPOUT = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Writing:
+    """How a script writes its layers.
+
+    Args:
+        fused: attention is one operation, which keeps no scores.
+        dropout: scores, and what is added to the residual stream, are dropped out.
+        again: computed again in the backward: attention's scores; or all but attention and every second product.
+    """
+
+    fused: bool = True
+    dropout: bool = False
+    again: Literal["none", "scores", "alternate"] = "none"
 
 
 class Attention(nn.Module):
     """Causal attention with fewer key and value heads than query heads; fused, or with its scores kept."""
 
-    def __init__(self, model: Transformer, *, fused: bool) -> None:
+    def __init__(self, model: Transformer, writing: Writing) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.width = model.heads, model.kv_heads, model.head_width
         bias = model.biases
@@ -26,8 +45,9 @@ class Attention(nn.Module):
         self.key = nn.Linear(model.hidden, model.kv_heads * self.width, bias=bias)
         self.value = nn.Linear(model.hidden, model.kv_heads * self.width, bias=bias)
         self.output = nn.Linear(model.heads * self.width, model.hidden, bias=bias)
-        self.rotary, self.fused = not model.learned_positions, fused
-        if not fused:
+        self.rotary, self.writing = not model.learned_positions, writing
+        self.dropout = nn.Dropout(_DROPOUT if writing.dropout else 0.0)
+        if not writing.fused:
             self.register_buffer("future", torch.ones(model.sequence, model.sequence, dtype=torch.bool).triu(1))
 
     def forward(self, x_btd: Tensor) -> Tensor:
@@ -37,12 +57,19 @@ class Attention(nn.Module):
         v = self.value(x_btd).view(batch, time, self.kv_heads, self.width).transpose(1, 2)
         if self.rotary:
             q, k = _rotated(q), _rotated(k)
-        if not self.fused:
-            scores_bhtt = (q @ k.transpose(-1, -2)) * self.width**-0.5
-            kept_bhtt = F.dropout(scores_bhtt.masked_fill(self.future[:time, :time], -1e4).softmax(-1), 0.1)
-            return self.output((kept_bhtt @ v).transpose(1, 2).reshape(batch, time, self.heads * self.width))
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.heads != self.kv_heads)
-        return self.output(mixed.transpose(1, 2).reshape(batch, time, self.heads * self.width))
+        if self.writing.again == "scores":
+            mixed_bhtd = checkpoint(self._mixed, q, k, v, use_reentrant=False)
+        else:
+            mixed_bhtd = self._mixed(q, k, v)
+        return self.output(mixed_bhtd.transpose(1, 2).reshape(batch, time, self.heads * self.width))
+
+    def _mixed(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self.writing.fused:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.heads != self.kv_heads)
+        time = q.shape[2]
+        scores_bhtt = (q @ k.transpose(-1, -2)) * self.width**-0.5
+        kept_bhtt = scores_bhtt.masked_fill(self.future[:time, :time], -1e4).softmax(-1)
+        return self.dropout(kept_bhtt) @ v
 
 
 def _rotated(x_bhtd: Tensor) -> Tensor:
@@ -70,25 +97,49 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     """Pre-norm attention and feed-forward network."""
 
-    def __init__(self, model: Transformer, *, fused: bool) -> None:
+    def __init__(self, model: Transformer, writing: Writing) -> None:
         super().__init__()
         norm = nn.LayerNorm if model.biases else nn.RMSNorm
         self.attention_norm, self.ffn_norm = norm(model.hidden), norm(model.hidden)
-        self.attention, self.ffn = Attention(model, fused=fused), FeedForward(model)
+        self.attention, self.ffn = Attention(model, writing), FeedForward(model)
+        self.writing = writing
+        self.dropout = nn.Dropout(_DROPOUT if writing.dropout else 0.0)
 
     def forward(self, x_btd: Tensor) -> Tensor:
-        x_btd = x_btd + self.attention(self.attention_norm(x_btd))
-        return x_btd + self.ffn(self.ffn_norm(x_btd))
+        if self.writing.again == "alternate":
+            return checkpoint(self._run, x_btd, use_reentrant=False, context_fn=_alternate)
+        return self._run(x_btd)
+
+    def _run(self, x_btd: Tensor) -> Tensor:
+        x_btd = x_btd + self.dropout(self.attention(self.attention_norm(x_btd)))
+        return x_btd + self.dropout(self.ffn(self.ffn_norm(x_btd)))
+
+
+def _alternate() -> Any:
+    """Keeps attention's output and every second matrix product's, beginning with the first."""
+    seen = {False: 0, True: 0}
+
+    def policy(context: Any, operation: Any, *_arguments: Any, **_named: Any) -> CheckpointPolicy:
+        name = str(operation)
+        if "scaled_dot_product" in name:
+            return CheckpointPolicy.MUST_SAVE
+        if name.startswith(("aten.mm", "aten.addmm", "aten.linear")):
+            seen[context.is_recompute] += 1
+            if seen[context.is_recompute] % 2:
+                return CheckpointPolicy.MUST_SAVE
+        return CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)
 
 
 class Decoder(nn.Module):
     """Embedding, equal layers, output."""
 
-    def __init__(self, model: Transformer, *, fused: bool) -> None:
+    def __init__(self, model: Transformer, writing: Writing) -> None:
         super().__init__()
         self.token = nn.Embedding(model.vocab, model.hidden)
         self.position = nn.Embedding(model.sequence, model.hidden) if model.learned_positions else None
-        self.layers = nn.ModuleList(Layer(model, fused=fused) for _ in range(model.layers))
+        self.layers = nn.ModuleList(Layer(model, writing) for _ in range(model.layers))
         self.norm = (nn.LayerNorm if model.biases else nn.RMSNorm)(model.hidden)
         self.head = nn.Linear(model.hidden, model.vocab, bias=False)
 
@@ -107,13 +158,13 @@ def _loss(model: nn.Module, batch_bt: Tensor) -> Tensor:
 
 
 @cache
-def captured(model: Transformer, dtype: str, *, fused: bool) -> Graph:
+def captured(model: Transformer, dtype: str, writing: Writing) -> Graph:
     """The graph of one step of a dense model.
 
     Args:
         model: dimensions; an output layer that shares the embedding's matrix has one of its own here.
         dtype: of parameters and activations.
-        fused: whether attention keeps no scores.
+        writing: of its layers.
 
     Raises:
         UsageError: it is a mixture of experts.
@@ -121,7 +172,7 @@ def captured(model: Transformer, dtype: str, *, fused: bool) -> Graph:
     if model.experts:
         raise UsageError("a mixture of experts is written here by nobody", cause=f"{model.experts} experts a layer")
     with torch.device("meta"):
-        decoder = Decoder(model, fused=fused).to(getattr(torch, dtype))
+        decoder = Decoder(model, writing).to(getattr(torch, dtype))
         tokens_bt = torch.zeros(_SEQUENCES, model.sequence, dtype=torch.int64)
     optimizer = torch.optim.AdamW(decoder.parameters(), fused=False)
     graph = capture(decoder, optimizer, _loss, tokens_bt)

@@ -102,7 +102,15 @@ def test_a_fit_finds_the_factor_that_peaks_were_made_with() -> None:
         contents = transformer_contents(row.model, arrangement, truth)
         peak = stage_memory(contents[0], 0, arrangement, truth).memory.peak
         samples.append(
-            Sample(model="m", workers=2, conventions=name, measured=peak, arrangement=arrangement, contents=contents)
+            Sample(
+                model="m",
+                workers=2,
+                conventions=name,
+                measured=peak,
+                arrangement=arrangement,
+                contents=contents,
+                capacity=80 * GIB,
+            )
         )
     found = dict(zip(priors, _fit(priors, samples), strict=True))
     assert found["activations"] == pytest.approx(1.3, rel=0.02)

@@ -18,7 +18,7 @@ from meshwright.plan import Goal
 from meshwright.plan.explanation import summary
 from meshwright.plan.search import Aim, Search
 from meshwright.units import format_bytes, format_seconds
-from published_model import captured
+from published_model import Writing, captured
 
 STORED = Path(__file__).with_name("golden_plans_large.json")
 
@@ -70,7 +70,7 @@ PAIRS: dict[str, tuple[Transformer, int, Callable[[], Cluster]]] = {
 def found(name: str) -> str:
     """The plan of a stored pair in a line."""
     model, batch, cluster = PAIRS[name]
-    graph = replace(captured(model, "bfloat16", fused=True), batch_size=batch)
+    graph = replace(captured(model, "bfloat16", Writing()), batch_size=batch)
     best = Search(HybridPricer(graph, cluster()), Goal(), Aim()).run().best
     if best is None:
         return "does not fit"

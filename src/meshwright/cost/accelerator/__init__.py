@@ -4,8 +4,9 @@ In: a `Setup` (the model by its dimensions, its split), a `Machine` (rates and l
 `StepTime`. The parts serve any other graph as well: `kernels(machine, …)` times products, attention and memory traffic
 by shape, `Collectives` times exchanges by group size and stride.
 Reading order: `_calibration` (what was fitted; `calibration.toml`), `_machine`, `_setup`; `_kernels`, `_collectives`;
-`_exposure` (what of exchanges and launches is waited for), `_stalls`; `_layers`, `_stages` and `_step` for transformers
-by their dimensions; `_operations` for captured graphs.
+`_interference` (what runs beside each other slows each other), `_exposure` (what of exchanges and launches is waited
+for), `_stalls`; `_layers`, `_stages` and `_step` for transformers by their dimensions; `_operations` for captured
+graphs.
 """
 
 from meshwright.cost.accelerator._calibration import Calibration as Calibration
@@ -21,6 +22,9 @@ from meshwright.cost.accelerator._exposure import host_time as host_time
 from meshwright.cost.accelerator._exposure import tensor_exposed as tensor_exposed
 from meshwright.cost.accelerator._exposure import together as together
 from meshwright.cost.accelerator._exposure import update_size as update_size
+from meshwright.cost.accelerator._interference import Interference as Interference
+from meshwright.cost.accelerator._interference import Slowdown as Slowdown
+from meshwright.cost.accelerator._interference import exposed as exposed
 from meshwright.cost.accelerator._kernels import Kernels as Kernels
 from meshwright.cost.accelerator._kernels import kernels as kernels
 from meshwright.cost.accelerator._layers import LayerTime as LayerTime

@@ -12,6 +12,7 @@ from importlib.resources import files
 
 from pydantic import TypeAdapter
 
+from meshwright.cost.accelerator._interference import Interference
 from meshwright.cost.accelerator._stalls import Stalls
 from meshwright.units import Seconds
 
@@ -89,6 +90,7 @@ class NetworkShares:
         tree_slope: how much slower an all-reduce gets per doubling of hosts.
         bucket: gradients that are sent at once, at least (B).
         context: share of a split sequence's exchange of keys and values that is not hidden.
+        interference: how much exchanges and computing slow each other.
     """
 
     link: float
@@ -103,6 +105,7 @@ class NetworkShares:
     tree_slope: float
     bucket: float
     context: float
+    interference: Interference = Interference()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,7 +120,7 @@ class Habits:
         tensor_exposed: share of tensor-parallel transfers that nothing hides.
         tensor_latency: hops of a tensor-parallel collective, relative to a bare one.
         hidden_share: share of the last backward that gradient reduction hides behind.
-        reduction_exposed: share of data-parallel transfers that is exposed in any case, by interference.
+        reduction_exposed: share of data-parallel transfers that is exposed in any case.
         gather_exposed: share of the gathering of updated parameters that is exposed.
         gradient_bytes: of an element of a gradient on the network (B); 0: as captured.
         bucket_per_rank: gradients that are sent at once, per data rank (B).

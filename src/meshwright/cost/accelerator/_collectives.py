@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from math import ceil, log2
 
 from meshwright.cost.accelerator._calibration import NetworkShares
+from meshwright.cost.accelerator._interference import Slowdown
 from meshwright.cost.accelerator._machine import Machine, Rack
 from meshwright.units import BytesPerSecond, Seconds
 
@@ -44,6 +45,13 @@ class Collectives:
         """Members of a group in one host, and its hosts."""
         inside = max(1, min(size, self.machine.domain // stride))
         return inside, ceil(size / inside)
+
+    def slowdown(self, size: int, stride: int) -> Slowdown:
+        """How much a collective of such a group and computing slow each other."""
+        known = self.shares.interference
+        if self.span(size, stride)[1] > 1:
+            return known.network
+        return known.link if self.machine.has_switch else known.pcie
 
     def gather(self, size: int, stride: int, bytes_: float, *, calls: float = 1.0) -> Seconds:
         """All-gather to `bytes_`, or reduce-scatter of them, in `calls` pieces."""

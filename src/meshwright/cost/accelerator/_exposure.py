@@ -1,7 +1,8 @@
 r"""What of an exchange or of the host's work is waited for: the same rules for layers by their dimensions and captured.
 
 together       the larger of two that run beside each other, rounded where they are near: $(a^p + b^p)^{1/p}$
-beside         what is longer than the computing beside it, and by interference a share of the rest
+beside         what is longer than the computing beside it, with what both slow each other, or a share of the rest where
+               that is more
 tensor         latency and transfer of collectives that computing waits for, each with its share
 after_backward gradients that the last backward does not hide, a share of them in any case; then parameters
 """
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meshwright.cost.accelerator._calibration import Habits, TrafficCounts
+from meshwright.cost.accelerator._interference import Slowdown, exposed
 from meshwright.units import Bytes, Seconds
 
 Column = NDArray[np.float64]
@@ -21,6 +23,7 @@ _SHARPNESS = 16.0
 # Bytes moved per parameter by the update that `TrafficCounts.optimizer` was fitted to: parameter and gradient read, the
 # parameter written, two states of 4 bytes read and written.
 _USUAL_UPDATE = 28.0
+_NONE = Slowdown()
 
 
 def together(device: Times, host: Times) -> Times:
@@ -28,10 +31,11 @@ def together(device: Times, host: Times) -> Times:
     return (device**_SHARPNESS + host**_SHARPNESS) ** (1 / _SHARPNESS)  # type: ignore[return-value]
 
 
-def beside(exchange: Times, computing: Times, habits: Habits) -> Times:
+def beside(exchange: Times, computing: Times, habits: Habits, slowdown: Slowdown = _NONE) -> Times:
     """What an exchange adds to computing that it runs beside of (s)."""
     hidden = np.minimum(exchange, computing)
-    return exchange - hidden + habits.reduction_exposed * hidden  # type: ignore[return-value]
+    waited = exchange - hidden + habits.reduction_exposed * hidden
+    return np.maximum(exposed(exchange, computing, slowdown), waited)  # type: ignore[return-value]
 
 
 def tensor_exposed(whole: Times, latency: Times, habits: Habits) -> Times:
@@ -44,7 +48,9 @@ def tensor_exposed(whole: Times, latency: Times, habits: Habits) -> Times:
     return (whole - latency) * habits.tensor_exposed + latency * habits.tensor_latency  # type: ignore[return-value]
 
 
-def after_backward(reduced: Seconds, gathered: Seconds, last_backward: Seconds, habits: Habits) -> Seconds:
+def after_backward(
+    reduced: Seconds, gathered: Seconds, last_backward: Seconds, habits: Habits, slowdown: Slowdown = _NONE
+) -> Seconds:
     """What exchanging gradients, and then parameters, adds after the last backward (s).
 
     Args:
@@ -52,7 +58,7 @@ def after_backward(reduced: Seconds, gathered: Seconds, last_backward: Seconds, 
         gathered: the updated parameters' (s).
         last_backward: beside which gradients travel (s).
     """
-    beyond = reduced - habits.hidden_share * last_backward
+    beyond = float(exposed(reduced, habits.hidden_share * last_backward, slowdown))
     return max(beyond, habits.reduction_exposed * reduced) + habits.gather_exposed * gathered
 
 

@@ -136,7 +136,8 @@ def _parameter_exchange(setup: Setup, collectives: Collectives, habits: Habits, 
     stride = setup.tp * setup.cp
     gathered = collectives.gather(setup.dp, stride, setup.layer_parameters * _PARAMETER_BYTES)
     scattered = collectives.gather(setup.dp, stride, setup.layer_parameters * habits.gradient_bytes)
-    return float(beside(2 * gathered + scattered, layer.device, habits))
+    slowdown = collectives.slowdown(setup.dp, stride)
+    return float(beside(2 * gathered + scattered, layer.device, habits, slowdown))
 
 
 def _send(setup: Setup, collectives: Collectives, habits: Habits) -> Seconds:
@@ -162,4 +163,4 @@ def _reduction(
     else:
         reduced = collectives.gather(setup.dp, stride, parameters * habits.gradient_bytes, calls=calls)
         gathered = collectives.gather(setup.dp, stride, parameters * _PARAMETER_BYTES, calls=calls)
-    return after_backward(reduced, gathered, last_backward, habits)
+    return after_backward(reduced, gathered, last_backward, habits, collectives.slowdown(setup.dp, stride))

@@ -22,7 +22,7 @@ from meshwright.cost._lossy import (
 )
 from meshwright.cost._prediction import Collective
 from meshwright.cost._workload import Column
-from meshwright.cost.accelerator import after_backward
+from meshwright.cost.accelerator import Slowdown, after_backward
 from meshwright.cost.hybrid._exchanges import Exchanges
 from meshwright.cost.hybrid._layout import Layout
 from meshwright.cost.hybrid._pieces import Weights
@@ -46,6 +46,7 @@ class Shards:
         scattered: and of the other (s).
         gathering: encoding and decoding the one, for which computing waits (s).
         scattering: and the other (s).
+        slowdown: of what travels and of what is computed beside it.
     """
 
     parameters: Column
@@ -54,6 +55,7 @@ class Shards:
     scattered: Column
     gathering: Column | float = 0.0
     scattering: Column | float = 0.0
+    slowdown: Slowdown = Slowdown()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,11 +98,12 @@ class DataExchange:
                 [self._exchanges.time(layout, name, degree, stride, size) if size else 0.0 for size in each]
             )
 
+        slowdown = self._exchanges.slowdown(degree, stride)
         if choice is None:
             parameters, gradients = weights.parameters, weights.gradients
             return Shards(
                 parameters=parameters, gradients=gradients, gathered=times("all_gather", parameters),
-                scattered=times("reduce_scatter", gradients),
+                scattered=times("reduce_scatter", gradients), slowdown=slowdown,
             )  # fmt: skip
         floats = _FLOAT * weights.elements
         parameters, gradients = encoded_share(SHARDED) * floats, encoded_share(choice) * floats
@@ -108,7 +111,7 @@ class DataExchange:
         return Shards(
             parameters=parameters, gradients=gradients, gathered=times("all_gather", parameters),
             scattered=times("all_to_all", gradients), gathering=gathering * 2 * floats / copying,
-            scattering=scattering * 2 * floats / copying,
+            scattering=scattering * 2 * floats / copying, slowdown=slowdown,
         )  # fmt: skip
 
     def in_shards(self, layout: Layout, weights: Weights, units: Column) -> Iterator[Collective]:
@@ -215,6 +218,7 @@ class DataExchange:
         """What of exchanging gradients, and then parameters, nothing hides (s)."""
         habits = self._exchanges.habits
         if habits is not None:
-            return after_backward(reduced, gathered, window if layout.exchange.overlap else 0.0, habits)
+            slowdown = self._exchanges.slowdown(layout.mesh.num_shares, layout.stride("dp_shard"))
+            return after_backward(reduced, gathered, window if layout.exchange.overlap else 0.0, habits, slowdown)
         tail = reduced * min(1.0, layout.exchange.bucket_size / max(1.0, gradients))
         return gathered + (max(tail, reduced - window) if layout.exchange.overlap else reduced)

@@ -10,7 +10,7 @@ import numpy as np
 from meshwright.cost._communication import CollectiveCost, carrier_within_host, processes_cost
 from meshwright.cost._mesh import Axis
 from meshwright.cost._workload import Column, within
-from meshwright.cost.accelerator import Collectives, Habits, tensor_exposed
+from meshwright.cost.accelerator import Collectives, Habits, Slowdown, tensor_exposed
 from meshwright.cost.hybrid._layout import Layout
 from meshwright.cost.hybrid._topology import Group, group_cost, workers_on
 from meshwright.graph import Graph, SplitExchange
@@ -117,6 +117,10 @@ class Exchanges:
         if name in ("send", "broadcast"):
             return calls * self.fitted.send(stride, size / calls)
         return self.fitted.gather(degree, stride, size, calls=calls)
+
+    def slowdown(self, degree: int, stride: int) -> Slowdown:
+        """How much computing and collectives over an axis slow each other; measured links' figures do not tell."""
+        return self.fitted.slowdown(degree, stride) if self.fitted is not None else Slowdown()
 
     def cost(
         self,

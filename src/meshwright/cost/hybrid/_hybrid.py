@@ -88,7 +88,9 @@ class HybridPricer:
     def predict(self, layout: Layout) -> Prediction:
         """A layout's price as a prediction."""
         price = self.price(layout)
-        factor = exp(_FIVE_PERCENT * self.correction.spread)
+        # Fitted intervals hold what they should by themselves; what was corrected here has a spread of its own.
+        fitted = self.devices.own_habits is not None and self.correction == _UNCORRECTED
+        factor = 1.0 if fitted else exp(_FIVE_PERCENT * self.correction.spread)
         below, above = self.devices.interval()
         return Prediction(
             time=price.time,
@@ -287,7 +289,7 @@ class HybridPricer:
         _, weights = self.local(layout.division)
         best: tuple[Seconds, int, TimeBreakdown, tuple[Collective, ...]] | None = None
         on_cpu = self.hosts[replica.kinds[0]].device.kind == "cpu"
-        overhead = self.devices.step(layout, self.whole.trainable_elements)
+        overhead = self.devices.step(layout, self.whole.trainable_elements) + self._feeding(layout, replica)
         for rank, kind in enumerate(replica.kinds):
             units = stages.units[rank :: stages.workers].sum(axis=0)
             after = self.data.synchronised(
@@ -315,6 +317,11 @@ class HybridPricer:
         shards = layout.mesh.dp_shard if layout.sharding == "parameters" else 1
         elements = float(units @ self.local(layout.division)[1].elements) / shards
         return meetings(layout, self.graph, self.exchanges, elements=elements, step=step, copying=copying)
+
+    def _feeding(self, layout: Layout, replica: Replica) -> Seconds:
+        """What carrying a data rank's batch to its devices takes, before the first forward (s)."""
+        way = self.devices.host_link(replica.kinds[0])
+        return self.graph.batch_bytes.at(replica.examples * layout.micro_batches) / way if way else 0.0
 
     def _within(self, layout: Layout, stages: Stages, replica: Replica, rank: int) -> tuple[Collective, ...]:
         """Collectives of a step inside the model, of one worker of the pipeline."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from meshwright.cost._prediction import TimeBreakdown
 from meshwright.cost._workload import Column
-from meshwright.cost.accelerator import Habits, beside, together
+from meshwright.cost.accelerator import Habits, Slowdown, beside, together
 from meshwright.cost.hybrid._data_exchange import Shards
 from meshwright.cost.hybrid._exchanges import Exchanges, UnitExchange
 from meshwright.cost.hybrid._held import Stages
@@ -65,8 +65,15 @@ def unit_times(
     if shards is not None:
         forward, backward = pieces.forward + exposed_forward, pieces.backward + exposed_backward
         both = shards.gathered + shards.scattered
-        exposed_forward = exposed_forward + shards.gathering + _beside(exchanges, shards.gathered, forward)
-        exposed_backward = exposed_backward + shards.gathering + shards.scattering + _beside(exchanges, both, backward)
+        exposed_forward = (
+            exposed_forward + shards.gathering + _beside(exchanges, shards.gathered, forward, shards.slowdown)
+        )
+        exposed_backward = (
+            exposed_backward
+            + shards.gathering
+            + shards.scattering
+            + _beside(exchanges, both, backward, shards.slowdown)
+        )
     forward, backward = pieces.forward + exposed_forward, pieces.backward + exposed_backward
     device = np.maximum(forward + backward, 1e-12)
     slower = together(device, host * pieces.launches / LAYER_LAUNCHES) / device if host else np.ones_like(device)
@@ -79,10 +86,10 @@ def unit_times(
     )
 
 
-def _beside(exchanges: Exchanges, exchange: Column, computing: Column) -> Column:
+def _beside(exchanges: Exchanges, exchange: Column, computing: Column, slowdown: Slowdown) -> Column:
     if exchanges.habits is None:
         return np.maximum(0.0, exchange - computing)
-    return beside(exchange, computing, exchanges.habits)
+    return beside(exchange, computing, exchanges.habits, slowdown)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

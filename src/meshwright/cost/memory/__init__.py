@@ -15,12 +15,14 @@ from meshwright.cost.memory._conventions import known_conventions as known_conve
 from meshwright.cost.memory._risk import failure_probability as failure_probability
 from meshwright.cost.memory._risk import fullest as fullest
 from meshwright.cost.memory._risk import needed_peak as needed_peak
+from meshwright.cost.memory._risk import stages_on as stages_on
 from meshwright.cost.memory._risk import usable_memory as usable_memory
 from meshwright.cost.memory._stage import Moment as Moment
 from meshwright.cost.memory._stage import StageMemory as StageMemory
 from meshwright.cost.memory._stage import stage_memories as stage_memories
 from meshwright.cost.memory._stage import stage_memory as stage_memory
 from meshwright.cost.memory._stage import waiting_share as waiting_share
+from meshwright.cost.memory._transformer import SCORES_SHARE as SCORES_SHARE
 from meshwright.cost.memory._transformer import saved_by_layer as saved_by_layer
 from meshwright.cost.memory._transformer import stage_layers as stage_layers
 from meshwright.cost.memory._transformer import transformer_contents as transformer_contents

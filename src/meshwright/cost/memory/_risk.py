@@ -33,6 +33,22 @@ def failure_probability(peak: Bytes, capacity: Bytes, own: Conventions) -> float
     return 0.5 * (1 + erf(distance / sqrt(2)))
 
 
+def stages_on(
+    capacity: Bytes, contents: Sequence[StageContent], arrangement: Arrangement, own: Conventions
+) -> tuple[StageMemory, ...]:
+    """Every pipeline worker's peak on devices of this memory.
+
+    Temporaries that wait for other streams are there as long as there is room for them. Where there is not, the
+    allocator waits until they are free, and so does the host, which is then no longer ahead.
+
+    Args:
+        capacity: of a device (B).
+    """
+    stages = stage_memories(contents, arrangement, own)
+    alone = stage_memories(contents, arrangement, replace(own, backlog=Backlog()))
+    return tuple(one if one.memory.peak <= capacity else other for one, other in zip(stages, alone, strict=True))
+
+
 def needed_peak(contents: Sequence[StageContent], arrangement: Arrangement, own: Conventions) -> Bytes:
     """What the fullest pipeline worker cannot do without (B).
 

@@ -15,7 +15,7 @@ from meshwright.cost.memory._conventions import Conventions
 from meshwright.graph import Transformer
 
 # Operations on scores among those of a layer: two products, softmax and dropout of eleven or twelve.
-_SCORES_SHARE = 1 / 3
+SCORES_SHARE = 1 / 3
 
 
 def transformer_contents(
@@ -130,8 +130,8 @@ def _kept_partly(model: Transformer, arrangement: Arrangement, conventions: Conv
     """What a layer keeps (B) where some of its operations are computed again: those on scores, holding most, first."""
     scores = _scores(model, arrangement)
     rest = _between(model, arrangement) + _inside(model, arrangement, conventions)
-    first = _SCORES_SHARE if scores else 0.0
-    return scores * max(0.0, 1 - share / _SCORES_SHARE) + rest * (1 - max(0.0, share - first) / (1 - first))
+    first = SCORES_SHARE if scores else 0.0
+    return scores * max(0.0, 1 - share / SCORES_SHARE) + rest * (1 - max(0.0, share - first) / (1 - first))
 
 
 def _kept(model: Transformer, arrangement: Arrangement, conventions: Conventions) -> float:
