@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from meshwright.cost import Batch, Kernels, Mesh, Strategy, Worker
 from meshwright.errors import PlanError
-from meshwright.parallel import ActivationOffload
+from meshwright.parallel import ActivationOffload, apply
 
 PATHS = ["blocks.0", "blocks.1"]
 
@@ -112,3 +113,21 @@ def test_a_copy_of_the_model_has_its_own_forward() -> None:
 def test_blocks_that_are_not_there_are_refused(paths: list[str]) -> None:
     with pytest.raises(PlanError, match="are to be in the host's memory"):
         ActivationOffload(_Model(), paths)
+
+
+@pytest.mark.parametrize(
+    ("what", "changes"),
+    [
+        ("a split model", {"mesh": Mesh(tp=2)}),
+        ("compiled blocks", {"kernels": Kernels(compiled=True)}),
+        ("recompute", {"recompute": ("blocks.0",)}),
+    ],
+)
+def test_what_no_block_saves_is_refused(what: str, changes: dict) -> None:
+    plan = Strategy(
+        workers=(Worker(rank=0, host="h", device="cpu", threads=1),), batch=Batch(size=2, shares=(1,)),
+        offload="activations", **changes,
+    )  # fmt: skip
+    model = _Model()
+    with pytest.raises(PlanError, match=f"offload = activations with {what}"):
+        apply(model, torch.optim.AdamW(model.parameters()), plan)
