@@ -9,7 +9,7 @@ with the fewest, so that a worker with room for fewer blocks than such stages wi
 of blocks no stage must have one of a kind.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -37,7 +37,7 @@ class Rooms:
     def __init__(
         self, pricer: HybridPricer, shape: Layout, *, limits: Sequence[Bytes], recompute: str | None
     ) -> None:  # fmt: skip
-        units = pricer.units.kinds.tolist()
+        units = tuple(pricer.units.kinds.tolist())
         self._counts = [units.count(kind) for kind in range(pricer.units.num_kinds)]
         last = pricer.units.num_kinds - 1
         self._blocks = [kind for kind in range(1, last) if self._counts[kind]]
@@ -99,6 +99,16 @@ class Rooms:
         return False
 
 
+def may_hold(orders: Iterable[Rooms], form: Form, weights: Values) -> NDArray[np.bool_]:
+    """Whether stages may exist that fit with any order of the workers (by case, as `Rooms.hold`)."""
+    found = np.zeros(len(weights), dtype=np.bool_)
+    for rooms in orders:
+        found[~found] = rooms.hold(form, weights[~found])
+        if found.all():
+            break
+    return found
+
+
 def room_of(pricer: HybridPricer, layout: Layout, replica: Replica, *, limits: Sequence[Bytes]) -> Values:
     """What is left to each worker of a replica's pipeline for its units (B, before any correction).
 
@@ -113,6 +123,7 @@ def room_of(pricer: HybridPricer, layout: Layout, replica: Replica, *, limits: S
     return room
 
 
+@lru_cache(maxsize=4096)
 def least_blocks(form: Form) -> Values:
     """How many blocks each worker has at least: one in every stage but the first and the last."""
     found = np.full(form.num_workers, form.num_stages / form.num_workers)
@@ -130,7 +141,8 @@ def _flying(form: Form) -> tuple[Values, Values]:
     return each.sum(axis=0), fewest
 
 
-def _runs(kinds: Sequence[int]) -> list[tuple[int, int]]:
+@lru_cache(maxsize=64)
+def _runs(kinds: tuple[int, ...]) -> list[tuple[int, int]]:
     """Rows of units of one kind: the kind, and how many."""
     found: list[tuple[int, int]] = []
     for kind in kinds:

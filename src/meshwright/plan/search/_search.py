@@ -29,7 +29,7 @@ from meshwright.plan.search._frame import (
     shapes,
 )
 from meshwright.plan.search._limits import limits
-from meshwright.plan.search._rooms import Rooms
+from meshwright.plan.search._rooms import Rooms, may_hold
 from meshwright.plan.search._stages import ROUNDING, Effort, StageSearch, bubble, least_sent
 from meshwright.plan.search._work import Work
 from meshwright.units import Dollars, Watts
@@ -39,7 +39,7 @@ _FRAME, _BOUND = 0.1, 2.0
 _AFTER_ITSELF = 1.05  # how much later a frame is looked at with parts in the hosts' memory
 _IDLE = 12  # probes in a row that find nothing better, after which everything is bounded first
 _PROBED = 0.25  # of the effort, until which it is probed then
-_DIVES = 6  # frames that are probed yet when the effort is spent
+_DIVES = 16  # frames that are probed yet when the effort is spent
 _PATIENCE = 8  # times the effort that is spent where nothing that fits was found yet
 
 
@@ -223,13 +223,13 @@ class Search:
         if frame.layout.offload == self._choices.offloads[0]:
             for layout in offloaded(frame.layout, self._choices):
                 other = replace(frame, layout=layout)
-                if not self._may_hold(other, self._weights(layout)[None]).all():
+                if not may_hold(self._orders(layout), frame.form, self._weights(layout)[None]).all():
                     continue
                 low = max(bound, self._least(other))
                 heap.push(low, low * (1 + bubble(frame)) * _AFTER_ITSELF, other)
-        weights = self._weights(frame.layout)
+        weights = self._weights(frame.layout)[None]
         for one in arranged(frame):
-            if not self._rooms_of(one.layout).hold(one.form, weights[None]).all():
+            if not self._rooms_of(one.layout).hold(frame.form, weights).all():
                 continue
             search = self.stages(one)
             state.work += _BOUND * len(dict.fromkeys(frame.layout.replicas[0].kinds))
@@ -313,9 +313,10 @@ class Search:
         for offload in dict.fromkeys(one.offload for one in layouts):
             places = [place for place, one in enumerate(layouts) if one.offload == offload]
             weights = np.array([self._weights(layouts[place]) for place in places])
+            away = replace(shape, offload=offload) if offload != shape.offload else shape
             for way in dict.fromkeys(chain(*(ways[place] for place in places))):
-                frame = framed(replace(shape, offload=offload), *way)
-                for place, held in zip(places, self._may_hold(frame, weights), strict=True):
+                fits = may_hold(self._orders(away), framed(shape, *way).form, weights)
+                for place, held in zip(places, fits, strict=True):
                     if held and way in ways[place]:
                         found[place].append(way)
         return found
@@ -331,13 +332,9 @@ class Search:
             self._weighed[key] = np.array([self._pricer.weight_of(layout, kind) for kind in kinds])
         return self._weighed[key]
 
-    def _may_hold(self, frame: Frame, weights: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Whether any stages of a frame may fit the memory, its kinds of devices in whichever order.
-
-        Args:
-            weights: parameters, gradients and state of one unit of each kind (B; `cases kinds`).
-        """
-        return np.any([self._rooms_of(one.layout).hold(one.form, weights) for one in arranged(frame)], axis=0)
+    def _orders(self, layout: Layout) -> Iterator[Rooms]:
+        """The rooms of a layout's workers, for each order of its kinds of devices."""
+        return (self._rooms_of(one.layout) for one in arranged(Frame(layout=layout, num_stages=1)))
 
     def _rooms_of(self, layout: Layout) -> Rooms:
         how = layout.division, layout.mesh.cp, layout.kernels, layout.precision, layout.threads, layout.offload
