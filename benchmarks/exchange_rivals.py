@@ -16,6 +16,7 @@ What a rival would pass over in silence, meetings that failed, ends the run with
 """
 
 import logging
+import os
 import socket
 import subprocess
 from collections.abc import Callable
@@ -30,6 +31,8 @@ from torch import Tensor, nn
 from exchange_orders import INTERVAL, Order
 from exchange_ways import OUTER_MOMENTUM, OUTER_RATE, PACKAGES, Loss, Step
 
+# Where Hivemind leaves the ends of its pipes.
+SOCKETS, SOCKET_NAMES = Path("/tmp"), "hivemind-p2p*.sock"
 PATIENCE = 60.0  # s that a meeting may take
 MATCHMAKING = 1.0  # s that hosts look for each other; Hivemind advises 3 for few of them, and less on a fast network
 INSTALLATION = "python -m venv V && V/bin/pip install . torchft hivemind"
@@ -151,9 +154,12 @@ class Hivemind:
 
     def __init__(self, order: Order, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         del model
+        # its own choice leaves files in shared memory when a host's processes are ended
+        os.environ["HIVEMIND_MEMORY_SHARING_STRATEGY"] = "file_descriptor"
         import hivemind
         from hivemind.compression import Float16Compression
 
+        self._sockets = told_by_first(set(SOCKETS.glob(SOCKET_NAMES)))
         self._log = Averagings(dist.get_world_size())
         logging.getLogger("hivemind").addHandler(self._log)
         listens = {"host_maddrs": [f"/ip4/{own_address()}/tcp/0"], "nat_port_map": False, "auto_nat": False}
@@ -184,6 +190,10 @@ class Hivemind:
         self.optimizer.shutdown()
         dist.barrier()
         self._dht.shutdown()
+        dist.barrier()
+        if dist.get_rank() == 0:
+            for left in set(SOCKETS.glob(SOCKET_NAMES)) - self._sockets:
+                left.unlink(missing_ok=True)
         logging.getLogger("hivemind").removeHandler(self._log)
         if 2 * self._log.succeeded < max(1, epochs):
             raise RuntimeError(f"{self._log.succeeded} of {epochs} averagings of Hivemind succeeded: {self._log.said}")
