@@ -61,7 +61,7 @@ def find_host(cluster: Cluster, worker: Worker) -> Host:
     """
     kind = worker.device.split(":")[0]
     for host in cluster.hosts:
-        if host.device.kind == kind and worker.host in host_names(host):
+        if host.device.kind == kind and _is_named(host, worker.host):
             return host
     known = [name for host in cluster.hosts for name in host_names(host)]
     raise PlanError(
@@ -74,6 +74,14 @@ def find_host(cluster: Cluster, worker: Worker) -> Host:
 def host_names(host: Host) -> tuple[str, ...]:
     """Names of a host entry's machines: its own, or `name-0`, `name-1`, … where it stands for several."""
     return (host.name,) if host.count == 1 else tuple(f"{host.name}-{index}" for index in range(host.count))
+
+
+def _is_named(host: Host, name: str) -> bool:
+    """Whether a name is one of `host_names`, which may be thousands."""
+    if host.count == 1:
+        return name == host.name
+    first, _, number = name.rpartition("-")
+    return first == host.name and number.isdecimal() and int(number) < host.count and number == str(int(number))
 
 
 def rank_examples(strategy: Strategy) -> tuple[int, ...]:
