@@ -59,6 +59,23 @@ def test_splits_that_promise_nothing_are_told_and_not_tried() -> None:
     assert {(mesh.tp, mesh.pp) for mesh in told} == {(2, 1), (1, 2)}
 
 
+def test_parts_of_one_host_exchange_through_memory_that_all_of_them_see() -> None:
+    """Shared memory was measured there; between hosts, for sharded parameters and for fewer bits it does not go."""
+
+    def carriers(cluster: Cluster, pins: Pins) -> set[str]:
+        found = model_splits(Pricer(_graph(batch=8), cluster), Goal(allow=("precision",), pins=pins), like=None)
+        return {item.strategy.exchange.transport for item in found}
+
+    here, apart = build.machine(build.processor(cores=4)), _hosts()
+    assert carriers(here, Pins(tensor=2, sharding="none")) == {"shared_memory"}
+    assert carriers(here, Pins(tensor=2, shard=2, sharding="parameters")) == {"gloo"}
+    assert carriers(here, Pins(tensor=2, reduction="bfloat16")) == {"gloo"}
+    assert carriers(here, Pins(tensor=2, sharding="none", transport="gloo")) == {"gloo"}
+    assert carriers(apart, Pins(tensor=2, sharding="none")) == {"gloo"}
+    unmeasured = replace(here, links=tuple(replace(link, collectives=()) for link in here.links))
+    assert carriers(unmeasured, Pins(tensor=2, sharding="none")) == {"gloo"}
+
+
 def test_what_nobody_else_fits_is_split() -> None:
     """512 MB of parameters, gradients and state and 200 MB of context; 450 MB a host keep a quarter of them."""
     graph, cluster = _graph(layers=32, batch=1), _hosts(memory=450 * MB)

@@ -12,7 +12,7 @@ from meshwright.hardware import Host
 from meshwright.plan._goal import Goal
 from meshwright.plan._layouts import divisors, doublings
 from meshwright.plan._space import accumulations, kernel_choices, may_offload, offloads, precisions
-from meshwright.plan.search._sending import may_flow, sent
+from meshwright.plan.search._sending import carrier, may_flow, sent
 from meshwright.units import MIB, Bytes
 
 _BUCKET_SIZE: Bytes = 25 * MIB  # torch's own; others are looked at where they are pinned
@@ -166,11 +166,10 @@ def _whole(devices: Devices, mesh: Mesh) -> bool:
 def _modes(
     pricer: HybridPricer, choices: Choices, devices: Devices, mesh: Mesh, worth: Callable[[Layout, float], bool]
 ) -> Iterator[Layout]:
-    pins = choices.goal.pins
     host = pricer.hosts[devices.kinds[0]]
     on_cpu = host.device.kind == "cpu"
     threads = max(1, host.device.cores // max(1, ceil(devices.total / host.count))) if on_cpu else 1
-    transport = pins.transport or ("gloo" if on_cpu else "nccl")
+    transport = carrier(pricer.cluster, [pricer.hosts[kind] for kind in devices.kinds], choices.goal)
     examples = ceil(pricer.graph.batch_size / mesh.num_shares)
     counts = accumulations(pricer.graph, (1,) * mesh.num_shares, choices.goal)
     places = host.device.cores // threads if on_cpu else host.devices
@@ -287,6 +286,9 @@ def levels(shape: Layout, choices: Choices) -> Iterator[Layout]:
     departs = bool(choices.goal.allow) or choices.goal.pins.updates is not None
     for sharding, mesh in _shardings(shape, choices.goal):
         layout = replace(shape, mesh=mesh, sharding=sharding, exchange=exchange, offload=choices.offloads[0])
+        if sharding == "parameters" and exchange.transport == "shared_memory" and not choices.goal.pins.transport:
+            # torch scatters and gathers parameters over a process group of its own
+            layout = replace(layout, exchange=replace(exchange, transport="gloo"))
         if _goes(layout, layout.offload, choices.goal):
             yield from sent(layout, choices.goal, choices.hosts) if departs else (layout,)
 

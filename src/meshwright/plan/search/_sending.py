@@ -4,15 +4,37 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import ceil
 
-from meshwright.cost import Updates
+from meshwright.cost import TransportName, Updates, measured_transports
 from meshwright.cost.hybrid import Layout, standing
-from meshwright.hardware import Host
+from meshwright.hardware import Cluster, Host
 from meshwright.plan._goal import Goal
 from meshwright.plan._space import compressions, reductions
 from meshwright.plan._updates import ways_to_update
 
 # Workers up to which stale steps are looked at unasked: what they do to convergence was seen with few.
 MOST_APART = 64
+
+
+def carrier(cluster: Cluster, hosts: Sequence[Host], goal: Goal) -> TransportName:
+    """What carries a layout's tensors, where nothing is pinned.
+
+    Memory that all workers see, where they are processes of one host between which it was measured: it carries
+    activations as well as gradients. What is pinned to be sent in fewer bits, or seldom, has connections of its own.
+
+    Args:
+        cluster: with the rates between processes.
+        hosts: on which a layout's workers are.
+        goal: pins.
+    """
+    pins = goal.pins
+    if pins.transport is not None or hosts[0].device.kind != "cpu":
+        return pins.transport or "nccl"
+    as_it_is = (
+        pins.compression in (None, "none") and pins.reduction in (None, "as_written")
+        and pins.updates in (None, "every_step")
+    )  # fmt: skip
+    together = len(hosts) == 1 and hosts[0].count == 1
+    return "shared_memory" if together and as_it_is and "shared_memory" in measured_transports(cluster) else "gloo"
 
 
 def sent(layout: Layout, goal: Goal, hosts: Sequence[Host]) -> Iterator[Layout]:
