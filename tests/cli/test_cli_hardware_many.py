@@ -3,6 +3,7 @@
 import json
 import tomllib
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,8 @@ def test_edited_as_the_file_itself_says_it_plans_the_same(tmp_path: Path, capsys
     capsys.readouterr()
     text = path.read_text(encoding="utf-8")
     comments = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("#")]
-    added = "\n".join(comments[comments.index("    [[links]]") :]).strip()
+    block = takewhile(lambda line: line.startswith("    "), comments[comments.index("    [[links]]") :])
+    added = "\n".join(block)
     assert tomllib.loads(added)["links"][0]["bandwidth"] == 25e9
     edited = text.replace(f'identity = "{identity()}"', 'identity = ""').replace("count = 1\n", "count = 16\n")
     path.write_text(f"{edited}\n{added}\n", encoding="utf-8")

@@ -92,7 +92,7 @@ def test_from_the_files_beside_a_plan_the_better_one_is_named_with_its_gain_and_
     write_graph(graph, tmp_path / "graph.json")
     write_toml(Goal(), tmp_path / "goal.toml")
     reconsider = reconsideration(plan, tmp_path, Request(pins=Pins(pipeline=2)))
-    slow = replace(plan.prediction.time, communication=30 * plan.prediction.time.communication)
+    slow = replace(plan.prediction.time, communication=300 * plan.prediction.time.communication)
     said = reconsider(slow)
     offer = better_plan(plan, graph, cluster, goal, slow)
     assert f'"{offer.summary}" is expected to take' in said

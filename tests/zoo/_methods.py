@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from meshwright.cost import Batch, Mesh, Pipeline, Sharding, Strategy, Worker
+from meshwright.cost import Batch, Exchange, Mesh, Pipeline, Sharding, Strategy, Worker
 from zoo._zoo_model import EXAMPLES, ZooModel
 
 
@@ -38,7 +38,7 @@ class Method:
         return self.mesh.num_workers
 
     def strategy(self, model: nn.Module) -> Strategy:
-        """The method, with placements and cuts left for the product to choose.
+        """The method, with placements and cuts left for the product to choose, over what plans inside a host take.
 
         Batch normalization takes its statistics from one forward, so that a batch is not cut up.
         """
@@ -53,6 +53,7 @@ class Method:
             sequence=self.sequence,
             attention=self.attention,
             pipeline=Pipeline() if self.mesh.pp > 1 else None,
+            exchange=Exchange(transport="gloo" if self.sharding == "parameters" else "shared_memory"),
         )
 
 
