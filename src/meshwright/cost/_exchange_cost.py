@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from meshwright.cost._communication import CollectiveCost, collective_cost, moved_share
 from meshwright.cost._compute import ComputeTime
-from meshwright.cost._lossy import coding_share, is_lossy, lossy_cost, sent_share
+from meshwright.cost._lossy import is_lossy, lossy_cost, sent_share
 from meshwright.cost._packing import is_packed, packed_cost, packed_share
 from meshwright.cost._prediction import Collective
 from meshwright.cost._strategy import Strategy
@@ -83,10 +83,10 @@ def _gradients(
     size = workload.gradient_size
     if is_lossy(strategy):
         group = strategy.mesh.num_shares
-        coding = coding_share(cost, strategy, workload, group=group, copying=copying)
-        cost = lossy_cost(cost, strategy, workload, group=group, copying=copying)
+        lossy = lossy_cost(cost, strategy, workload, group=group, copying=copying)
+        cost = lossy.cost
         # where no core is idle, coding takes its own time from the backward, however long the link waits
-        busy += (1 - busy) * coding if busy else 0.0
+        busy += (1 - busy) * lossy.coding if busy else 0.0
         size = round(size * sent_share(strategy, workload, group=group) / moved_share(name, group))
     if is_packed(strategy):
         cost = packed_cost(cost, strategy, group=strategy.mesh.num_shares, copying=copying)

@@ -5,6 +5,8 @@ gradients in float32, processor time, against a copy of 2.2 ms. Messages of ever
 all of them, two n-ths otherwise.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 
 from meshwright.cost._communication import CollectiveCost, moved_share
@@ -13,7 +15,7 @@ from meshwright.cost._strategy import Exchange, Precision, Strategy
 from meshwright.cost._workload import Workload
 from meshwright.graph import Graph
 from meshwright.hardware import CollectiveName
-from meshwright.units import Bytes, BytesPerSecond
+from meshwright.units import Bytes, BytesPerSecond, Seconds
 
 # Gradients that coding was measured on, and the copies of them that it was counted in.
 CODED: Bytes = 40_000_000
@@ -45,10 +47,23 @@ def of_gradients(exchange: Exchange) -> Compression | None:
     return exchange.compression if exchange.updates is None else None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossyCost:
+    """What summing a bucket costs whose gradients are compressed or rounded.
+
+    Args:
+        cost: per byte of its float32 gradients.
+        coding: part of its time in which a core encodes and decodes (0 to 1).
+    """
+
+    cost: CollectiveCost
+    coding: float
+
+
 def lossy_cost(
     exact: CollectiveCost, strategy: Strategy, workload: Workload, *, group: int, copying: BytesPerSecond
-) -> CollectiveCost:
-    """The price of summing a bucket, per byte of its float32 gradients.
+) -> LossyCost:
+    """The price of summing a bucket.
 
     Args:
         exact: of the all-reduce that it stands for, over the same workers.
@@ -57,45 +72,35 @@ def lossy_cost(
         group: workers.
         copying: bytes read and written over time when gradients are copied (B/s).
     """
-    carried, coded = _seconds(exact, strategy, workload, group=group, copying=copying)
-    if _codes_beside(strategy):
-        # rounded while the link is busy with the bucket before
-        return CollectiveCost(latency=exact.latency, bandwidth=1 / max(carried, coded))
-    return CollectiveCost(latency=2 * exact.latency, bandwidth=1 / (carried + coded))
+    choice, transport = strategy.exchange.compression, strategy.exchange.transport
+    carried = sent_share(strategy, workload, group=group) / moved_share("all_reduce", group) / exact.bandwidth
+    coded = coding_time(choice, 1.0, group=group, copying=copying)
+    # rounded while the link is busy with the bucket before
+    beside = choice is None and transport in ("direct", "direct_packed")
+    seconds, rounds = (max(carried, coded), 1) if beside else (carried + coded, 2)
+    cost = CollectiveCost(latency=rounds * exact.latency, bandwidth=1 / seconds)
+    return LossyCost(cost=cost, coding=coded / seconds)
 
 
-def coding_share(
-    exact: CollectiveCost, strategy: Strategy, workload: Workload, *, group: int, copying: BytesPerSecond
-) -> float:
-    """The part of a sum's time in which a core encodes and decodes (0 to 1).
+def coding_time(choice: Compression | None, size: float, *, group: int, copying: BytesPerSecond) -> Seconds:
+    """What encoding and decoding gradients takes a worker (s).
 
     Args:
-        exact: of the all-reduce that it stands for, over the same workers.
-        strategy: says what is sent.
-        workload: whose gradients they are.
+        choice: what is sent; None: 16 bits.
+        size: of the gradients in float32 (B).
         group: workers.
         copying: bytes read and written over time when gradients are copied (B/s).
     """
-    carried, coded = _seconds(exact, strategy, workload, group=group, copying=copying)
-    whole = max(carried, coded) if _codes_beside(strategy) else carried + coded
-    return coded / whole if whole else 0.0
-
-
-def _seconds(
-    exact: CollectiveCost, strategy: Strategy, workload: Workload, *, group: int, copying: BytesPerSecond
-) -> tuple[float, float]:
-    """Per byte of float32 gradients: on the link, and encoding and decoding (s)."""
-    sent = sent_share(strategy, workload, group=group) / moved_share("all_reduce", group)
-    return sent / exact.bandwidth, encoding_copies(strategy.exchange.compression, group=group) * 2 / copying
-
-
-def _codes_beside(strategy: Strategy) -> bool:
-    return strategy.exchange.compression is None and strategy.exchange.transport in ("direct", "direct_packed")
+    return encoding_copies(choice, group=group) * 2 * size / copying
 
 
 def sent_share(strategy: Strategy, workload: Workload, *, group: int) -> float:
     """What a worker sends, over its float32 gradients."""
-    listed = routes(strategy.exchange.compression, workload.graph, group=group)
+    return sent_along(routes(strategy.exchange.compression, workload.graph, group=group), group=group)
+
+
+def sent_along(listed: Sequence[tuple[CollectiveName, float]], *, group: int) -> float:
+    """What a worker sends in all of these collectives, over the float32 gradients; `listed` is of `routes`."""
     return sum(share * moved_share(name, group) for name, share in listed)
 
 

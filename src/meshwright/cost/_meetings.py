@@ -107,7 +107,7 @@ def meetings(
         return met(updates, size=size, sent=size, duration=cost.time(size), step=step, busy=busy, copying=copying)
     sent = float(size)
     if strategy.exchange.compression is not None:
-        cost = lossy_cost(cost, strategy, workload, group=updates.islands, copying=copying)
+        cost = lossy_cost(cost, strategy, workload, group=updates.islands, copying=copying).cost
         sent *= sent_share(strategy, workload, group=updates.islands) / moved_share("all_reduce", updates.islands)
     duration = cost.latency * updates.fragments + flows * size / cost.bandwidth
     return met(updates, size=size, sent=sent, duration=duration, step=step, busy=busy, copying=copying)

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from meshwright.errors import PlanError, suggestion
+from meshwright.errors import PlanError
+from meshwright.parallel._stand_in import StandIn, StandIns, blocks_at
 from meshwright.units import Bytes
 
 # Smaller tensors stay: a copy takes longer to start than to do.
 _SMALLEST: Bytes = 64 * 1024
 
 
-class ActivationOffload:
+class ActivationOffload(StandIns):
     """Keeps what blocks of a model save on the host until closed.
 
     Args:
@@ -30,35 +31,24 @@ class ActivationOffload:
     """
 
     def __init__(self, model: nn.Module, paths: Sequence[str], *, smallest: Bytes = _SMALLEST) -> None:
-        names = dict(model.named_modules())
-        missing = [path for path in paths if path not in names]
-        if missing or not paths:
+        name = type(model).__name__
+
+        def missing(what: str) -> str:
+            return f"activations of {what} are to be in the host's memory, and {name} has none"
+
+        if not paths:
             raise PlanError(
-                f"activations of {missing[0] if missing else 'blocks'} are to be in the host's memory, and "
-                f"{type(model).__name__} has none",
-                cause="the plan was made for another model",
-                alternatives=[hint] if missing and (hint := suggestion(missing[0], list(names))) else [],
-                command="meshwright plan SCRIPT",
+                missing("blocks"), cause="the plan was made for another model", command="meshwright plan SCRIPT"
             )
-        self._blocks = [names[path] for path in paths]
-        for block in self._blocks:
-            block.forward = _Carried(block, smallest)
-
-    def close(self) -> None:
-        """Gives the blocks their own forward back."""
-        for block in self._blocks:
-            forward = block.__dict__.pop("forward", None)
-            if isinstance(forward, _Carried) and forward.own_forward is not None:
-                block.forward = forward.own_forward
+        super().__init__(blocks_at(model, paths, missing=missing), lambda block: _Carried(block, smallest))
 
 
-class _Carried:
-    """Stands for a block's forward on that one object; a copy of the block has its class's forward again."""
+class _Carried(StandIn):
+    """A forward of which what is saved is carried to the host."""
 
     def __init__(self, block: nn.Module, smallest: Bytes) -> None:
-        self._block, self._smallest = block, smallest
-        self._forward = block.forward
-        self.own_forward = block.__dict__.get("forward")
+        super().__init__(block)
+        self._smallest = smallest
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
@@ -69,10 +59,6 @@ class _Carried:
                 return self._forward(*args, **kwargs)
         finally:
             journey.end()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        copied = memo.get(id(self._block), self._block)
-        return type(copied).forward.__get__(copied)
 
 
 class _Journey:

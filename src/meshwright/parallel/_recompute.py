@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from meshwright.errors import PlanError, suggestion
+from meshwright.parallel._stand_in import StandIn, StandIns, blocks_at
 
 # A block of `transformers` appends to the cache it is handed; done a second time, that would lengthen the keys.
 # `transformers` leaves the cache out of recomputed blocks too (modeling_layers.GradientCheckpointingLayer).
 _CACHES = ("past_key_value", "past_key_values", "layer_past")
 
 
-class Recomputation:
-    """Recomputes blocks of a model until closed; their classes, names and state stay as they are.
+class Recomputation(StandIns):
+    """Recomputes blocks of a model until closed.
 
     Args:
         model: the user's.
@@ -31,29 +31,15 @@ class Recomputation:
     def __init__(
         self, model: nn.Module, paths: Sequence[str], *, around: AbstractContextManager[Any] | None = None
     ) -> None:
-        names = dict(model.named_modules())
-        for path in paths:
-            if path not in names:
-                raise PlanError(
-                    f"the plan recomputes {path!r}, which {type(model).__name__} does not have",
-                    cause="the plan was made for another model",
-                    alternatives=[hint] if (hint := suggestion(path, list(names))) else [],
-                    command="meshwright plan SCRIPT",
-                )
-        self._blocks = [names[path] for path in paths]
-        for block in self._blocks:
-            block.forward = Recomputed(block, around or nullcontext())
-
-    def close(self) -> None:
-        """Gives the blocks their own forward back."""
-        for block in self._blocks:
-            forward = block.__dict__.pop("forward", None)
-            if isinstance(forward, Recomputed) and forward.own_forward is not None:
-                block.forward = forward.own_forward
+        name = type(model).__name__
+        blocks = blocks_at(
+            model, paths, missing=lambda path: f"the plan recomputes {path!r}, which {name} does not have"
+        )
+        super().__init__(blocks, lambda block: Recomputed(block, around or nullcontext()))
 
 
-class Recomputed:
-    """Stands for a block's forward on that one object; a copy of the block has its class's forward again.
+class Recomputed(StandIn):
+    """A forward that is done again in the backward.
 
     Args:
         block: whose forward.
@@ -64,10 +50,8 @@ class Recomputed:
     def __init__(
         self, block: nn.Module, around: AbstractContextManager[Any], *, forward: Callable[..., Any] | None = None
     ) -> None:
-        self._block = block
+        super().__init__(block, forward)
         self._around = around
-        self._forward = block.forward if forward is None else forward
-        self.own_forward = block.__dict__.get("forward")
         self._changed: list[Tensor] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -77,10 +61,6 @@ class Recomputed:
             kwargs |= dict.fromkeys(name for name in _CACHES if name in kwargs)
             kwargs |= {"use_cache": False} if "use_cache" in kwargs else {}
         return checkpoint(partial(self._forward, **kwargs), *args, use_reentrant=False, context_fn=self._contexts)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        copied = memo.get(id(self._block), self._block)
-        return type(copied).forward.__get__(copied)
 
     def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return self._watched(), self._restored()

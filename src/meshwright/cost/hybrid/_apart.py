@@ -11,7 +11,7 @@ from math import ceil
 import numpy as np
 
 from meshwright.cost._communication import moved_share
-from meshwright.cost._lossy import encoding_copies, routes
+from meshwright.cost._lossy import coding_time, routes, sent_along
 from meshwright.cost._meetings import Meetings, met
 from meshwright.cost.hybrid._exchanges import Exchanges
 from meshwright.cost.hybrid._layout import Layout
@@ -84,6 +84,6 @@ def meetings(
     flows = standing(layout, places=exchanges.places(layout)).flows if exchanges.on_processors else 1
     latency = exchanges.routed(layout, listed, degree, stride, 0.0)
     duration = latency * updates.fragments + flows * (exchanges.routed(layout, listed, degree, stride, size) - latency)
-    passes = 0.0 if choice is None else encoding_copies(choice, group=degree) * 2 * size / copying
-    sent = size * sum(share * moved_share(name, degree) for name, share in listed) / moved_share("all_reduce", degree)
+    passes = 0.0 if choice is None else coding_time(choice, size, group=degree, copying=copying)
+    sent = size * sent_along(listed, group=degree) / moved_share("all_reduce", degree)
     return met(updates, size=size, sent=sent, duration=duration + passes, step=step, busy=0.0, copying=copying)

@@ -13,11 +13,12 @@ import numpy as np
 from meshwright.cost._communication import moved_share
 from meshwright.cost._lossy import (
     SHARDED,
+    coding_time,
     encoded_share,
-    encoding_copies,
     of_gradients,
     routes,
     sends_less,
+    sent_along,
     shard_copies,
 )
 from meshwright.cost._prediction import Collective
@@ -196,12 +197,12 @@ class DataExchange:
         owned = name == "reduce_scatter" and layout.sharding == "gradients"
         listed = routes(choice, self._graph, group=degree, owned=owned)
         duration = self._exchanges.routed(layout, listed, degree, stride, whole, calls=calls)
-        sent = whole * sum(share * moved_share(route, degree) for route, share in listed)
+        sent = whole * sent_along(listed, group=degree)
         one = Collective(
             name=name, axis=axis, count=calls * len(listed), size=round(sent / moved_share(name, degree)),
             duration=duration,
         )  # fmt: skip
-        return one, encoding_copies(choice, group=degree) * 2 * whole / copying
+        return one, coding_time(choice, whole, group=degree, copying=copying)
 
     @cached_property
     def _floats(self) -> float:
