@@ -122,8 +122,8 @@ class Run:
         if self.way == "asynchronous":
             return Phase(seconds=WINDOW)
         if self.learning:
-            # islands are a little behind: they go on until they have the loss that is waited for
-            return Phase(steps=self.learning + 2 * INTERVAL * trains_apart(self.way))
+            # others may be a little behind: they go on until they have the loss of DDP's last step
+            return Phase(steps=self.learning + 2 * INTERVAL * (self.way != "ddp"))
         if self.way == "hivemind":
             return Phase(steps=INTERVAL * LATE_INTERVALS)
         if trains_apart(self.way):

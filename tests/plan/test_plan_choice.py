@@ -37,6 +37,7 @@ def test_without_a_trial_the_prediction_decides() -> None:
     plan = _plan()
     assert plan.strategy.summary == "1 worker × 2 threads"
     assert plan.prediction.basis == "model"
+    assert plan.blocks == ("layers.0", "layers.1", "layers.2", "layers.3")
     assert plan.candidates[0].reason == ""
     assert all(candidate.reason for candidate in plan.candidates[1:])
 

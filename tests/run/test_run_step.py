@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from run_jobs import cross_entropy, labelled, mlp, plain_steps, strategy
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import meshwright as mw
@@ -22,15 +23,34 @@ from meshwright.run._session import CURRENT, Session
 @pytest.fixture
 def folder(tmp_path):
     """A run's folder with a plan for two workers in it."""
-    prediction = Prediction(time=TimeBreakdown(forward=10.0), low=9.0, high=11.0, memory=MemoryBreakdown())
-    write_plan(mw.Plan(model="Sequential", strategy=strategy(6), prediction=prediction), tmp_path / "plan.toml")
+    planned(tmp_path, strategy(6))
     return tmp_path
+
+
+def planned(folder, chosen, **more):
+    """Writes a plan into a run's folder."""
+    prediction = Prediction(time=TimeBreakdown(forward=10.0), low=9.0, high=11.0, memory=MemoryBreakdown())
+    write_plan(mw.Plan(model="Sequential", strategy=chosen, prediction=prediction, **more), folder / "plan.toml")
 
 
 def start(folder, model, loss=cross_entropy, **options):
     role = Role(kind="run", rank=dist.get_rank(), world_size=2, folder=folder, plan=folder / "plan.toml")
     CURRENT.set(Session(role))
     return mw.parallel(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), loss, **options)
+
+
+def sharded_blocks(folder):
+    model = mlp()
+    step = start(folder, model)
+    step(labelled(6))
+    step.close()
+    return [isinstance(layer, FSDPModule) for layer in model]
+
+
+def test_blocks_are_sharded_one_by_one_where_nothing_but_the_plan_arrived(workers, tmp_path):
+    """As on another host: a worker that sharded other blocks than the rest would wait for gathers of another size."""
+    planned(tmp_path, strategy(6, sharding="parameters"), blocks=("0", "2"))
+    assert workers(2).run(sharded_blocks, tmp_path) == [[True, False, True]] * 2
 
 
 def run(folder):

@@ -160,3 +160,8 @@ class Graph:
     traits: tuple[str, ...] = ()
     gaps: tuple[str, ...] = ()
     splits: Splits | None = None
+
+    @property
+    def block_paths(self) -> tuple[str, ...]:
+        """Paths of all repeated blocks."""
+        return tuple(path for block in self.blocks for path in block.paths)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,7 @@ from meshwright.exchange import GradientExchange, SharedMemoryTransport, Transpo
 from meshwright.parallel._agreement import Buffers
 from meshwright.parallel._batch_norm import GlobalBatchNorm
 from meshwright.parallel._encoded_shards import EncodedShards
+from meshwright.parallel._gather_ahead import GatherAhead
 from meshwright.parallel._named import state_pieces
 from meshwright.parallel._parallelized import Held, Parallelized
 from meshwright.parallel._pieces import Piece
@@ -77,6 +79,9 @@ class FullySharded(Parallelized):
         successors = sharded(layout)
         self._encoded = self._encoded_exchange(strategy, layout)
         self._shards = None if layout.elsewhere or self._encoded else self._shared_exchange(strategy, group)
+        # torch gathers ahead on streams, and functions of ours are done when they return
+        waits = layout.mesh.device_type == "cpu" and self._shards is None and self._encoded is None
+        self._ahead = [GatherAhead(cast(FSDPModule, root)) for root in self._roots] if waits else []
         self._named = [(name, successors.get(tensor, tensor)) for name, tensor in before]
         adopt(model, successors)
         if optimizer is not None:
@@ -213,6 +218,8 @@ class FullySharded(Parallelized):
         """Takes hooks and wrappers off; the parameters stay sharded, and the model cannot run any further."""
         self.zero_gradients()
         self._presence.close()
+        for ahead in self._ahead:
+            ahead.close()
         if self._form is not None:
             self._form.remove()
         self._whole.close()

@@ -50,6 +50,7 @@ def choose(
     pricer = Pricer(with_splits(graph), cluster, correction=correction or Correction())
     return Plan(
         model=graph.model,
+        blocks=graph.block_paths,
         strategy=chosen.strategy,
         prediction=anchored(chosen.prediction, trial),
         allow=goal.allow,

@@ -65,6 +65,7 @@ def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -
     names = device_names(hybrid, layout)
     return Plan(
         model=graph.model,
+        blocks=graph.block_paths,
         strategy=strategy,
         prediction=prediction,
         allow=goal.allow,

@@ -95,6 +95,7 @@ class Plan:
         corrections: from earlier runs, that its prices contain, by basis (`model`, `trial`); none where there are none.
         kind: that what its runs take is filed under; empty: nothing is learnt from them.
         load: share of the processor that others used while it was made (0 to 1).
+        blocks: paths of the model's repeated blocks, which are sharded, computed again and offloaded one by one.
         uncaptured: constructs that the model's step could not be captured whole for, each with what was done instead.
     """
 
@@ -117,4 +118,5 @@ class Plan:
     corrections: dict[str, Correction] = field(default_factory=dict)
     kind: str = ""
     load: float = 0.0
+    blocks: tuple[str, ...] = ()
     uncaptured: tuple[str, ...] = ()

@@ -58,7 +58,7 @@ def _strategies_of_layout(
     graph: Graph, cluster: Cluster, goal: Goal, workers: tuple[Worker, ...], shares: tuple[int, ...]
 ) -> Iterator[Strategy]:
     device = _device(cluster, workers[0])
-    blocks = tuple(path for block in graph.blocks for path in block.paths)
+    blocks = graph.block_paths
     for sharding, mesh in grids(len(workers), goal):
         for accumulation in accumulations(graph, shares, goal):
             for recomputed in _unless_pinned(goal.pins.recompute, recomputations(graph)):

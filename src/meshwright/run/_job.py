@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from meshwright.cost import Allowance
 from meshwright.errors import LossError
-from meshwright.graph import Graph
 
 Loss = Callable[[nn.Module, Any], Tensor | tuple[Tensor, Tensor]]
 
@@ -42,11 +41,6 @@ class Job:
         """The same job on tensors of its own; optimizer state and hyperparameters included."""
         model, optimizer = copy.deepcopy((self.model, self.optimizer))
         return replace(self, model=model, optimizer=optimizer)
-
-
-def block_paths(graph: Graph) -> tuple[str, ...]:
-    """Paths of a graph's repeated blocks."""
-    return tuple(path for block in graph.blocks for path in block.paths)
 
 
 def loss_of_model(model: nn.Module, batch: Any) -> Tensor:

@@ -12,12 +12,11 @@ import torch.distributed as dist
 from meshwright.cost import Allowance, Strategy
 from meshwright.documents import read_toml, write_toml
 from meshwright.errors import PlanError
-from meshwright.graph import read_graph
 from meshwright.plan import Pins, Plan
 from meshwright.run._engine import Engine
 from meshwright.run._first_losses import FirstLosses
 from meshwright.run._group import meet
-from meshwright.run._job import Job, block_paths
+from meshwright.run._job import Job
 from meshwright.run._processor import pin
 from meshwright.run._proof import Proof
 from meshwright.run._role import Role
@@ -77,17 +76,16 @@ def opened(job: Job, request: Request, role: Role, batch: Any) -> Opening:
     assert role.plan is not None
     plan = read_toml(Plan, role.plan)
     check_plan(plan, type(job.model).__name__, world_size=role.world_size)
-    job = replace(job, blocks=blocks_of(role.plan.parent), allow=plan.allow)
+    job = _under(plan, job)
     if role.kind == "verify":
         return Opening(job=job, plan=plan, stand_in=Proof(job, plan.strategy, role=role))
     engine = Engine(job, plan.strategy, rank=role.rank)
     return Opening(job=job, plan=plan, engine=engine, folder=role.folder)
 
 
-def blocks_of(folder: Path) -> tuple[str, ...]:
-    """Paths of the repeated blocks, from the graph beside a plan; none where there is no graph."""
-    path = folder / "graph.json"
-    return block_paths(read_graph(path)) if path.exists() else ()
+def _under(plan: Plan, job: Job) -> Job:
+    """The job as a plan runs it."""
+    return replace(job, blocks=plan.blocks, allow=plan.allow)
 
 
 def check_plan(plan: Plan, model: str, *, world_size: int) -> None:
@@ -121,7 +119,7 @@ def _alone(job: Job, request: Request) -> Opening:
     strategy: Strategy | None = None
     if request.plan is not None:
         check_plan(request.plan, type(job.model).__name__, world_size=1)
-        strategy = request.plan.strategy
+        strategy, job = request.plan.strategy, _under(request.plan, job)
     return Opening(job=job, plan=request.plan, engine=Engine(job, strategy))
 
 
@@ -140,7 +138,7 @@ def _joined(job: Job, request: Request, role: Role, batch: Any) -> Opening:
     pin(worker)
     message = [Path("outputs") / f"{Path(sys.argv[0]).stem or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"]
     dist.broadcast_object_list(message, src=0)
-    folder = role.folder or message[0]
+    folder, job = role.folder or message[0], _under(plan, job)
     if role.rank == 0:
         write_toml(plan, folder / "plan.toml")
     return Opening(job=job, plan=plan, engine=Engine(job, plan.strategy, rank=role.rank), folder=folder)

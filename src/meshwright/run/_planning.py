@@ -34,7 +34,7 @@ from meshwright.plan import (
     write_plan,
 )
 from meshwright.run._experience import Experience
-from meshwright.run._job import Job, block_paths
+from meshwright.run._job import Job
 from meshwright.run._role import Role, role_of
 from meshwright.run._split_plan import asks_for_a_split, split_plan, with_programs
 from meshwright.units import Bytes, Seconds
@@ -109,7 +109,7 @@ def plan_first(
     graph = capture(job.model, job.optimizer, job.loss, batch)
     write_graph(graph, role.folder / "graph.json")
     laps.append(time.perf_counter())
-    job = replace(job, blocks=block_paths(graph), allow=goal.allow)
+    job = replace(job, blocks=graph.block_paths, allow=goal.allow)
     plan, alone = given, False
     if plan is None and elsewhere:
         progress(f"searching plans of {graph.model} for {cluster.name}")
@@ -119,7 +119,7 @@ def plan_first(
         plan, alone = _planned(job, batch, experience, goal=goal, progress=progress, laps=laps)
         plan = replace(plan, kind=experience.kind(plan.strategy), load=meter.read())
         write_toml(_times(laps), role.folder / "planning.toml")
-    plan = replace(plan, uncaptured=graph.gaps)
+    plan = replace(plan, blocks=graph.block_paths, uncaptured=graph.gaps)
     write_plan(plan, role.folder / "plan.toml")
     return role.steps if alone and "random" not in graph.traits else 0
 

@@ -14,7 +14,7 @@ from meshwright.plan import Goal, Plan
 from meshwright.run._clock import clock_for
 from meshwright.run._group import meet
 from meshwright.run._metrics import Recorder
-from meshwright.run._opening import Request, blocks_of, check_plan
+from meshwright.run._opening import Request, check_plan
 from meshwright.run._role import Role
 from meshwright.run._session import Session
 from meshwright.run.loop._hand_written import HandWritten
@@ -66,8 +66,7 @@ def _under(plan: Plan, model: nn.Module, role: Role, session: Session) -> HandWr
     clock = clock_for(device)
     record = LoopRecord(Recorder(role.folder, clock=clock, rank=role.rank), clock=clock)
     session.attach(record)
-    blocks = blocks_of(role.plan.parent) if role.plan is not None else ()
-    return _following(_with_gradients(plan), model, record, blocks=blocks, plan=plan)
+    return _following(_with_gradients(plan), model, record, blocks=plan.blocks, plan=plan)
 
 
 def _with_gradients(plan: Plan) -> Strategy:
@@ -94,7 +93,7 @@ def _joined(model: nn.Module, request: Request, role: Role) -> HandWritten:
     size = dist.get_world_size()
     if request.plan is not None:
         check_plan(request.plan, type(model).__name__, world_size=size)
-        return _following(request.plan.strategy, model, record, blocks=(), plan=request.plan)
+        return _following(request.plan.strategy, model, record, blocks=request.plan.blocks, plan=request.plan)
     strategy = pinned_strategy(request.pins, world_size=size, device=device.type, threads=torch.get_num_threads())
     return _following(strategy, model, record, blocks=repeated_blocks(model), plan=None)
 
