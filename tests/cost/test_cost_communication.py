@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 import planning_builders as build
 from meshwright.cost import Exchange, Mesh, predict
-from meshwright.cost._communication import collective_cost
+from meshwright.cost._communication import collective_cost, processes_cost
 from meshwright.errors import HardwareError
+from meshwright.hardware import CollectiveRate
 from meshwright.plan._flips import scaled_links
 
 
@@ -42,6 +43,22 @@ def test_workers_without_a_link_are_refused() -> None:
     cluster = replace(build.machine(), links=())
     with pytest.raises(HardwareError, match="no link between 2 workers on 1 hosts"):
         collective_cost(cluster, build.two_workers(), "all_reduce", 2)
+
+
+def test_parts_of_a_split_model_cost_what_was_measured_between_computing() -> None:
+    """0.1 ms + 8 MB at 5 GB/s = 1.7 ms; a file that has no such rows prices them as buckets, 0.81 ms."""
+    machine = build.machine()
+    measured = CollectiveRate(
+        collective="all_gather", transport="shared_memory_staged", group=2, latency=1e-4, bandwidth=5e9
+    )
+    link = machine.links[0]
+    staged = replace(machine, links=(replace(link, collectives=(*link.collectives, measured)),))
+    for cluster, expected in ((staged, 1.7e-3), (machine, 0.81e-3)):
+        cost = processes_cost(
+            cluster, collective="all_gather", group=2, transport="shared_memory_staged", num_hosts=1
+        )  # fmt: skip
+        reduced = 1 if cluster is staged else 2  # what a ring of two moves for an all-reduce is twice as much
+        assert cost.time(8e6) == pytest.approx(expected / reduced)
 
 
 def test_one_worker_exchanges_nothing() -> None:

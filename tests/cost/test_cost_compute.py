@@ -34,6 +34,28 @@ def test_matrix_products_take_their_work_over_the_rate() -> None:
     assert time.recompute == 0
 
 
+def test_operations_far_from_their_kind_have_rates_of_their_own() -> None:
+    """2 MB at 10 GB/s take 0.2 ms; a GELU by tanh at 2 GB/s 1 ms, or as all others where that was not measured."""
+    operation = Operation(
+        name="aten.gelu_tanh", kind="transcendental", phase="forward", module="", dtype="float32", flops=Linear(),
+        bytes_read=Linear(fixed=1e6), bytes_written=Linear(fixed=1e6),
+    )  # fmt: skip
+    known = build.processor()
+    rates = [OperationRate(kind="transcendental", bandwidth=1e10, overhead=0.0)]
+    slow = OperationRate(kind="transcendental", variant="tanh", bandwidth=2e9, overhead=0.0)
+    for name, rows, expected in (
+        ("aten.gelu_tanh", [*rates, slow], 1e-3),
+        ("aten.gelu_tanh", rates, 0.2e-3),
+        ("aten.gelu", [*rates, slow], 0.2e-3),
+    ):
+        device = replace(known, operation_rates=tuple(rows))
+        workload = Workload(replace(build.multilayer(), operations=(replace(operation, name=name),)))
+        times = operation_times(
+            workload, Rates(device, threads=1, processes=1), kernels=Kernels(), precision=Precision(), examples=1
+        )  # fmt: skip
+        assert times[0] == pytest.approx(expected)
+
+
 def test_two_threads_use_the_rates_measured_with_two() -> None:
     """180 GFLOP/s instead of 100."""
     time = compute_time(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from meshwright.graph.capture_operations import OperationCost, classify, cost
+from meshwright.graph.capture_operations import OperationCost, as_called, classify, cost
 
 aten = torch.ops.aten
 M = torch.zeros(8, 16)  # 512 B
@@ -104,3 +104,10 @@ def test_attention_flops_forward_and_backward() -> None:
     backward = aten._scaled_dot_product_flash_attention_for_cpu_backward.default
     arguments = (out.detach(), q.detach(), q.detach(), q.detach(), out.detach(), logsumexp.detach(), 0.0, False)
     assert priced(backward, *arguments).flops == 5 * once
+
+
+def test_a_gelu_by_tanh_has_a_name_of_its_own() -> None:
+    for func, name in ((aten.gelu.default, "aten.gelu"), (aten.gelu_backward.default, "aten.gelu_backward")):
+        known = classify(func)
+        assert as_called(known, {"approximate": "tanh"}).name == f"{name}_tanh"
+        assert as_called(known, {}) == known

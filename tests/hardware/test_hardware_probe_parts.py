@@ -15,6 +15,9 @@ from meshwright.hardware.probe_layers import layer_cases
 from meshwright.hardware.probe_matrices import MatrixCase, cases_of, is_exact, matrix_rates
 from meshwright.hardware.probe_operations import FLOAT, WIDTH, operation_cases
 from meshwright.hardware.probe_processor import ProcessorRates, combined, thread_counts
+from meshwright.hardware.probe_staged import LARGE as LARGE_STAGED
+from meshwright.hardware.probe_staged import SMALL as SMALL_STAGED
+from meshwright.hardware.probe_staged import line_through
 from meshwright.hardware.probe_timer import FEWEST_SAMPLES, MOST_SAMPLES, Timer
 from meshwright.hardware.probe_training import allocation_rate, optimizer_rates, overhead_rates, tiny_step
 
@@ -105,14 +108,23 @@ def test_a_data_type_without_a_kernel_has_no_rate() -> None:
 
 def test_operations_touch_the_bytes_they_say() -> None:
     rows = 32
-    cases = {(case.kind, case.variant): case for case in operation_cases(rows * WIDTH * FLOAT, CPU)}
+    block = torch.arange(3.0 * rows * WIDTH).view(-1, WIDTH)
+    cases = {(case.kind, case.variant): case for case in operation_cases(rows * WIDTH * FLOAT, CPU, block=block)}
     tensor = rows * WIDTH * FLOAT
     assert cases["pointwise", "default"].touched == 3 * tensor
     assert cases["reduction", "default"].work_bytes == tensor
     assert cases["random", "default"].work_bytes == tensor
     assert cases["copy", "strided"].run().is_contiguous()
     assert cases["indexing", "default"].run().nbytes == tensor
+    assert cases["indexing", "scatter"].touched == 3 * tensor
     assert cases["reduction", "default"].run().shape == (rows,)
+
+
+def test_every_call_reads_another_part_until_all_were_read() -> None:
+    """Three parts of two rows: the fourth call reads the first part again."""
+    block = torch.arange(6.0).view(-1, 1).expand(6, WIDTH)
+    case = next(case for case in operation_cases(2 * WIDTH * FLOAT, CPU, block=block) if case.kind == "copy")
+    assert [case.run()[0, 0].item() for _ in range(4)] == [0.0, 2.0, 4.0, 0.0]
 
 
 def test_images_touch_the_bytes_they_say() -> None:
@@ -195,6 +207,14 @@ def test_a_line_gives_back_its_latency_and_bandwidth(latency: float, bandwidth: 
     found = fitted_rate(latency + SMALL / bandwidth, latency + LARGE / bandwidth)
     assert found[0] == pytest.approx(latency, rel=1e-3, abs=SMALL / bandwidth * 1e-3)
     assert found[1] == pytest.approx(bandwidth, rel=1e-2)
+
+
+def test_a_line_through_staged_messages_by_hand() -> None:
+    """20 µs and 8 GB/s; and noise that makes the large message the quicker one leaves no latency."""
+    latency, bandwidth = line_through(20e-6 + SMALL_STAGED / 8e9, 20e-6 + LARGE_STAGED / 8e9)
+    assert latency == pytest.approx(20e-6)
+    assert bandwidth == pytest.approx(8e9)
+    assert line_through(1e-3, 0.5e-3) == (0.0, LARGE_STAGED / 0.5e-3)
 
 
 def test_noise_that_makes_large_messages_faster_leaves_no_latency() -> None:

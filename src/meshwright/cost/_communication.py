@@ -20,6 +20,8 @@ from meshwright.errors import HardwareError
 from meshwright.hardware import Cluster, CollectiveName, CollectiveRate, Link, Tier
 from meshwright.units import BytesPerSecond, Seconds
 
+# Behind a transport's name: tensors from anywhere, between stretches of computing, as split models exchange them.
+STAGED = "_staged"
 # Between processes on the cores of one host; a cluster file may tell sockets (`host`) from cores (`process`).
 _PROCESSOR_TIERS: tuple[Tier, ...] = ("process", "host")
 
@@ -96,6 +98,8 @@ def _two_levels(cluster: Cluster, strategy: Strategy, collective: CollectiveName
 
 def _priced(link: Link, transport: str, collective: CollectiveName, group: int) -> CollectiveCost:
     rows = [row for row in link.collectives if row.transport == transport]
+    if not rows and transport.endswith(STAGED):  # a file of an earlier probe
+        return _priced(link, transport.removesuffix(STAGED), collective, group)
     same = [row for row in rows if row.collective == collective]
     if not rows:
         return link_cost(link, collective, group)

@@ -27,6 +27,16 @@ _SLOW_IMAGE_OPERATIONS = (
     ("batch_norm", "batch_normalization", "backward"),
     ("max_pool", "pooling", "forward"),
 )
+# Operations whose rate is far from that of their kind: torch's names, kind, variant.
+_VARIANTS: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (("aten.tanh", "aten.gelu_tanh", "aten.gelu_backward_tanh"), "transcendental", "tanh"),
+    (("aten.index", "aten.gather", "aten.index_select", "aten.take_along_dim"), "indexing", "rows"),
+    (
+        ("aten.index_put", "aten.index_put_", "aten._index_put_impl_", "aten.index_add", "aten.index_add_",
+         "aten.scatter_add", "aten.scatter_add_"),
+        "indexing", "scatter",
+    ),
+)  # fmt: skip
 # Products that go to another matrix library (numerics/_matrix_library.py): multiplications and shortest edge at least;
 # the rest stays with torch's own.
 _SMALLEST_PRODUCT = 2**21
@@ -162,6 +172,11 @@ def _flop_times(
 def _moving_times(workload: Workload, rates: Rates, rows: Index, kind: str, sizes: Column, kernels: Kernels) -> Column:
     """Kinds limited by memory; batch normalization and pooling of images by rates of their own where measured."""
     times = sizes / rates.bandwidth(kind, sizes) + _launch(rates, kind)
+    for names, varied, variant in _VARIANTS:
+        if varied == kind and rates.has(kind, variant=variant):
+            found = np.isin(workload.names[rows], names)
+            moved = sizes / rates.bandwidth(kind, sizes, variant=variant) + _launch(rates, kind)
+            times = np.where(found, moved, times)
     layout = kernels.memory_format if kernels.memory_format == "channels_last" else "default"
     for name, slow, phase in _SLOW_IMAGE_OPERATIONS:
         variant = layout if phase == "forward" else "backward" if layout == "default" else f"backward_{layout}"

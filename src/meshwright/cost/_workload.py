@@ -67,6 +67,7 @@ class Workload:
                      for operation in operations])
             for side in ("rows", "inner", "columns")
         )  # fmt: skip
+        self.names = np.array([operation.name for operation in operations], dtype=np.str_)
         self.allocates = np.array([item.kind != "view" and not item.name.endswith("_") for item in operations])
         self.in_forward = np.array([operation.phase == "forward" for operation in operations])
         self.forward: Index = np.flatnonzero([operation.phase == "forward" for operation in operations])

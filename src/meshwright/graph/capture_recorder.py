@@ -18,6 +18,7 @@ from meshwright.graph.capture_lifetimes import BlockRecord, Ledger, StorageKey, 
 from meshwright.graph.capture_operations import (
     OperationClass,
     OperationCost,
+    as_called,
     classify,
     cost,
     tensors,
@@ -127,7 +128,8 @@ class Recorder(TorchDispatchMode):
         if self.ledger.phase == "backward" and _hands_over(known, args):
             return out
         measured = cost(func, known, args, kwargs, out)
-        self.calls.append(Call(known=known, cost=measured, phase=self.ledger.phase, module=module, record=record))
+        called = as_called(known, kwargs)
+        self.calls.append(Call(known=called, cost=measured, phase=self.ledger.phase, module=module, record=record))
         self.traits.update((trait, module) for trait in operation_traits(func, known, args, kwargs))
         self.ledger.index += 1
         return out

@@ -17,7 +17,8 @@ class CollectiveRate:
 
     Args:
         collective: which.
-        transport: `gloo`, `nccl`, `shared_memory`, …
+        transport: `gloo`, `nccl`, `shared_memory`, …; with `_staged` behind it, as the parts of a split model use it:
+            on tensors from anywhere, between stretches of computing.
         group: number of workers.
         latency: time of an empty message (s).
         bandwidth: bytes of the whole tensor over time (B/s), the algorithm's bandwidth as nccl-tests defines it:

@@ -55,7 +55,9 @@ class OperationRate:
         bandwidth: work over time of one process (B/s, or FLOP/s as above).
         overhead: fixed time of one operation of this kind (s).
         variant: how it was run: `default`, `channels_last` (convolution), `strided` (copy of a transposed tensor),
-            `to_device` and `from_device` (copy between a host and its accelerator).
+            `to_device` and `from_device` (copy between a host and its accelerator), `tanh` (transcendental: a GELU by
+            tanh), `rows` and `scatter` (indexing by a tensor, and adding rows where one says). Files of earlier
+            probes lack the last three; `default` stands for them.
         processes: how many processes of the host computed at the same time while this was measured.
         size: bytes that one measured operation read and wrote (B); 0 where the rate holds for any size.
     """

@@ -22,6 +22,7 @@ from meshwright.hardware._identity import identity, load_now, memory_limit, proc
 from meshwright.hardware.probe_accelerator import accelerator, accelerator_backend, num_accelerators
 from meshwright.hardware.probe_collectives import collective_rates, process_group
 from meshwright.hardware.probe_processor import processor_rates, thread_counts
+from meshwright.hardware.probe_staged import staged_rates
 from meshwright.hardware.probe_training import load_optimizer, tiny_step
 from meshwright.hardware.probe_transports import transport_rates
 from meshwright.hardware.probe_workers import Crew, Member, SpawnContext, crew, fastest_context
@@ -109,7 +110,7 @@ def processor_collectives(members: Crew, group: int, rounds: int, progress: Prog
 
 
 def processor_exchange(member: Member, path: str) -> list[CollectiveRate]:
-    """Rates of gloo and of the package's own transports in a group of processes; run by each of them.
+    """Rates of gloo and of the package's own transports, also as split models use them; run by each of a group.
 
     Args:
         member: this process.
@@ -117,7 +118,8 @@ def processor_exchange(member: Member, path: str) -> list[CollectiveRate]:
     """
     torch.set_num_threads(1)
     with process_group(member, "gloo", path):
-        return [*collective_rates(member, "gloo", torch.device("cpu")), *transport_rates(member)]
+        rates = [*collective_rates(member, "gloo", torch.device("cpu")), *transport_rates(member)]
+        return [*rates, *staged_rates(member)]
 
 
 def accelerator_exchange(member: Member, path: str, backend: str, kind: str) -> list[CollectiveRate]:

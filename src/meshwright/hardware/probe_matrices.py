@@ -2,16 +2,21 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import cycle
 
 import torch
 from torch import Tensor
 
 from meshwright.hardware._device import MatrixLibrary, MatrixRate
 from meshwright.hardware.probe_timer import Timer
-from meshwright.units import Seconds
+from meshwright.units import MIB, Bytes, Seconds
 
 SIZES = (64, 128, 256, 512, 1024)
 CHECKED_ROWS = 64
+LENGTHENED = 4  # positions of a timed product over its size; its features are half the size
+CHUNKS = 16  # of the positions, as images of a convolution
+BLOCK: Bytes = 64 * MIB
+MOST_PARTS = 16  # small matrices stay in a cache in a step, too
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -46,9 +51,9 @@ def matrix_rates(
         try:
             left, right = (torch.randn(case.size, case.size, device=device).to(case.dtype) for _ in range(2))
             exact = is_exact(multiply(left, right), left, right)
+            duration = _training_duration(timer, case, multiply, device)
         except (RuntimeError, NotImplementedError, AttributeError, TypeError):
             continue  # no such kernel for this device: there is nothing to rate
-        duration = timer(lambda multiply=multiply, left=left, right=right: multiply(left, right))
         rates.append(
             MatrixRate(
                 dtype=_name(case.dtype), threads=threads, processes=processes, library=case.library,
@@ -56,6 +61,25 @@ def matrix_rates(
             )
         )  # fmt: skip
     return rates
+
+
+def _training_duration(
+    timer: Timer, case: MatrixCase, multiply: Callable[[Tensor, Tensor], Tensor], device: torch.device
+) -> Seconds:
+    """Mean time of the three products that a layer's training takes, each of `size`³ multiplications.
+
+    Legend: T = examples' positions, F = features; T is 4 sizes and F half of one. Forward and the gradient of the input
+    are `T F` times `F F` and timed once; the weight's gradient is `F T` times `T F`. Activations are read from a block
+    that no cache holds, as in a step.
+    """
+    positions, features = LENGTHENED * case.size, case.size // 2
+    count = max(1, min(BLOCK // (positions * features * case.dtype.itemsize), MOST_PARTS))
+    parts = cycle(torch.randn(count, positions, features, device=device).to(case.dtype).unbind())
+    weight = torch.randn(features, features, device=device).to(case.dtype)
+    tall = _tall_product(case.library, multiply)
+    forward = timer(lambda: multiply(next(parts), weight))
+    gradient = timer(lambda: tall(next(parts), next(parts)))
+    return (2 * forward + gradient) / 3
 
 
 def processor_cases() -> Iterator[MatrixCase]:
@@ -89,6 +113,26 @@ def _product(library: MatrixLibrary) -> Callable[[Tensor, Tensor], Tensor]:
         return torch.mm
     linear = torch.ops.mkldnn._linear_pointwise
     return lambda left, right: linear(left, right.t(), None, "none", [], "")
+
+
+def _tall_product(
+    library: MatrixLibrary, multiply: Callable[[Tensor, Tensor], Tensor]
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """A weight's gradient, (gradient of the output)ᵀ times input, as `numerics` hands it to the library."""
+    if library == "default":
+        return lambda gradient, value: multiply(gradient.t(), value)
+
+    def as_convolution(gradient: Tensor, value: Tensor) -> Tensor:
+        images = [
+            part.view(CHUNKS, part.shape[0] // CHUNKS, 1, part.shape[1]).permute(0, 3, 1, 2)
+            for part in (gradient, value)
+        ]
+        weight = value.new_empty((gradient.shape[1], value.shape[1], 1, 1))
+        return torch.ops.aten.convolution_backward(
+            *images, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, False]
+        )[1]
+
+    return as_convolution
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -23,7 +23,7 @@ from meshwright.units import GIB, Seconds
 FEW_CORES = 8
 CPU = torch.device("cpu")
 LONGEST: Seconds = 0.04  # a product that takes longer, in a data type that is slow here, is left out
-PIECES = 89  # timed pieces of work in one setting
+PIECES = 112  # timed pieces of work in one setting
 LONGEST_ROUND: Seconds = 10.0  # after a longer one there is no other: the whole probe takes 30 s
 _MALLOPT_TRIM_THRESHOLD, _MALLOPT_MMAP_THRESHOLD = -1, -3
 

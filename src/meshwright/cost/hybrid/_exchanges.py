@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from meshwright.cost._communication import CollectiveCost, carrier_within_host, processes_cost
+from meshwright.cost._communication import STAGED, CollectiveCost, carrier_within_host, processes_cost
 from meshwright.cost._mesh import Axis
 from meshwright.cost._workload import Column, within
 from meshwright.cost.accelerator import Collectives, Habits, Slowdown, tensor_exposed
@@ -132,9 +132,12 @@ class Exchanges:
         along: Literal["data", "model"] = "data",
     ) -> CollectiveCost:
         """Price of a collective over an axis of this degree whose neighbours stand `stride` workers apart."""
-        transport = near = layout.exchange.transport
+        transport: str = layout.exchange.transport
+        near = transport
         if along == "model":
-            near, transport = carrier_within_host(transport, layout.sharding), "gloo"
+            carrier, transport = carrier_within_host(layout.exchange.transport, layout.sharding), "gloo"
+            # a pipeline's messages lie where both see them
+            near = carrier if name == "send" or carrier == "gloo" else carrier + STAGED
         return self._known(name, degree, stride, (near, transport), layout.threads, layout.mesh.num_workers)
 
     def _cost(
@@ -200,7 +203,8 @@ class Exchanges:
                 time = self.time(layout, name, degree, stride, size, along="model")
                 columns[item.phase][kind] += calls * time
                 columns[f"waited_{item.phase}"][kind] += calls * self._waited(axis, time, latency)
-            beside = hideable and self.habits is None
+            # through memory that processes share, workers copy what comes round the ring themselves
+            beside = hideable and self.habits is None and not self.on_processors
             found.append(UnitExchange(name=name, axis=axis, hideable=beside, **columns))
         return found
 

@@ -22,6 +22,7 @@ from meshwright.cost.hybrid._layout import Layout, Replica, timed_alike
 from meshwright.cost.hybrid._local import Division, local_graph
 from meshwright.cost.hybrid._pieces import Pieces, Weights, pieces_of, weights_of, with_blocks_away
 from meshwright.cost.hybrid._price import Price
+from meshwright.cost.hybrid._ring import ring_times
 from meshwright.cost.hybrid._stage_durations import stage_durations
 from meshwright.cost.hybrid._step import Run, StageTimes, broken_down, run_of, unit_times
 from meshwright.cost.hybrid._topology import workers_on
@@ -226,7 +227,7 @@ class HybridPricer:
             precision = replace(precision, reduction="as_written")
         found = self.pieces(
             kind, layout.division, replica.examples / layout.mesh.cp, layout.kernels, precision,
-            self.processes(layout, kind),
+            self.processes(layout, kind), layout.mesh.cp if layout.attention == "ring" else 1,
         )  # fmt: skip
         return with_blocks_away(found) if layout.offload == "activations" else found
 
@@ -358,13 +359,15 @@ class HybridPricer:
 
     def _pieces(
         self, kind: int, division: Division, examples: float, kernels: Kernels, precision: Precision,
-        processes: tuple[int, int],
+        processes: tuple[int, int], ring: int = 1,
     ) -> Pieces:  # fmt: skip
         workload, _ = self.local(division)
         rates = self._rates(kind, processes)
         times, launched = self.devices.times(
             kind, workload, rates, kernels=kernels, precision=precision, examples=examples
         )
+        if ring > 1 and self.exchanges.on_processors:
+            times = ring_times(workload, rates, times, examples=examples, degree=ring)
         return pieces_of(workload, self.units, times, launched, examples=examples)
 
     def _copying(self, layout: Layout, kind: int) -> BytesPerSecond:
