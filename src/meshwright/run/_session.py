@@ -2,17 +2,32 @@
 
 import sys
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from meshwright.errors import UsageError
 from meshwright.run._role import Role
 from meshwright.units import Bytes
 
 if TYPE_CHECKING:
-    from meshwright.run._step import Step
-    from meshwright.run.loop import LoopRecord
+    from meshwright.run._metrics import Recorder
 
 CURRENT: ContextVar["Session | None"] = ContextVar("session", default=None)
+
+
+class Attached(Protocol):
+    """What a run asks of the script's step, or of what its own loop leaves behind."""
+
+    recorder: "Recorder | None"
+
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+
+    def leave(self) -> None:
+        """The script has ended by itself."""
+
+    def close(self) -> None:
+        """The run is over: undoes the strategy and closes its connections."""
 
 
 class Session:
@@ -24,10 +39,10 @@ class Session:
 
     def __init__(self, role: Role) -> None:
         self.role = role
-        self.step: Step | LoopRecord | None = None
+        self.step: Attached | None = None
         self._finished = False
 
-    def attach(self, step: "Step | LoopRecord") -> None:
+    def attach(self, step: Attached) -> None:
         """Takes the script's step, or what its own loop leaves behind.
 
         Raises:
