@@ -16,7 +16,7 @@ from meshwright.errors import MeshwrightError
 from meshwright.parallel.program import capture_program
 from meshwright.parallel.tensor import choose_placements
 from meshwright.run import verify
-from zoo._methods import METHODS
+from zoo._methods import COMBINATIONS, METHODS
 from zoo._zoo_model import Loss
 
 Verdict = Literal["equal", "declined", "different", "failed"]
@@ -47,7 +47,7 @@ def run_cell(model_name: str, method_name: str) -> Cell:
     """
     from zoo import zoo_model
 
-    method = next(method for method in METHODS if method.name == method_name)
+    method = next(method for method in (*METHODS, *COMBINATIONS) if method.name == method_name)
     entry = zoo_model(model_name)
     model, loss, batch = entry.make()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)

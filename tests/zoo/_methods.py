@@ -1,12 +1,13 @@
 """The ways to train that the support table is about, as strategies."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import combinations
+from typing import Any, get_args
 
 from torch import nn
 
-from meshwright.cost import Batch, Exchange, Mesh, Pipeline, Sharding, Strategy, Worker
+from meshwright.cost import Axis, Batch, Exchange, Mesh, Pipeline, Sharding, Strategy, Worker
 from zoo._zoo_model import EXAMPLES, ZooModel
 
 
@@ -75,3 +76,24 @@ METHODS = (
         micro_batches=2,
     ),
 )  # fmt: skip
+
+# One model of dense layers and one of experts stand for all where axes are combined.
+COMBINED = ("gpt2", "mixtral")
+
+
+def _combinations() -> Iterator[Method]:
+    """Every two and every three axes in degree 2; shards of parameters and shards of gradients are two methods."""
+    for count in (2, 3):
+        for axes in combinations(get_args(Axis), count):
+            shardings: tuple[Sharding, ...] = ("parameters", "gradients") if "dp_shard" in axes else ("none",)
+            for sharding in shardings:
+                yield Method(
+                    name=" × ".join(axes) + (f" ({sharding})" if sharding != "none" else ""),
+                    mesh=Mesh(**dict.fromkeys(axes, 2)),
+                    sharding=sharding,
+                    micro_batches=2 if "pp" in axes else 1,
+                    suits=lambda model: model.name in COMBINED,
+                )
+
+
+COMBINATIONS = tuple(_combinations())

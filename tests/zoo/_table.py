@@ -10,7 +10,7 @@ import torch
 
 from zoo import ZOO
 from zoo._cell import Cell
-from zoo._methods import METHODS
+from zoo._methods import COMBINATIONS, COMBINED, METHODS
 
 Table = dict[str, dict[str, Cell]]
 HERE = Path(__file__).parent
@@ -26,7 +26,10 @@ tenth. In brackets: the part of the parameters of which each worker holds a part
 step, with its reason below the table; a dash means that the model has nothing which the method would split. Nothing
 else may happen: a crash, a hang or another gradient fails the tests.
 
-This page is made by `python tests/zoo/support.py` (the whole table: about an hour on two cores; `--models` and
+The second table has every two and every three axes together, two workers on each; experts are spread over the data
+ranks or the parts of a sequence beside them.
+
+This page is made by `python tests/zoo/support.py` (everything: about an hour and a half on two cores; `--models` and
 `--methods` take names and replace those cells). The test suite runs a part of it again, another one every day, and
 checks that the verdicts are those of this page. The models are in `tests/zoo`: {models} small ones with random weights.
 Models with batch normalization run in one micro-batch, because its statistics are those of one forward.
@@ -46,7 +49,7 @@ def write(table: Table) -> None:
     data = {
         model.name: {
             method.name: asdict(table[model.name][method.name])
-            for method in METHODS
+            for method in (*METHODS, *COMBINATIONS)
             if method.name in table.get(model.name, {})
         }
         for model in ZOO
@@ -76,10 +79,37 @@ def page(table: Mapping[str, Mapping[str, Cell]]) -> str:
         f"| {' | '.join(workers)} |",
         *rows,
         f"| {' | '.join(counts)} |",
+        *_together(table, reasons),
     ]
     if reasons:
         lines += ["", "## Refused", "", *(f"- **{letter}**: {reason}" for reason, letter in reasons.items())]
     return "\n".join(lines) + "\n"
+
+
+def _together(table: Mapping[str, Mapping[str, Cell]], reasons: dict[str, str]) -> list[str]:
+    """The table of axes together: a line for each combination."""
+    rows = [
+        f"| {method.name} | {method.workers} | "
+        + " | ".join(_text(table.get(model, {}).get(method.name), reasons) for model in COMBINED)
+        + " |"
+        for method in COMBINATIONS
+    ]
+    counts = {
+        model: Counter(
+            table[model][method.name].verdict for method in COMBINATIONS if method.name in table.get(model, {})
+        )
+        for model in COMBINED
+    }
+    equal = (f"**{counts[model]['equal']} of {sum(counts[model].values())}**" for model in COMBINED)
+    return [
+        "",
+        "## Axes together",
+        "",
+        f"| axes, 2 of each | workers | {' | '.join(COMBINED)} |",
+        "|---|---|---|---|",
+        *rows,
+        f"| **equal** | | {' | '.join(equal)} |",
+    ]
 
 
 def _text(cell: Cell | None, reasons: dict[str, str]) -> str:

@@ -10,20 +10,22 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from workers import Pools, WorkerFailedError
 from zoo import ZOO
 from zoo._cell import Cell, run_cell
-from zoo._methods import METHODS, Method
+from zoo._methods import COMBINATIONS, METHODS, Method
 from zoo._table import read, write
+
+ALL = (*METHODS, *COMBINATIONS)
 
 
 def main() -> None:
     """Runs the cells that are asked for, and writes the table after each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="*", default=[model.name for model in ZOO])
-    parser.add_argument("--methods", nargs="*", default=[method.name for method in METHODS])
+    parser.add_argument("--methods", nargs="*", default=[method.name for method in ALL])
     parser.add_argument("--only", nargs="*", default=["equal", "declined", "different", "failed", "new"])
     chosen = parser.parse_args()
     table = read()
     pools = Pools()
-    for method in METHODS:
+    for method in ALL:
         for model in ZOO:
             before = table.get(model.name, {}).get(method.name)
             verdict = before.verdict if before is not None else "new"
@@ -37,7 +39,7 @@ def main() -> None:
             table.setdefault(model.name, {})[method.name] = cell
             seconds = time.perf_counter() - started
             print(
-                f"{method.name:34}{model.name:16}{cell.verdict:10}{cell.distance:8.0e}  {seconds:5.1f} s  {cell.reason}"
+                f"{method.name:36}{model.name:16}{cell.verdict:10}{cell.distance:8.0e}  {seconds:5.1f} s  {cell.reason}"
             )
             write(table)
 

@@ -4,7 +4,7 @@ import pytest
 
 from workers import Pools
 from zoo import ZOO
-from zoo._methods import METHODS, Method
+from zoo._methods import COMBINATIONS, METHODS, Method
 from zoo._rotation import of_today
 from zoo._table import PAGE, page, read
 from zoo.support import measured
@@ -24,18 +24,20 @@ def _cells() -> list[tuple[str, str]]:
         suited = [model for model in ZOO if method.suits(model)]
         for model in of_today(suited, every=len(suited), offset=7 * number):
             chosen[model.name, method.name] = None
+    together = [(model.name, method.name) for method in COMBINATIONS for model in ZOO if method.suits(model)]
+    chosen |= dict.fromkeys(of_today(together, every=len(together)))
     return list(chosen)
 
 
 def _method(name: str) -> Method:
-    return next(method for method in METHODS if method.name == name)
+    return next(method for method in (*METHODS, *COMBINATIONS) if method.name == name)
 
 
 def test_the_page_is_that_of_the_data() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(read()), "python tests/zoo/support.py --methods"
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+@pytest.mark.parametrize("method", [*METHODS, *COMBINATIONS], ids=lambda method: method.name)
 def test_every_model_is_equal_or_declined_with_a_reason(method: Method) -> None:
     table = read()
     suited = [model.name for model in ZOO if method.suits(model)]
