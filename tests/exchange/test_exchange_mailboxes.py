@@ -32,9 +32,8 @@ def crossed(count: int, turns: int) -> tuple[bool, list[int]]:
         order.shuffle(wanted)
         for peer, number in wanted:
             whole = message(peer, rank, number, turn)
-            taken = torch.empty_like(whole)
-            boxes.receive(taken, source=peer, number=number)
-            right = right and torch.equal(taken, whole)
+            right = right and torch.equal(boxes.receive(len(whole), source=peer, number=number), whole)
+        boxes.give_back()
         dist.barrier()
     slots = [boxes.num_slots(peer) for peer in peers]
     boxes.close()
@@ -50,12 +49,36 @@ def ahead() -> list[float]:
             boxes.send(torch.full((8,), value, dtype=torch.uint8), to=1, number=5)
     else:
         for _ in range(2):
-            taken = torch.zeros(8, dtype=torch.uint8)
-            boxes.receive(taken, source=0, number=5)
-            found.append(taken.float().mean().item())
+            found.append(boxes.receive(8, source=0, number=5).float().mean().item())
     dist.barrier()
     boxes.close()
     return found
+
+
+def held() -> tuple[list[int], int]:
+    """Rank 1 keeps what it is sent, or a part of it, while more comes; then it lets go."""
+    boxes = Mailboxes(dist.group.WORLD)
+    found: list[int] = []
+    kept: list[torch.Tensor] = []
+    for number in range(4):
+        if dist.get_rank() == 0:
+            boxes.send(torch.full((8,), number, dtype=torch.uint8), to=1, number=number)
+        else:
+            kept.append(boxes.receive(8, source=0, number=number)[4:])
+            found = [int(part.sum()) // 4 for part in kept]
+            if number == 2:
+                kept.clear()
+            boxes.give_back()
+        dist.barrier()
+    slots = boxes.num_slots(1)
+    boxes.close()
+    return found, slots
+
+
+def test_what_is_received_stays_until_nothing_uses_its_memory(workers: Any) -> None:
+    (_, slots), (found, _) = workers(2).run(held)
+    assert found == [3]
+    assert slots == 3
 
 
 def test_messages_are_found_by_number_and_their_memory_is_used_again(workers: Any) -> None:

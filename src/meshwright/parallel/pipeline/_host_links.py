@@ -1,9 +1,10 @@
 """Links between workers of one host, through memory that they share, and which links a pipeline has.
 
-Messages are found by their number and sending never waits, so nothing is asked for ahead of time, and memory for what
-arrives is taken when it is used.
+Messages are found by their number and sending never waits, so nothing is asked for ahead of time. What arrives is used
+where it lies: an activation is in the sender's memory until its backward has been.
 """
 
+import math
 import time
 from functools import partial
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from meshwright.exchange import Mailboxes, shares_memory
 from meshwright.parallel.pipeline._group_links import GroupLinks
-from meshwright.parallel.pipeline._links import Arrival, Links, bytes_of, bytes_to_send, space_for
+from meshwright.parallel.pipeline._links import Arrival, Links, bytes_to_send, laid_out, space_for
 from meshwright.parallel.pipeline._stages import Value
 from meshwright.units import Seconds
 
@@ -54,16 +55,18 @@ class HostLinks(Links):
         return Arrival(partial(self._fetched, value, source=source, number=number))
 
     def finish(self) -> None:
-        """Everything is sent already."""
+        """Everything is sent already; says which memory of others is free."""
+        self._boxes.give_back()
 
     def close(self) -> None:
         """Gives the shared memory back."""
         self._boxes.close()
 
     def _fetched(self, value: Value, *, source: int, number: int) -> Tensor:
-        tensor = space_for(value, torch.device("cpu"))
+        size = math.prod(value.shape) * value.dtype.itemsize
+        if not size:
+            return space_for(value, torch.device("cpu"))
         started = time.perf_counter()
-        if tensor.numel():
-            self._boxes.receive(bytes_of(tensor), source=source, number=number)
+        flat = self._boxes.receive(size, source=source, number=number)
         self.waited += time.perf_counter() - started
-        return tensor
+        return laid_out(flat, value)

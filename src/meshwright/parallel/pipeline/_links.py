@@ -88,6 +88,11 @@ def space_for(value: Value, device: torch.device) -> Tensor:
     return torch.empty_strided(value.shape, value.stride, dtype=value.dtype, device=device)
 
 
+def laid_out(flat: Tensor, value: Value) -> Tensor:
+    """A value whose memory is these bytes."""
+    return torch.as_strided(flat.view(value.dtype), value.shape, value.stride)
+
+
 def bytes_to_send(tensor: Tensor, value: Value) -> Tensor:
     """A tensor's bytes in its value's layout."""
     assert tensor.shape == value.shape and tensor.dtype == value.dtype, (value, tensor.shape, tensor.dtype)  # noqa: PT018
