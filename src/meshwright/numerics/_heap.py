@@ -18,7 +18,7 @@ from meshwright.units import Bytes
 
 _STATM = Path("/proc/self/statm")
 # Growth that is let be: giving memory back costs page faults in the next step.
-_SLACK = 1 / 8
+_SLACK = 1 / 16
 
 
 class Heap:
@@ -38,6 +38,10 @@ class Heap:
         self._slack = slack
         self._usual: Bytes | None = None
         self._steps = 0
+
+    def clear(self) -> None:
+        """Called before the first step, whose tensors would come on top of what preparing it has left."""
+        self._give_back()
 
     def tend(self) -> None:
         """Called between steps: gives memory back once more is resident than after a step on a fresh heap."""

@@ -104,6 +104,8 @@ class Hybrid(SplitModel):
             self._portion.follow({held.name: held.parameter for held in self._data.held()})
             self._norm = WholeNorm(self.held(), transport=self._transport, whole=self._grid.whole)
             self._guard = self._portion.guard()
+            if self._heap is not None:
+                self._heap.clear()
 
     def compute(
         self, batches: Sequence[Any], *, examples: Sequence[int], begin: Begin, ended: Callable[[], object]

@@ -24,6 +24,7 @@ from meshwright.parallel.program._fixed import check_fixed
 from meshwright.parallel.program._forward import Forward
 from meshwright.parallel.program._functional import functional
 from meshwright.parallel.program._import import Names, imported, names_of
+from meshwright.parallel.program._light_import import annotations_only
 from meshwright.parallel.program._program import Input, Program
 from meshwright.parallel.program._regions import without_regions
 from meshwright.parallel.program._step_module import (
@@ -133,6 +134,7 @@ def _exported(step: StepModule, batch: Any) -> ExportedProgram:
             python_numbers_kept() as drawn,
             checkpoints_inlined(),
             _quiet(),
+            annotations_only(),
             torch.enable_grad(),
         ):
             exported = torch.export.export(step, tensors, strict=False)
