@@ -10,7 +10,8 @@ run under `meshwright run --set …`. The prediction is the one that the run pri
 cost alone: what a trial timed is shown beside it and not judged. The cache holds this machine's calibration and nothing
 else, so that no outcome of an earlier run corrects what is predicted. The planner refuses more workers than cores; such
 methods are run with `--cluster`, a description of this machine with as many cores as workers, each with its part of the
-measured rates. Run it on a machine that does nothing else: its load is in the prediction, and in the steps.
+measured rates; the longest split of the sequence is two, since each worker keeps 64 positions. Run it on a machine that
+does nothing else: its load is in the prediction, and in the steps.
 """
 
 import argparse
@@ -25,8 +26,10 @@ from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
 from statistics import median
+from typing import cast
 
 import outcome
+from meshwright.cost import Schedule, balanced_bubble
 from meshwright.hardware import Cluster, here, identity, write_cluster
 from meshwright.hardware._cache import calibration_path
 from meshwright.plan import read_plan
@@ -48,7 +51,6 @@ METHODS: dict[str, tuple[str, ...]] = {
     "sequence-2": ("tensor=2", "sequence=split", "workers=2"),
     "sequence-4": ("tensor=4", "sequence=split", "workers=4"),
     "context-2": ("context=2", "workers=2"),
-    "context-4": ("context=4", "workers=4"),
     "pipeline-2": ("pipeline=2", "schedule=1f1b", "accumulation=4", "workers=2"),
     "pipeline-4": ("pipeline=4", "schedule=1f1b", "accumulation=4", "workers=4"),
     "gpipe-2": ("pipeline=2", "schedule=gpipe", "accumulation=4", "workers=2"),
@@ -114,14 +116,19 @@ class Row:
         return self.predicted_memory / self.measured_memory - 1
 
 
-def taking_turns(cluster: Cluster, workers: int) -> Cluster:
-    """The machine as more workers than cores see it: every rate of one thread times cores over workers.
+def taking_turns(cluster: Cluster, workers: int, *, idle: float = 0.0) -> Cluster:
+    """The machine as more workers than cores see it: every rate of one thread times the part of a core that it has.
 
-    It has no identity, so that plans for it are searched and not tried.
+    A worker that waits for its neighbours leaves its core to the others. It has no identity, so that plans for it are
+    searched and not tried.
+
+    Args:
+        workers: that share the cores.
+        idle: share of their time in which they wait (0 to 1).
     """
     host = cluster.hosts[-1]
     cores = host.device.cores
-    part = cores / workers
+    part = min(1.0, cores / (workers * (1 - idle)))
     device = replace(
         host.device,
         cores=workers,
@@ -157,6 +164,22 @@ def workers_of(method: str) -> int:
     return int(degrees.get("workers", 0)) or prod(int(degrees.get(axis, 1)) for axis in axes)
 
 
+def idle_share(method: str) -> float:
+    """Share of their time in which the workers of a method's pipeline wait: the bubble of its schedule.
+
+    Where no schedule is asked for, the planner interleaves two stages of a worker.
+    """
+    pins = dict(pin.split("=") for pin in METHODS[method])
+    length = int(pins.get("pipeline", 1))
+    if length == 1:
+        return 0.0
+    schedule = cast("Schedule", pins.get("schedule", "interleaved"))
+    chunks = 2 if schedule in ("interleaved", "zero_bubble") else 1
+    return balanced_bubble(
+        schedule, num_workers=length, num_stages=chunks * length, num_micro_batches=int(pins["accumulation"])
+    )
+
+
 class MethodError(Exception):
     """A method did not run; says why."""
 
@@ -173,7 +196,7 @@ def measured(method: str, *, steps: int, cache: Path) -> Row:
         crowd = workers_of(method)
         if crowd > (os.cpu_count() or 1):
             description = Path(folder) / "cluster.toml"
-            write_cluster(taking_turns(here(), crowd), description)
+            write_cluster(taking_turns(here(), crowd, idle=idle_share(method)), description)
             sets += ["--cluster", str(description)]
         script = [str(HERE / "predictions_contestant.py"), model, str(steps)]
         product = str(Path(sys.executable).parent / "meshwright")

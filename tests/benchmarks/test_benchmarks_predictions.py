@@ -6,7 +6,7 @@ from meshwright.documents import from_mapping
 from meshwright.errors import PlanError
 from meshwright.plan import Goal, Pins, plan_outright
 from planning_builders import machine, multilayer
-from predictions import METHODS, Row, checks_of, taking_turns, workers_of
+from predictions import METHODS, Row, checks_of, idle_share, taking_turns, workers_of
 
 GRAPH = multilayer(layers=8, batch=16)
 
@@ -40,3 +40,12 @@ def test_errors_are_medians_over_methods_either_way():
     assert (times.value, memory.value) == pytest.approx((0.2, 0.1))
     assert not times.holds
     assert memory.holds
+
+
+def test_a_worker_that_waits_leaves_its_core_to_others() -> None:
+    """GPipe of 4 stages and 4 micro-batches idles 3/7: 2 cores for 4 · 4/7 workers, 7/8 of a core each."""
+    assert idle_share("gpipe-4") == pytest.approx(3 / 7)
+    assert idle_share("tensor-4") == 0.0
+    before, after = machine(), taking_turns(machine(), 4, idle=idle_share("gpipe-4"))
+    rates = [[row.rate for row in one.hosts[-1].device.matrix_rates if row.threads == 1] for one in (before, after)]
+    assert rates[1] == pytest.approx([7 / 8 * rate for rate in rates[0]])

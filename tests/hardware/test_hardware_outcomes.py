@@ -161,3 +161,13 @@ def test_a_kind_is_a_model_of_a_size_on_a_device(flops: float, decade: int) -> N
     assert kind == f"Sequential of 10^3 parameters, 10^{decade} FLOP, on cpu"
     split = outcome_kind(model="Sequential", parameters=1000, flops=flops, device="cpu", form="split by tensor")
     assert split == f"{kind}, split by tensor"
+
+
+def test_an_outcome_that_weighs_a_little_less_moves_a_little_less() -> None:
+    """Beside the uncorrected price, which weighs 1: half its way with weight 1; with 0.9 the middle, 0.95, lies 0.05
+    before the outcome's share, which therefore has 0.2 of the 0.5 around it; with 0.5 none. Two are believed."""
+    assert _center([(1.0, 1.0)]) == pytest.approx(0.5)
+    assert _center([(1.0, 0.9)]) == pytest.approx(0.4)
+    assert _center([(1.0, 0.5)]) == 0.0
+    assert _center([(1.0, 1.0), (1.0, 1.0)]) == pytest.approx(1.0)
+    assert _center([]) == 0.0

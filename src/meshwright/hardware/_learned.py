@@ -17,6 +17,8 @@ from meshwright.hardware._outcome import Outcome, recorded_outcomes
 RECENT = 20
 # A tenth of the processor taken by others makes steps about a tenth longer, which is as far as a prediction may be off.
 LIKE_LOAD = 0.1
+# Of the weight of one run: what is as near as this to the middle of all is the middle, too.
+AROUND = 0.25
 # What is further off than this has another cause than rates that err: swapping, a debugger, another program's memory.
 FURTHEST_TIME = 4.0
 FURTHEST_MEMORY = 1.5
@@ -70,14 +72,15 @@ def _weight(outcome: Outcome, load: float) -> float:
 
 
 def _center(values: Sequence[tuple[float, float]]) -> float:
-    """The weighted median of the values and of 0, which weighs 1; between two of them where they share the weight."""
+    """The weighted median of the values and of 0, which weighs 1.
+
+    It is the mean over what lies within `AROUND` of the middle of all weight, so that an outcome that weighs a little
+    less than the uncorrected price moves it a little less than half its way, not nothing.
+    """
     ordered = sorted([*values, (0.0, 1.0)])
     half = sum(weight for _, weight in ordered) / 2
-    reached = 0.0
-    for place, (value, weight) in enumerate(ordered):
+    reached = total = 0.0
+    for value, weight in ordered:
+        total += value * max(0.0, min(reached + weight, half + AROUND) - max(reached, half - AROUND))
         reached += weight
-        if reached > half + 1e-9:
-            return value
-        if reached > half - 1e-9:
-            return (value + ordered[place + 1][0]) / 2
-    return 0.0
+    return total / (2 * AROUND)
