@@ -15,7 +15,7 @@ class TimeBreakdown:
         recompute: forward operations done again.
         optimizer: update.
         communication: collectives that nothing hides.
-        waiting: bubbles and stragglers.
+        waiting: bubbles, stragglers, and batches that are loaded later than they are asked for.
         overhead: framework and splitting of the batch.
     """
 
@@ -114,6 +114,7 @@ class Prediction:
         money: per step ($); 0 where unknown.
         start: time once, before the first step: compiling, applying (s).
         stages: of the pipeline, in order; empty without one.
+        loading: of a step's batches, beside the step before (s); 0 where it is not known how fast hosts load them.
     """
 
     basis: str = "model"
@@ -127,3 +128,4 @@ class Prediction:
     money: Dollars = 0.0
     start: Seconds = 0.0
     stages: tuple[StageTime, ...] = ()
+    loading: Seconds = 0.0

@@ -64,12 +64,15 @@ class Host:
         count: how many equal hosts.
         device: the kind of device in it.
         devices: how many of them; 1 for a CPU host (its cores are shared out among workers).
+        loading: of batches as the script gets them, what a machine's disks and decoders deliver while it trains (B/s);
+            0: not known.
     """
 
     name: str
     count: int = 1
     device: Device
     devices: int = 1
+    loading: BytesPerSecond = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -160,6 +160,7 @@ def _candidate(item: Priced, trial: TrialResult | None, reason: str) -> Candidat
         memory=item.prediction.memory.peak,
         trial=trial.step if trial else 0.0,
         reason=reason,
+        value=item.pace(trial.step if trial else item.prediction.time.step),
     )
 
 

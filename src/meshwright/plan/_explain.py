@@ -41,7 +41,7 @@ class Explanation:
         time: where the step's time goes, longest first (s).
         memory: what the fullest worker holds, largest first (B).
         memory_limit: what it may use (B).
-        next_best: the fastest of the others that fit; None where there is none.
+        next_best: the best of the others that fit, by what was made small; None where there is none.
         margin: by how much the next best is slower (s).
         rejected: all others, each with its reason.
         flips: what would change the choice.
@@ -91,7 +91,7 @@ def explain(plan: Plan) -> Explanation:
     # Trials compare with trials, predictions with predictions; where there was a trial, the next best was in it.
     tried = [item for item in rejected if item.fits and item.trial] if chosen and chosen[0].trial else []
     fitting = tried or [item for item in rejected if item.fits]
-    next_best = min(fitting, key=lambda item: item.trial or item.step, default=None)
+    next_best = min(fitting, key=lambda item: item.value or item.trial or item.step, default=None)
     against = step if tried or not chosen else chosen[0].step
     return Explanation(
         model=plan.model,

@@ -176,6 +176,15 @@ def _check_products(cluster: Cluster, goal: Goal) -> None:
             alternatives=[f"data × shard = {pins.workers // split}", "leave one of the three out"],
             command="meshwright plan SCRIPT",
         )
+    if degrees > _places(cluster):
+        pinned = {name: getattr(pins, name) or 1 for name in ("pipeline", "data", "shard", "context", "tensor")}
+        product = " × ".join(f"{name} = {degree}" for name, degree in pinned.items() if degree > 1)
+        raise PlanError(
+            f"{product} takes {degrees} workers, and {cluster.name} has room for {_places(cluster)}",
+            cause="a worker takes an accelerator, or at least one core",
+            alternatives=["smaller degrees", "plan for more: --cluster FILE, with more hosts or cores"],
+            command="meshwright plan SCRIPT",
+        )
     if pins.sharding not in (None, "none") and pins.workers == 1:
         raise PlanError(
             f"sharding = {pins.sharding!r} needs at least 2 workers, and workers = 1",

@@ -73,7 +73,7 @@ def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -
         capacity=capacity(pricer.cluster, strategy),
         binding=binding(hybrid, layout, price, roomy),
         flips=tuple(flips(hybrid, goal, aim, chosen, rivals, roomy)),
-        candidates=(_candidate(summary(layout, names), price), *(_of_neighbour(one) for one in beside)),
+        candidates=(_candidate(summary(layout, names), price), *(_of_neighbour(one, aim) for one in beside)),
         origins=_origins(goal),
         cluster=f"{pricer.cluster.name} {pricer.cluster.identity}".strip(),
         gap=result.gap,
@@ -120,11 +120,14 @@ def _candidate(text: str, price: Price) -> Candidate:
     return Candidate(summary=text, step=price.step, memory=price.peak)
 
 
-def _of_neighbour(one: Neighbour) -> Candidate:
+def _of_neighbour(one: Neighbour, aim: Aim) -> Candidate:
     assert one.layout is not None, one.change
     assert one.price is not None, one.change
     text = f"{one.change}: {summary(one.layout)}"
-    return Candidate(summary=text, step=one.price.step, memory=one.price.peak, reason=one.reason, fits=one.fits)
+    return Candidate(
+        summary=text, step=one.price.step, memory=one.price.peak, reason=one.reason, fits=one.fits,
+        value=aim.value(one.price),
+    )  # fmt: skip
 
 
 def _point(pricer: HybridPricer, found: Found) -> FrontPoint:

@@ -19,6 +19,7 @@ class Candidate:
         trial: measured in a throw-away process (s); 0 where it was not tried.
         reason: why it was not chosen; empty for the chosen one.
         fits: whether its memory fits.
+        value: what was made small, such as the time to a loss; 0: not known.
     """
 
     summary: str
@@ -27,6 +28,7 @@ class Candidate:
     trial: float = 0.0
     reason: str = ""
     fits: bool = True
+    value: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

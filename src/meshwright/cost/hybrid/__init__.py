@@ -4,8 +4,8 @@ In: a `Graph` with its splits, a `Cluster`, a `Layout` (a strategy without its l
 Reading order: `_layout` (the data), `_units` (blocks from which stages are made), `_local` (what one worker of a
 split model runs), `_devices` (what operations and updates take: as measured, or as fitted to published runs), `_ring`
 (attention over a split sequence), `_pieces` (what a unit costs), `_topology` and `_exchanges` (collectives by axis),
-`_data_exchange` (gradients) with `_apart` (islands), `_pipeline_time`, `_step`, `_held` (memory), `_price`,
-`_hybrid`, which puts them together, and `_conversion` (layouts and strategies).
+`_data_exchange` (gradients) with `_apart` (islands), `_loading` (batches), `_pipeline_time`, `_step`, `_held` (memory),
+`_price`, `_hybrid`, which puts them together, and `_conversion` (layouts and strategies).
 """
 
 from meshwright.cost.hybrid._apart import Standing as Standing

@@ -19,6 +19,7 @@ from meshwright.cost.hybrid._devices import devices_of
 from meshwright.cost.hybrid._exchanges import Exchanges, UnitExchange
 from meshwright.cost.hybrid._held import Stages, carrying, held, least_held
 from meshwright.cost.hybrid._layout import Layout, Replica, timed_alike
+from meshwright.cost.hybrid._loading import Loading
 from meshwright.cost.hybrid._local import Division, local_graph
 from meshwright.cost.hybrid._pieces import Pieces, Weights, pieces_of, weights_of, with_blocks_away
 from meshwright.cost.hybrid._price import Price
@@ -67,6 +68,7 @@ class HybridPricer:
             graph, cluster, self.hosts, fitted=self.devices.collectives, habits=self.devices.own_habits
         )
         self.data = DataExchange(graph, self.exchanges)
+        self.loading = Loading(graph, self.hosts)
         self.local = lru_cache(maxsize=None)(self._local)
         self.pieces = lru_cache(maxsize=None)(self._pieces)
         self.listed = lru_cache(maxsize=None)(self._listed)
@@ -83,7 +85,7 @@ class HybridPricer:
         power, price = self.draw(layout)
         return Price(
             time=time, memory=memory, collectives=collectives, energy=power * time.step,
-            money=price * time.step / 3600, steps=layout.steps_over_exact,
+            money=price * time.step / 3600, steps=layout.steps_over_exact, loading=self.loading.longest(layout),
         )  # fmt: skip
 
     def predict(self, layout: Layout) -> Prediction:
@@ -103,6 +105,7 @@ class HybridPricer:
             energy=price.energy,
             money=price.money,
             stages=self._stage_times(layout) if layout.mesh.pp > 1 else (),
+            loading=price.loading,
         )
 
     def _stage_times(self, layout: Layout) -> tuple[StageTime, ...]:
@@ -280,6 +283,8 @@ class HybridPricer:
         habits = self.devices.own_habits
         run = run_of(layout, stages, kinds, self.transfers(layout, replica), habits=habits)
         rank, time, gradients = self._last(layout, stages, replica, run)
+        late = max(0.0, self.loading.of(layout, replica) - time.step)
+        time = replace(time, waiting=time.waiting + late) if late else time
         collectives = (*self._within(layout, stages, replica, rank), *gradients)
         return time, collectives, self.memory(layout, stages, replica)
 

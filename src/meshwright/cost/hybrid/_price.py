@@ -17,6 +17,7 @@ class Price:
         energy: per step (J).
         money: per step ($).
         steps: to a loss, over those of exact training.
+        loading: of a step's batches, beside the step before (s); 0: not known.
     """
 
     time: TimeBreakdown
@@ -25,6 +26,7 @@ class Price:
     energy: Joules
     money: Dollars
     steps: float = 1.0
+    loading: Seconds = 0.0
 
     @property
     def step(self) -> Seconds:

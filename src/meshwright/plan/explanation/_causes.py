@@ -10,7 +10,7 @@ from meshwright.plan.explanation._comparison import by_axis, longest_items, unpr
 from meshwright.plan.explanation._departures import exactly, meeting, ruled_out
 from meshwright.plan.explanation._names import AXES, summary
 from meshwright.plan.explanation._neighbours import with_memory
-from meshwright.plan.search import Aim, Effort, Found, Search
+from meshwright.plan.search import ROUNDING, Aim, Effort, Found, Search
 from meshwright.units import format_bytes, format_scaled, format_seconds
 
 _MODERATE = Effort(priced=4, visited=60, total=1600)
@@ -42,6 +42,12 @@ def binding(pricer: HybridPricer, chosen: Layout, best: Price, roomy: Found | No
             f"{summary(roomy.layout)} would take {format_seconds(roomy.price.step)} instead of "
             f"{format_seconds(best.step)}"
         )
+    if best.loading and best.loading >= best.step * (1 - ROUNDING):
+        host, size = pricer.loading.most(chosen)
+        return first + (
+            f"loading of batches: a host reads {format_bytes(size)} for a step, which takes "
+            f"{format_seconds(best.loading)} at its {format_scaled(host.loading, 'B/s')}"
+        )
     items = longest_items(best.time)
     name = max(items, key=lambda one: items[one])
     detail = ""
@@ -67,6 +73,8 @@ def flips(
         saved = format_seconds(best.pace - roomy.price.pace)
         yield f"with {format_bytes(roomy.price.peak)} per device: {summary(roomy.layout)}, {saved} faster"
     yield from _links(pricer, chosen, rivals)
+    if chosen.price.loading < chosen.price.step * (1 - ROUNDING):
+        yield _loading(pricer, chosen)
     yield from _batch(pricer, goal, aim, chosen)
     yield from _hardware(pricer, goal, aim, chosen)
 
@@ -82,8 +90,20 @@ def _links(pricer: HybridPricer, chosen: Found, rivals: Sequence[Found]) -> Iter
             times = [(changed.price(rival.layout).pace, place) for place, rival in enumerate(rivals)]
             fastest = min(times, default=(own, 0))
             if fastest[0] < own * 0.999:
-                yield f"links {factor:g} times {word}: {summary(rivals[fastest[1]].layout)}"
+                yield (
+                    f"links {factor:g} times {word}: {summary(rivals[fastest[1]].layout)} "
+                    f"(of this plan and the {len(rivals)} beside it)"
+                )
                 break
+
+
+def _loading(pricer: HybridPricer, chosen: Found) -> str:
+    """How fast a host must load batches so that no step waits for them."""
+    host, size = pricer.loading.most(chosen.layout)
+    needed = f"a host that loads less than {format_scaled(size / chosen.price.step, 'B/s')}: steps wait for batches"
+    if host.loading:
+        return f"{needed}; it loads {format_scaled(host.loading, 'B/s')}"
+    return f"{needed}; not priced, for the cluster's file does not say what a host loads (`loading`, B/s)"
 
 
 def _batch(pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Found) -> Iterator[str]:
