@@ -43,6 +43,8 @@ _CHOSEN: dict[str, Any] = {
     "frameworks": {
         "nanotron": {
             "stall_share_per_host": 0.018,
+            # Its trainer sums them where no replica's hooks do, after the backward; its code says why: memory.
+            "sharded_sums": "whole",
         },
         "fsdp": {"gradient_bytes": 2.0},
         # Its buckets hold 40 M parameters, or 1 M per data rank where that is more.

@@ -62,10 +62,7 @@ _POSITIVE: Mapping[str, Prior] = {
 _BACKLOG: Mapping[str, Prior] = {
     "backlog.per_exchange": Prior(mean=0.5, width=0.5),
     "backlog.constant": Prior(mean=30.0, width=0.5),
-    **{
-        f"backlog.{name}": Prior(mean=0.0, width=3.0, positive=False)
-        for name in ("offset", "single", "pair", "work", "devices", "many", "many_size", "wide")
-    },
+    **{f"backlog.{name}": Prior(mean=0.0, width=3.0, positive=False) for name in ("offset", "single", "pair", "lead")},
 }
 FITTED: Mapping[tuple[str, ...], Mapping[str, Prior]] = {
     ("nanotron",): {

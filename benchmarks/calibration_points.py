@@ -17,8 +17,9 @@ from meshwright.hardware import catalog
 from meshwright.hardware._catalog import device_of
 from meshwright.units import MIB
 from published_hardware import device_name
+from published_memory import filled_setup
 from published_rows import configuration, measured_step_time, read_rows
-from published_setup import EFA_LATENCY, machine_of_row, setup_of
+from published_setup import EFA_LATENCY, machine_of_row
 
 # Weight of all single kernels, and of all collectives, beside one source of runs.
 _SINGLE_WEIGHT = 0.5
@@ -67,7 +68,7 @@ def run_points(path: Path) -> list[Point]:
             run = configuration(row)
         except UsageError:
             continue
-        found.append((row, measured, setup_of(run), machine_of_row(run)))
+        found.append((row, measured, filled_setup(run), machine_of_row(run)))
     sizes = Counter(row["source"] for row, *_ in found)
     return [_run_point(row, measured, setup, where, sizes[row["source"]]) for row, measured, setup, where in found]
 

@@ -28,10 +28,10 @@ import outcome
 from meshwright.cost.accelerator import step_time
 from meshwright.errors import MeshwrightError, UsageError
 from meshwright.units import GIB
-from published_memory import published_memory
+from published_memory import filled_setup, published_memory
 from published_rows import PublishedRow, configuration, read_rows
 from published_score import checks_of, read_scored, source_row
-from published_setup import machine_of_row, setup_of
+from published_setup import machine_of_row
 
 Step = Callable[[PublishedRow], tuple[float, float, float]]
 COLUMNS = (
@@ -54,7 +54,7 @@ class Way:
 
 def by_dimensions(run: PublishedRow) -> tuple[float, float, float]:
     """Low, expected and high step time of a transformer known by its dimensions (s)."""
-    time = step_time(setup_of(run), machine_of_row(run))
+    time = step_time(filled_setup(run), machine_of_row(run))
     return time.low, time.step, time.high
 
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from meshwright.cost import Mesh
+from meshwright.cost.accelerator import Setup
 from meshwright.cost.memory import (
     Arrangement,
+    Backlog,
     Conventions,
     StageMemory,
     conventions,
@@ -14,11 +16,13 @@ from meshwright.cost.memory import (
     fullest,
     needed_peak,
     stage_layers,
+    stage_memories,
     stages_on,
     transformer_contents,
 )
 from meshwright.hardware import catalog
 from published_rows import PublishedRow
+from published_setup import lead_of, setup_of
 
 # Frameworks by what their rows say, tried in order.
 _FRAMEWORKS = tuple(
@@ -40,6 +44,7 @@ class PublishedMemory:
 
     Args:
         seen: what its source reports of it (B).
+        asked: what the fullest worker asks for, whether there is room or not (B).
         stages: every pipeline worker's peak.
         share: of the device's memory that the fullest worker cannot do without.
         failure: probability that it does not run (0 to 1).
@@ -47,6 +52,7 @@ class PublishedMemory:
     """
 
     seen: int
+    asked: int
     stages: tuple[StageMemory, ...]
     share: float
     failure: float
@@ -78,6 +84,7 @@ def published_memory(row: PublishedRow, *, own: Conventions | None = None) -> Pu
     needed = needed_peak(contents, arrangement, own)
     return PublishedMemory(
         seen=(stages[0] if own.seen == "first" else fullest(stages)).memory.peak,
+        asked=fullest(stage_memories(contents, arrangement, own)).memory.peak,
         stages=stages,
         share=needed / capacity,
         failure=failure_probability(needed, capacity, own),
@@ -89,6 +96,11 @@ def row_conventions(row: PublishedRow) -> Conventions:
     """The conventions of a row's framework, with its precision's data types."""
     name = next((name for pattern, name in _FRAMEWORKS if pattern.search(row.framework)), "megatron-core")
     return conventions(name + "-fp16" if name == "deepspeed" and row.precision.startswith("fp16") else name)
+
+
+def filled_setup(row: PublishedRow) -> Setup:
+    """How a row was trained, with what it asks of a device's memory."""
+    return replace(setup_of(row), fullness=published_memory(row).asked / memory_of(row.device))
 
 
 def row_arrangement(row: PublishedRow, own: Conventions) -> Arrangement:
@@ -115,6 +127,7 @@ def row_arrangement(row: PublishedRow, own: Conventions) -> Arrangement:
         element=4.0 if row.dtype in ("float32", "tfloat32") else 2.0,
         attention="fused" if row.fused_attention else "scores",
         dropout=own.dropout,
+        lead=lead_of(row) if own.backlog != Backlog() else 0.0,
     )
 
 

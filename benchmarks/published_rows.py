@@ -23,8 +23,8 @@ NEEDED = (
     "row_id", "source", "n_layers", "d_model", "n_heads", "n_kv_heads", "d_ff", "ffn_type", "vocab", "tied_embeddings",
     "n_experts", "topk", "seq_len", "hardware", "n_devices", "devices_per_node", "intra_bw_GBps",
     "inter_bw_Gbps_per_device", "precision", "framework", "global_batch", "micro_batch", "tp", "sequence_parallel",
-    "pp", "vpp", "pp_schedule", "cp", "ep", "dp", "sharding", "activation_checkpointing", "compile", "attention_impl",
-    "notes",
+    "pp", "vpp", "pp_schedule", "cp", "ep", "etp", "dp", "sharding", "activation_checkpointing", "compile",
+    "attention_impl", "notes",
 )  # fmt: skip
 
 # Without these columns no row can be expressed; others are taken as blank.
@@ -55,6 +55,7 @@ class PublishedRow:
         pp: pipeline degree.
         cp: context degree.
         ep: expert degree, inside `dp`.
+        etp: tensor degree of experts; 0: `tp`.
         dp: data degree.
         sharding: what the data axis keeps in shards.
         recomputation: of activations.
@@ -83,6 +84,7 @@ class PublishedRow:
     pp: int
     cp: int
     ep: int
+    etp: int = 0
     dp: int
     sharding: Sharding
     recomputation: Recomputation
@@ -154,6 +156,7 @@ def configuration(row: Mapping[str, str]) -> PublishedRow:
         pp=pp,
         cp=cp,
         ep=min(count(row, "ep", default=1), dp * cp * tp),
+        etp=min(count(row, "etp", default=tp), tp),
         dp=dp,
         sharding=_sharding(text(row, "sharding"), framework),
         recomputation=_recomputation(recomputation),

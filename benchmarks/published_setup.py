@@ -1,14 +1,25 @@
-"""A published row as the step model takes it: a `Setup` and a `Machine`."""
+"""A published row as the step model takes it, without its memory: a `Setup` and a `Machine`."""
 
 import re
 from functools import cache
+from math import inf, log2
 
-from meshwright.cost.accelerator import Machine, MatrixType, Setup, machine
+from meshwright.cost.accelerator import (
+    Collectives,
+    Machine,
+    MatrixType,
+    Setup,
+    calibration,
+    kernels,
+    layer_time,
+    machine,
+    messages_of,
+    stalls,
+)
 from meshwright.hardware import Device, Topology
 from meshwright.hardware._catalog import device_of, link_topology
 from meshwright.units import BytesPerSecond, Seconds
 from published_hardware import known_devices
-from published_memory import published_memory
 from published_rows import PublishedRow
 
 # What a framework calls itself, tried in order, and the class of habits that it has.
@@ -42,6 +53,7 @@ def setup_of(row: PublishedRow) -> Setup:
         stages_per_worker=row.virtual,
         cp=row.cp,
         ep=row.ep,
+        etp=row.etp,
         dp=row.dp,
         sharding=row.sharding,
         recomputation=row.recomputation,
@@ -49,8 +61,18 @@ def setup_of(row: PublishedRow) -> Setup:
         compiled=row.compiled,
         fused_attention=row.fused_attention,
         framework=framework_class(row.framework),
-        fullness=published_memory(row).seen / device_of_row(row.device).memory,
     )
+
+
+def lead_of(row: PublishedRow) -> float:
+    """Doublings by which the device takes longer for a layer than its host; minus infinity where the host waits."""
+    setup, where, fitted = setup_of(row), machine_of_row(row), calibration()
+    habits = fitted.frameworks.get(setup.framework) or fitted.frameworks["other"]
+    if stalls(habits.stalls, messages_of(setup, where)):
+        return -inf
+    collectives = Collectives(where, fitted.network)
+    layer = layer_time(setup, kernels(where, setup.matrix_type, fitted), collectives, habits, fitted)
+    return log2(layer.device / layer.host)
 
 
 def machine_of_row(row: PublishedRow) -> Machine:

@@ -158,6 +158,16 @@ def test_a_row_is_read_as_it_was_run() -> None:
     assert (where.domain, where.num_hosts, where.link, where.network) == (8, 8, 450e9, 50e9)
 
 
+def test_experts_may_be_split_over_fewer_workers_than_attention() -> None:
+    """As much of attention on each of 2 tensor workers, and twice as much of its experts."""
+    split, whole = (
+        setup_of(configuration(dict.fromkeys(NEEDED, "") | EXPERTS | {"etp": degree})) for degree in ("", "1")
+    )
+    assert (split.expert_tensor, whole.expert_tensor) == (2, 1)
+    each = split.model.expert_parameters * split.model.experts / split.ep
+    assert whole.layer_parameters - split.layer_parameters == pytest.approx(each / 2)
+
+
 @pytest.mark.parametrize("name", sorted(name for name, entry in catalog().devices.items() if entry.kind != "cpu"))
 def test_every_accelerator_of_the_catalogue_can_be_predicted(name: str) -> None:
     """By its own name, on two hosts, in 16 bits; a step of the small model takes between 1 ms and 10 s."""

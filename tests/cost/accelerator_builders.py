@@ -42,7 +42,7 @@ MODEL = Transformer(layers=8, hidden=1024, heads=8, kv_heads=8, ffn=4096, vocab=
 SETUP = Setup(model=MODEL, micro_batch=2, micro_batches=8, dp=8)
 
 
-def with_habits(**changes: float | Stalls) -> Calibration:
+def with_habits(**changes: float | str | Stalls) -> Calibration:
     """The calibration with other habits."""
     habits = replace(HABITS, **changes)  # type: ignore[arg-type]
     return replace(CALIBRATION, frameworks={"other": habits})

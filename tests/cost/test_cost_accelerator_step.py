@@ -62,6 +62,47 @@ def test_gradients_hide_behind_the_last_backward() -> None:
     assert step_time(SETUP, MACHINE, fitted=exposed).reduction == pytest.approx(whole / 4)
 
 
+def test_sums_after_the_backward_are_waited_for_whole() -> None:
+    """A sharded optimizer's gradients, summed whole: as 8 workers' all-reduce of 4 B an element, then 2 B gathered."""
+    setup, exposing = replace(SETUP, sharding="optimizer"), with_habits(hidden_share=1e9, sharded_sums="whole")
+    whole = step_time(SETUP, MACHINE, fitted=CALIBRATION).reduction
+    after = step_time(setup, MACHINE, fitted=exposing).reduction
+    assert after == pytest.approx(whole * (4 + 1) / 4, rel=1e-2)
+    assert step_time(setup, MACHINE, fitted=with_habits(hidden_share=1e9)).reduction == pytest.approx(
+        whole / 4, rel=0.01
+    )
+
+
+def test_gradients_hide_behind_nothing_where_tensor_collectives_take_the_cards() -> None:
+    """Groups of 16 over hosts of 8 have no window; groups of 8 have."""
+    fitted = with_habits(hidden_share=1e9)
+    inside, across = (replace(SETUP, tp=tp, dp=64 // tp) for tp in (8, 16))
+    assert step_time(inside, MACHINE, fitted=fitted).reduction == 0.0
+    assert step_time(across, MACHINE, fitted=fitted).reduction > 0.0
+
+
+def test_stages_take_longer_while_messages_go_both_ways_between_hosts() -> None:
+    """Of 8 micro-batches on 2 stages 7: 4 layers of 2 s for 2 tensor workers, and 0.4 s by the square of 2."""
+    setup, where = replace(ALONE, pp=2, tp=2), replace(MACHINE, num_devices=16)
+    bare = step_time(setup, where, fitted=with_habits(host=1.0, send=1e-12))
+    slowed = with_habits(host=1.0, send=1e-12, pipeline_host=1.0, pipeline_turn=0.1)
+    time = step_time(setup, where, fitted=slowed)
+    assert time.computing - bare.computing == pytest.approx(7 * (4 * 2 + 0.4), rel=1e-6)
+    assert time.waiting == bare.waiting
+    assert step_time(replace(setup, tp=1), where, fitted=slowed).computing < time.computing / 2
+
+
+def test_accumulating_gradients_takes_its_time_on_every_stage() -> None:
+    """1 TB/s and 1,000 B an element of the first of two stages: 4 layers and the embedding, for each micro-batch."""
+    setup = replace(ALONE, pp=2)
+    bare, added = (
+        step_time(setup, replace(MACHINE, num_devices=2), fitted=with_habits(accumulation_traffic=size))
+        for size in (0.0, 1e3)
+    )
+    elements = 4 * setup.layer_parameters + MODEL.vocab * MODEL.hidden
+    assert added.computing - bare.computing == pytest.approx(8 * elements * 1e-9)
+
+
 def test_sharded_parameters_are_gathered_beside_computing() -> None:
     """On a fast link the gathering hides; over a slow network it is what a layer takes."""
     setup = replace(SETUP, sharding="parameters")
@@ -99,10 +140,14 @@ def test_layers_are_shared_out_evenly() -> None:
 
 
 def test_nanotron_ends_a_stage_once_its_share_is_reached() -> None:
-    """16 layers of 67.1 M and an output of 268 M: shares of exactly 5 layers; a stage ends with the fifth."""
+    """16 layers of 67.1 M and an output of 268 M: shares of exactly 5 layers; a stage ends with the fifth.
+
+    Of 8 stages the seventh ends the layers, and the output layer is alone on the eighth.
+    """
     model = Transformer(layers=16, hidden=2048, heads=32, kv_heads=32, ffn=8192, vocab=131072, sequence=4096)
     assert layers_per_worker(model, 4, "nanotron") == ((5, 5, 5, 1), 3)
     assert layers_per_worker(model, 2, "nanotron") == ((10, 6), 1)
+    assert layers_per_worker(model, 8, "nanotron") == ((3, 2, 3, 2, 3, 2, 1, 0), 7)
 
 
 def test_more_tensor_workers_never_compute_longer() -> None:
@@ -150,7 +195,8 @@ def test_a_device_without_rates_is_refused() -> None:
         ({"num_hosts": 8, "sharded": False, "micro_batches": 8}, False),
         ({"num_hosts": 8, "sharded": False, "pp": 1}, False),
         ({"num_hosts": 1, "fullness": 0.95}, True),
-        ({"num_hosts": 16, "tp": 32, "pp": 4}, True),
+        ({"num_hosts": 16, "tp": 32}, True),
+        ({"num_hosts": 16, "tp": 32, "pp": 1}, False),
     ],
 )
 def test_stalls_are_foretold(changes: dict[str, float], expected: bool) -> None:

@@ -1,6 +1,7 @@
 """Memory of transformers by their dimensions: published formulas, hand-computed states, and what must never shrink."""
 
 from dataclasses import replace
+from math import exp, inf
 
 import pytest
 from hypothesis import given, settings
@@ -182,14 +183,13 @@ def test_more_examples_never_take_less_and_more_shards_never_more(
 
 
 def test_temporaries_wait_where_the_host_runs_ahead() -> None:
-    """The share that waits is a half where the logistic's argument is 0, and falls with more devices."""
-    backlog = Backlog(per_exchange=1.0, devices=-1.0)
-    few, many = (Arrangement(mesh=Mesh(pp=4, tp=4, dp_replicate=count)) for count in (8, 64))
-    assert waiting_share(backlog, few, model=3.5e9) == 0.5
-    assert waiting_share(backlog, many, model=3.5e9) < 0.1
-    larger = replace(backlog, many_size=-1.0)
-    assert waiting_share(larger, few, model=7e9) == 0.5
-    assert waiting_share(larger, many, model=7e9) < waiting_share(larger, many, model=3.5e9)
+    """A half where the logistic's argument is 0; of two stages' the more the faster the host, of a waiting one none."""
+    backlog = Backlog(per_exchange=1.0, lead=2.0)
+    deep, pair = (Arrangement(mesh=Mesh(pp=stages, tp=4)) for stages in (4, 2))
+    assert waiting_share(backlog, deep) == waiting_share(backlog, pair) == 0.5
+    assert waiting_share(backlog, replace(deep, lead=3.0)) == 0.5
+    assert waiting_share(backlog, replace(pair, lead=1.0)) == pytest.approx(1 / (1 + exp(-2)))
+    assert waiting_share(backlog, replace(deep, lead=-inf)) == 0.0
 
 
 def test_failure_is_even_at_the_limit_and_certain_far_above() -> None:

@@ -21,6 +21,7 @@ from meshwright.cost.accelerator._exposure import beside as beside
 from meshwright.cost.accelerator._exposure import host_time as host_time
 from meshwright.cost.accelerator._exposure import tensor_exposed as tensor_exposed
 from meshwright.cost.accelerator._exposure import together as together
+from meshwright.cost.accelerator._exposure import turn_time as turn_time
 from meshwright.cost.accelerator._exposure import update_size as update_size
 from meshwright.cost.accelerator._interference import Interference as Interference
 from meshwright.cost.accelerator._interference import Slowdown as Slowdown

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
+from typing import Literal
 
 from pydantic import TypeAdapter
 
@@ -114,14 +115,17 @@ class Habits:
 
     Args:
         host: host's time to launch a layer's forward and backward (s).
-        pipeline_host: more of it per tensor-parallel worker, in a pipeline over several hosts (s).
-        pipeline_host_square: more of it per square of that number (s).
+        pipeline_host: more of it per tensor-parallel worker where there are several, in a pipeline over several hosts
+            (s).
+        pipeline_turn: a stage's time per micro-batch and square of that number, in such a pipeline (s).
         traffic: passes over memory, relative to unfused eager kernels.
         tensor_exposed: share of tensor-parallel transfers that nothing hides.
         tensor_latency: hops of a tensor-parallel collective, relative to a bare one.
         hidden_share: share of the last backward that gradient reduction hides behind.
         reduction_exposed: share of data-parallel transfers that is exposed in any case.
         gather_exposed: share of the gathering of updated parameters that is exposed.
+        sharded_sums: how gradients are summed where the optimizer is sharded: each worker's part beside the backward,
+            or whole after it.
         gradient_bytes: of an element of a gradient on the network (B); 0: as captured.
         bucket_per_rank: gradients that are sent at once, per data rank (B).
         bubble: share of the pipeline's filling and emptying that is waited for.
@@ -138,13 +142,14 @@ class Habits:
 
     host: Seconds
     pipeline_host: Seconds = 0.0
-    pipeline_host_square: Seconds = 0.0
+    pipeline_turn: Seconds = 0.0
     traffic: float
     tensor_exposed: float
     tensor_latency: float
     hidden_share: float
     reduction_exposed: float
     gather_exposed: float
+    sharded_sums: Literal["scattered", "whole"] = "scattered"
     gradient_bytes: float = 4.0
     bucket_per_rank: float = 0.0
     bubble: float

@@ -64,9 +64,14 @@ def after_backward(
 
 def host_time(habits: Habits, *, tp: int, pp: int, num_hosts: int) -> Seconds:
     """The host's time to launch a layer; more where messages between hosts share its queue with collectives (s)."""
-    if pp == 1 or num_hosts == 1:
+    if pp == 1 or num_hosts == 1 or tp == 1:
         return habits.host
-    return habits.host + habits.pipeline_host * tp + habits.pipeline_host_square * tp**2
+    return habits.host + habits.pipeline_host * tp
+
+
+def turn_time(habits: Habits, *, tp: int, pp: int, num_hosts: int) -> Seconds:
+    """What a stage takes per micro-batch besides its layers, where messages go between hosts (s)."""
+    return 0.0 if pp == 1 or num_hosts == 1 else habits.pipeline_turn * tp**2
 
 
 def update_size(

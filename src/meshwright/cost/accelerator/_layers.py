@@ -35,6 +35,7 @@ class LayerTime:
         exposed: collectives inside the layer that nothing hides.
         recompute: kernels and collectives done again.
         host: the host's time to launch it.
+        launch: the same while no messages between stages go both ways.
     """
 
     forward: Seconds
@@ -42,6 +43,7 @@ class LayerTime:
     exposed: Seconds
     recompute: Seconds
     host: Seconds
+    launch: Seconds
 
     @property
     def device(self) -> Seconds:
@@ -60,22 +62,25 @@ def layer_time(
     exposed = _exposed(setup, collectives, habits)
     again = {"none": 0.0, "selective": calibration.traffic.selective, "full": 1.0}[setup.recomputation]
     full = setup.recomputation == "full"
+    launches = _HOST_AGAIN if full else 1.0
     host = host_time(habits, tp=setup.tp, pp=setup.pp, num_hosts=collectives.machine.num_hosts)
     return LayerTime(
         forward=forward,
         backward=backward,
         exposed=exposed,
         recompute=again * forward + (exposed / 2 if full else 0.0),
-        host=host * (_HOST_AGAIN if full else 1.0),
+        host=host * launches,
+        launch=habits.host * launches,
     )
 
 
-def ends_time(setup: Setup, kernels: Kernels, calibration: Calibration) -> tuple[Seconds, Seconds]:
+def ends_time(setup: Setup, kernels: Kernels, habits: Habits, calibration: Calibration) -> tuple[Seconds, Seconds]:
     """Embedding; output layer with loss: forward and backward together."""
     model, tokens = setup.model, setup.tokens
     embedding = kernels.moving(tokens * model.hidden * setup.item_size * _EMBEDDING_PASSES)
     products = sum(kernels.matrix_pair(tokens, model.hidden, model.vocab / setup.tp))
-    loss = kernels.moving(tokens * model.vocab / setup.tp * calibration.traffic.vocabulary)
+    logits = tokens * model.vocab / setup.tp
+    loss = kernels.moving(logits * calibration.traffic.vocabulary * _passes(setup, habits, calibration))
     return embedding, products + loss
 
 
@@ -87,9 +92,9 @@ def _computing(setup: Setup, kernels: Kernels) -> tuple[Seconds, Seconds]:
         kernels.matrix_pair(tokens, model.heads * head / tp, model.hidden),
     ]
     experts = model.experts / setup.ep if model.experts else 1.0
-    rows = _ffn_tokens(setup) / experts
-    widened = model.ffn * (2 if model.gated else 1) / tp
-    for inner, columns in ((model.hidden, widened), (model.ffn / tp, model.hidden)):
+    rows = _ffn_tokens(setup) / experts * setup.expert_tensor / tp
+    widened = model.ffn * (2 if model.gated else 1) / setup.expert_tensor
+    for inner, columns in ((model.hidden, widened), (model.ffn / setup.expert_tensor, model.hidden)):
         one_forward, one_backward = kernels.matrix_pair(rows, inner, columns)
         pairs.append((one_forward * experts, one_backward * experts))
     if setup.fused_attention:
@@ -109,8 +114,12 @@ def _traffic(setup: Setup, kernels: Kernels, habits: Habits, calibration: Calibr
     split = setup.tp if setup.sequence_split else 1
     inner = model.ffn * (2 if model.gated else 1) / 2 / setup.tp
     passes = setup.tokens * model.hidden * counts.hidden / split + _ffn_tokens(setup) * inner * counts.ffn
-    fused = counts.compiled if setup.compiled else 1.0
-    return kernels.moving(setup.item_size * passes * habits.traffic * fused)
+    return kernels.moving(setup.item_size * passes * _passes(setup, habits, calibration))
+
+
+def _passes(setup: Setup, habits: Habits, calibration: Calibration) -> float:
+    """Passes over memory that a framework's kernels make, relative to unfused eager ones."""
+    return habits.traffic * (calibration.traffic.compiled if setup.compiled else 1.0)
 
 
 def _exposed(setup: Setup, collectives: Collectives, habits: Habits) -> Seconds:
@@ -119,11 +128,13 @@ def _exposed(setup: Setup, collectives: Collectives, habits: Habits) -> Seconds:
     exposed = 0.0
     if setup.tp > 1:
         if setup.sequence_split:
-            whole = _SPLIT_EXCHANGES * collectives.gather(setup.tp, 1, size)
-            latency = _SPLIT_EXCHANGES * collectives.gather(setup.tp, 1, 0.0)
+            exchanges = _SPLIT_EXCHANGES * _tensor_share(setup)
+            whole = exchanges * collectives.gather(setup.tp, 1, size)
+            latency = exchanges * collectives.gather(setup.tp, 1, 0.0)
         else:
-            whole = _WHOLE_EXCHANGES * collectives.all_reduce(setup.tp, 1, size)
-            latency = _WHOLE_EXCHANGES * collectives.all_reduce(setup.tp, 1, 0.0)
+            exchanges = _WHOLE_EXCHANGES * _tensor_share(setup)
+            whole = exchanges * collectives.all_reduce(setup.tp, 1, size)
+            latency = exchanges * collectives.all_reduce(setup.tp, 1, 0.0)
         exposed += tensor_exposed(whole, latency, habits)
     if setup.cp > 1:
         keys_values = setup.tokens * 2 * model.kv_heads * model.head_width * setup.item_size / setup.tp * setup.cp
@@ -131,5 +142,10 @@ def _exposed(setup: Setup, collectives: Collectives, habits: Habits) -> Seconds:
         exposed += _CONTEXT_EXCHANGES * once * collectives.shares.context
     if setup.ep > 1:
         sent = _ffn_tokens(setup) * model.hidden * setup.item_size / setup.tp
-        exposed += _EXPERT_EXCHANGES * collectives.all_to_all(setup.ep, setup.tp, sent)
+        exposed += _EXPERT_EXCHANGES * collectives.all_to_all(setup.ep, setup.expert_tensor, sent)
     return exposed
+
+
+def _tensor_share(setup: Setup) -> float:
+    """Of a layer's tensor-parallel exchanges, those around attention, and around a network that is split as well."""
+    return 1.0 if setup.expert_tensor > 1 else 0.5

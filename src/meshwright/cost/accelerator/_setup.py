@@ -23,7 +23,8 @@ class Setup:
         pp: pipeline degree.
         stages_per_worker: of an interleaved pipeline.
         cp: context degree.
-        ep: expert degree, inside `dp`.
+        ep: expert degree, inside `dp`, and inside `tp` as far as experts are not split over that.
+        etp: tensor degree of experts; 0: `tp`.
         dp: data degree.
         sharding: what the data axis keeps in shards.
         recomputation: of activations.
@@ -31,7 +32,8 @@ class Setup:
         compiled: whether a compiler fuses what lies between them.
         fused_attention: whether attention keeps no scores.
         framework: class of habits.
-        fullness: of a device's memory, the predicted peak's share; 0: not known.
+        fullness: share of a device's memory that the fullest worker asks for, with all that waits for other streams;
+            more than 1 where the allocator has to wait for it; 0: not known.
     """
 
     model: Transformer
@@ -43,6 +45,7 @@ class Setup:
     stages_per_worker: int = 1
     cp: int = 1
     ep: int = 1
+    etp: int = 0
     dp: int = 1
     sharding: Sharding = "none"
     recomputation: Recomputation = "none"
@@ -66,4 +69,9 @@ class Setup:
     def layer_parameters(self) -> float:
         """Of one layer on one worker, before they are sharded."""
         experts = max(1.0, self.model.experts / self.ep)
-        return (self.model.attention_parameters + self.model.expert_parameters * experts) / self.tp
+        return self.model.attention_parameters / self.tp + self.model.expert_parameters * experts / self.expert_tensor
+
+    @property
+    def expert_tensor(self) -> int:
+        """Over how many workers an expert is split."""
+        return self.etp if self.etp and self.model.experts else self.tp

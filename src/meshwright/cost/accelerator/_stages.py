@@ -7,7 +7,8 @@ def layers_per_worker(model: Transformer, workers: int, framework: str) -> tuple
     """Layers of every worker of a pipeline, and which worker has the output layer.
 
     Evenly, the first ones taking what is left over; nanotron instead goes through embedding, layers and output and
-    ends a stage as soon as the matrices passed reach its part of all.
+    ends a stage as soon as the matrices passed reach its part of all; the output layer has a stage of its own where one
+    is left.
     """
     if framework != "nanotron" or workers == 1:
         each, left = divmod(model.layers, workers)
@@ -21,4 +22,4 @@ def layers_per_worker(model: Transformer, workers: int, framework: str) -> tuple
         counts[worker] += 1
         if worker < workers - 1 and passed * workers >= total * (worker + 1):
             worker += 1
-    return tuple(counts), worker
+    return tuple(counts), min(worker + 1, workers - 1) if counts[worker] else worker

@@ -29,9 +29,10 @@ class Stalls:
         parameters: see `many_hosts`.
         whole_hosts: from so many on, where several data ranks keep everything whole, with `rounds` micro-batches.
         rounds: see `whole_hosts`.
-        wide: tensor degree from which on four stages or more wait on `wide_hosts`.
+        wide: tensor degree from which on a pipeline waits on `wide_hosts`.
         wide_hosts: see `wide`.
-        full: share of the device's memory from which on everything waits, on any number of hosts.
+        full: share of the device's memory, asked for by the fullest worker, from which on everything waits, on any
+            number of hosts.
     """
 
     hosts: int = _NEVER
@@ -60,7 +61,7 @@ class Messages:
         parameters: of the model.
         domain: devices that a host's link joins.
         num_hosts: in use.
-        fullness: of the device's memory, the predicted peak's share.
+        fullness: share of the device's memory that the fullest worker asks for.
     """
 
     tp: int
@@ -88,7 +89,7 @@ def stalls(when: Stalls, run: Messages) -> bool:
     whole = run.ranks > 1 and not run.sharded and run.micro_batches >= when.rounds
     if whole and run.num_hosts >= when.whole_hosts:
         return True
-    return run.pp >= 4 and run.tp >= when.wide and run.num_hosts >= when.wide_hosts
+    return run.tp >= when.wide and run.num_hosts >= when.wide_hosts
 
 
 def stall_time(habits: "Habits", run: Messages) -> Seconds:

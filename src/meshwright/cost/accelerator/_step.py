@@ -1,11 +1,12 @@
 """The time of one training step of a transformer on equal accelerators."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
 
 from meshwright.cost.accelerator._calibration import Calibration, Habits, calibration
 from meshwright.cost.accelerator._collectives import Collectives
-from meshwright.cost.accelerator._exposure import after_backward, beside, together, update_size
+from meshwright.cost.accelerator._exposure import after_backward, beside, together, turn_time, update_size
 from meshwright.cost.accelerator._kernels import kernels
 from meshwright.cost.accelerator._layers import LayerTime, ends_time, layer_time
 from meshwright.cost.accelerator._machine import Machine
@@ -63,11 +64,13 @@ def step_time(setup: Setup, machine: Machine, *, fitted: Calibration | None = No
     """
     known = fitted or calibration()
     habits = known.frameworks.get(setup.framework) or known.frameworks["other"]
-    parts = _parts(setup, machine, habits, known)
-    smooth = sum(parts.values())
     messages = messages_of(setup, machine)
     stall = stall_time(habits, messages)
     stalled = stalls(habits.stalls, messages)
+    # Messages go both ways from the micro-batch on with which the pipeline is full; a host that waits, waits for all.
+    both_ways = setup.micro_batches if stalled else max(0, setup.micro_batches - setup.pp + 1)
+    parts = _parts(setup, machine, habits, known, both_ways=both_ways)
+    smooth = sum(parts.values())
     chance = 1 - exp(-habits.stall_share_per_host * machine.num_hosts)
     spread = 1.0 if machine.device in known.devices else known.kernels.other_spread
     return StepTime(
@@ -87,43 +90,53 @@ def messages_of(setup: Setup, machine: Machine) -> Messages:
     )  # fmt: skip
 
 
-def _parts(setup: Setup, machine: Machine, habits: Habits, known: Calibration) -> dict[str, Seconds]:
-    """Every item of the step but the stall."""
+def _parts(setup: Setup, machine: Machine, habits: Habits, known: Calibration, *, both_ways: int) -> dict[str, Seconds]:
+    """Every item of the step but the stall.
+
+    Args:
+        both_ways: micro-batches of which messages of others go the other way.
+    """
     kernel_times = kernels(machine, setup.matrix_type, known)
     collectives = Collectives(machine, known.network)
     layer = layer_time(setup, kernel_times, collectives, habits, known)
     exchanging = layer.device + _parameter_exchange(setup, collectives, habits, layer)
-    per_layer = together(exchanging, layer.host)
+    per_layer, alone = together(exchanging, layer.host), together(exchanging, layer.launch)
     counts, last = layers_per_worker(setup.model, setup.pp, setup.framework)
-    embedding, output = ends_time(setup, kernel_times, known)
-    stages = [count * per_layer for count in counts]
-    stages[0] += embedding
-    stages[last] += output
+    held = _parameters(setup, counts, last)
+    ends = ends_time(setup, kernel_times, habits, known)
+    added = [kernel_times.moving(own * habits.accumulation_traffic) for own in held]
+    added[0] += ends[0]
+    added[last] += ends[1]
+    turn = turn_time(habits, tp=setup.tp, pp=setup.pp, num_hosts=machine.num_hosts)
+    filling = [count * alone + more for count, more in zip(counts, added, strict=True)]
+    steady = max(count * per_layer + more + turn for count, more in zip(counts, added, strict=True))
     send = _send(setup, collectives, habits)
-    parameters = setup.layer_parameters * max(counts) + setup.model.hidden * setup.model.vocab / setup.tp
     shards = 1 if setup.sharding == "none" else setup.dp
-    moved = update_size(parameters, shards, setup.micro_batches, known.traffic, habits)
+    moved = update_size(max(held), shards, 0, known.traffic, habits)
     last_backward = layer.backward / (layer.forward + layer.backward + layer.recompute) * max(counts) * per_layer
     return {
-        "computing": setup.micro_batches * max(stages),
-        "waiting": _filling(setup, habits, stages, per_layer - together(exchanging, habits.host)),
+        "computing": setup.micro_batches * max(filling) + both_ways * (steady - max(filling)),
+        "waiting": _filling(setup, habits, filling),
         "sending": send * (setup.micro_batches + (setup.pp - 1) / setup.stages_per_worker * habits.bubble),
-        "reduction": _reduction(setup, collectives, habits, parameters, last_backward),
+        "reduction": _reduction(setup, collectives, habits, max(held), last_backward),
         "optimizer": kernel_times.moving(moved),
         "overhead": habits.step,
     }
 
 
-def _filling(setup: Setup, habits: Habits, stages: list[Seconds], steady: Seconds) -> Seconds:
-    """Waiting for the first micro-batch to come and for the last to go.
+def _parameters(setup: Setup, counts: Sequence[int], last: int) -> list[float]:
+    """Elements that each pipeline worker holds: its layers, the embedding on the first, the output layer on `last`."""
+    model = setup.model
+    held = [setup.layer_parameters * count for count in counts]
+    held[0] += model.embedding_parameters / setup.tp
+    if not model.tied or last != 0:
+        held[last] += model.hidden * model.vocab / setup.tp
+    return held
 
-    Args:
-        steady: what a layer takes longer once messages go both ways, which they do not while the pipeline fills.
-    """
-    if setup.pp == 1:
-        return 0.0
-    between = sum(stages) - max(stages) - steady * setup.model.layers * (setup.pp - 1) / setup.pp
-    return max(0.0, between) / setup.stages_per_worker * habits.bubble
+
+def _filling(setup: Setup, habits: Habits, stages: Sequence[Seconds]) -> Seconds:
+    """Waiting for the first micro-batch to come and for the last to go."""
+    return (sum(stages) - max(stages)) / setup.stages_per_worker * habits.bubble
 
 
 def _parameter_exchange(setup: Setup, collectives: Collectives, habits: Habits, layer: LayerTime) -> Seconds:
@@ -151,16 +164,26 @@ def _send(setup: Setup, collectives: Collectives, habits: Habits) -> Seconds:
 def _reduction(
     setup: Setup, collectives: Collectives, habits: Habits, parameters: float, last_backward: Seconds
 ) -> Seconds:
-    """Gradients of whole or optimizer-sharded parameters, in buckets beside the last backward; parameters after it."""
+    """Gradients of whole or optimizer-sharded parameters, in buckets beside the last backward; parameters after it.
+
+    Tensor-parallel collectives that leave the host take the cards that gradients would travel over meanwhile.
+    """
     if setup.dp == 1 or setup.sharding == "parameters":
         return 0.0
     stride = setup.tp * setup.cp
     bucket = max(collectives.shares.bucket, habits.bucket_per_rank * setup.dp)
     calls = max(1.0, parameters * _PARAMETER_BYTES / bucket)
-    if setup.sharding == "none":
-        reduced = collectives.all_reduce(setup.dp, stride, parameters * habits.gradient_bytes, calls=calls)
-        gathered = 0.0
-    else:
-        reduced = collectives.gather(setup.dp, stride, parameters * habits.gradient_bytes, calls=calls)
+    size = parameters * habits.gradient_bytes
+    whole = setup.sharding == "none" or habits.sharded_sums == "whole"
+    sums = collectives.all_reduce if whole else collectives.gather
+    after = setup.sharding != "none" and habits.sharded_sums == "whole"
+    if after:
+        calls = 1.0
+    reduced = sums(setup.dp, stride, size, calls=calls)
+    gathered = 0.0
+    if setup.sharding != "none":
         gathered = collectives.gather(setup.dp, stride, parameters * _PARAMETER_BYTES, calls=calls)
-    return after_backward(reduced, gathered, last_backward, habits, collectives.slowdown(setup.dp, stride))
+    if after:
+        return reduced + habits.gather_exposed * gathered
+    window = last_backward if collectives.span(setup.tp, 1)[1] == 1 else 0.0
+    return after_backward(reduced, gathered, window, habits, collectives.slowdown(setup.dp, stride))

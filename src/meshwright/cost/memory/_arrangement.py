@@ -30,6 +30,8 @@ class Arrangement:
         attention: `fused` keeps no scores.
         dropout: whether masks are kept.
         optimizer_on: where the optimizer's state lives.
+        lead: doublings by which a device takes longer for a layer than its host does to launch it; minus infinity where
+            the host waits for messages.
     """
 
     mesh: Mesh = Mesh()
@@ -46,6 +48,7 @@ class Arrangement:
     attention: Literal["fused", "scores"] = "fused"
     dropout: Literal["on", "off"] = "off"
     optimizer_on: Literal["device", "host"] = "device"
+    lead: float = 0.0
 
     @property
     def data_degree(self) -> int:

@@ -9,7 +9,6 @@ class StageContent:
 
     Args:
         elements: of its parameters, after tensor, expert and pipeline splits.
-        model: elements of the whole model.
         unit: of the largest unit that is gathered whole where parameters are kept in shards.
         saved: activations that one micro-batch leaves for its backward (B).
         under_way: micro-batches that have left theirs at the worst moment.
@@ -20,7 +19,6 @@ class StageContent:
     """
 
     elements: float
-    model: float
     unit: float
     saved: float
     under_way: float

@@ -15,20 +15,16 @@ class Backlog:
     """Collectives' temporaries that the allocator cannot use again yet.
 
     The host launches far ahead of the device, and a tensor that another stream works on is only free when that stream
-    is done; how far ahead it is depends on the shape of the run. The share of what could be waiting is a logistic
-    function of it.
+    is done. Where the host waits for messages, nothing waits; otherwise the share of what could be waiting is a
+    logistic function.
 
     Args:
         per_exchange: waiting share of the exchanges of all forwards under way.
         constant: whole tensors waiting besides.
         offset: the logistic's constant.
         single: added without a pipeline.
-        pair: added with two stages.
-        work: per doubling of sequences per tensor rank, with two stages.
-        devices: per doubling of devices over 128.
-        many: more per doubling of devices, beyond 128 only.
-        many_size: more of that per doubling of the model over 3.5 G parameters.
-        wide: added with 32 tensor ranks or more in a pipeline.
+        pair: added with two stages, whose host is only ahead where it is the faster one.
+        lead: per doubling of the device's time for a layer over its host's, with two stages.
     """
 
     per_exchange: float = 0.0
@@ -36,11 +32,7 @@ class Backlog:
     offset: float = 0.0
     single: float = 0.0
     pair: float = 0.0
-    work: float = 0.0
-    devices: float = 0.0
-    many: float = 0.0
-    many_size: float = 0.0
-    wide: float = 0.0
+    lead: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

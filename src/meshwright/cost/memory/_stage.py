@@ -7,16 +7,13 @@ full. In the update, all activations are gone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, log2
+from math import exp, inf
 from typing import Literal
 
 from meshwright.cost._prediction import MemoryBreakdown
 from meshwright.cost.memory._arrangement import Arrangement
 from meshwright.cost.memory._content import StageContent
 from meshwright.cost.memory._conventions import Backlog, Conventions
-
-# Parameters from which the effect of a model's size on a backlog is counted.
-_USUAL_MODEL = 3.5e9
 
 Moment = Literal["loss", "backward", "update"]
 
@@ -51,22 +48,16 @@ def stage_memory(content: StageContent, stage: int, arrangement: Arrangement, co
     return StageMemory(stage=stage, moment=moments[worst], memory=held[worst])
 
 
-def waiting_share(backlog: Backlog, arrangement: Arrangement, *, model: float) -> float:
-    """Which share of a backlog is waiting at the worst moment.
-
-    Args:
-        model: elements of the whole model.
-    """
-    mesh = arrangement.mesh
-    doublings = log2(mesh.num_workers) - 7
-    value = backlog.offset + backlog.devices * doublings
-    value += max(0.0, doublings) * (backlog.many + backlog.many_size * log2(model / _USUAL_MODEL))
-    if mesh.pp == 1:
+def waiting_share(backlog: Backlog, arrangement: Arrangement) -> float:
+    """Which share of a backlog is waiting at the worst moment."""
+    if arrangement.lead == -inf:
+        return 0.0
+    stages = arrangement.mesh.pp
+    value = backlog.offset
+    if stages == 1:
         value += backlog.single
-    if mesh.pp == 2:
-        value += backlog.pair + backlog.work * log2(arrangement.micro_batch / mesh.tp)
-    if mesh.pp > 1 and mesh.tp >= 32:
-        value += backlog.wide
+    if stages == 2:
+        value += backlog.pair + backlog.lead * arrangement.lead
     return 1 / (1 + exp(-max(-30.0, min(30.0, value))))
 
 
@@ -105,6 +96,6 @@ def _communication(content: StageContent, moment: Moment, arrangement: Arrangeme
     if moment == "update" or not content.exchanged:
         return size
     backlog = conventions.backlog
-    share = waiting_share(backlog, arrangement, model=content.model)
+    share = waiting_share(backlog, arrangement)
     waiting = backlog.per_exchange * content.exchanges + backlog.constant
     return size + content.exchanged * (conventions.exchanged + waiting * share)

@@ -70,7 +70,6 @@ def _content(
     exchanged = tokens * model.hidden * arrangement.element if mesh.tp > 1 else 0.0
     return StageContent(
         elements=_elements(model, arrangement, stage, layers),
-        model=float(model.num_parameters),
         unit=max(model.layer_parameters, model.hidden * model.vocab) / mesh.tp,
         saved=layers * kept + embedded,
         under_way=under_way,
