@@ -33,9 +33,12 @@ def test_the_file_is_what_perfetto_takes(tmp_path):
         ("forward", 0.0, 500000.0, 0), ("optimizer", 500000.0, 125000.0, 0),
         ("F0", 125000.0, 125000.0, 2), ("W2", 250000.0, 250000.0, 4),
     ]  # fmt: skip
-    assert all(event["pid"] == 3 for event in events)
-    named = {event.get("tid"): event["args"]["name"] for event in events if event["ph"] == "M"}
-    assert named == {None: "worker 3", 0: "step", 2: "stage 1", 4: "stage 3"}
+    assert all(event["pid"] == 3 and {"name", "ph", "ts", "tid"} <= event.keys() for event in events)
+    named = [(event["name"], event["tid"], event["args"]["name"]) for event in events if event["ph"] == "M"]
+    assert named == [
+        ("process_name", 0, "worker 3"), ("thread_name", 0, "step"), ("thread_name", 2, "stage 2"),
+        ("thread_name", 4, "stage 4"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"traceEvents": []}'])

@@ -197,6 +197,12 @@ def test_degrees_that_do_not_make_the_workers() -> None:
     )
 
 
+def test_degrees_that_take_more_workers_than_there_is_room_for() -> None:
+    assert _refusal(Pins(data=2, shard=2)).startswith(
+        "data = 2 × shard = 2 takes 4 workers, and by-hand has room for 2\n"
+    )
+
+
 def test_sharding_on_one_worker() -> None:
     assert _refusal(Pins(workers=1, sharding="parameters")).startswith(
         "sharding = 'parameters' needs at least 2 workers, and workers = 1\n  instead: sharding = 'none'"

@@ -111,3 +111,10 @@ def test_the_page_of_a_pipelined_run_has_it(tmp_path: Path):
     data = json.loads(re.sub(r'"--[a-z0-9-]+"', '"#123456"', json.dumps([*figure.traces, figure.layout])))
     go.Figure(data=data[:-1], layout=data[-1])
     assert "The pipeline’s time line" in write_page(folder).read_text(encoding="utf-8")
+
+
+def test_workers_of_a_hybrid_are_counted_as_everywhere():
+    """The first pipeline of 2 × 2 × 2 workers runs on the first worker of each four."""
+    strategy = replace(pipelined(), mesh=Mesh(pp=2, dp_replicate=2, tp=2))
+    figure = pipeline_figure(strategy, STAGES, ())
+    assert [row[:2] for row in figure.rows] == [("predicted worker 0", "1"), ("predicted worker 4", "2")]

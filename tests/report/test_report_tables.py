@@ -177,6 +177,19 @@ def test_a_plan_says_what_a_step_and_a_million_tokens_cost() -> None:
     assert "375.00 MiB of 24.00 GiB, in the update; 0.0% likely to run out" in shown
 
 
+def test_stages_name_the_workers_that_have_them() -> None:
+    """Four workers on each of two places; the third stage of an interleaved pipeline is on the first place again."""
+    strategy = replace(build.strategy(workers=8), mesh=Mesh(pp=2, dp_replicate=2, tp=2))
+    stages = tuple(
+        PlannedStage(worker=number % 2, first=f"layers.{number}", blocks=1, recomputed=0, memory=GIB)
+        for number in range(3)
+    )
+    rows = _rows(layout_view(build.plan(strategy=strategy, stages=stages)))
+    assert [row[:3] for row in rows if row[2:3] and row[2].startswith("layers")] == [
+        ["1", "0 to 3", "layers.0"], ["2", "4 to 7", "layers.1"], ["3", "0 to 3", "layers.2"],
+    ]  # fmt: skip
+
+
 def test_parameters_share_a_row_only_where_they_are_split_alike() -> None:
     paths = {"blocks.{}.mlp.0.weight": 0, "blocks.{}.mlp.2.weight": 1, "blocks.{}.mlp.0.bias": 0, "head.1.weight": 0}
     placements = {

@@ -106,14 +106,22 @@ def read_trace(path: Path) -> StepTrace:
 def _document(trace: StepTrace) -> dict[str, Any]:
     threads = {_PHASES: "step", **{_FIRST_STAGE + event.action.stage: "" for event in trace.stages}}
     names = [
-        {"name": "process_name", "ph": "M", "pid": trace.rank, "args": {"name": f"worker {trace.rank}"}},
+        {
+            "name": "process_name",
+            "ph": "M",
+            "ts": 0,
+            "pid": trace.rank,
+            "tid": _PHASES,
+            "args": {"name": f"worker {trace.rank}"},
+        },
         *(
             {
                 "name": "thread_name",
                 "ph": "M",
+                "ts": 0,
                 "pid": trace.rank,
                 "tid": thread,
-                "args": {"name": name or f"stage {thread - _FIRST_STAGE}"},
+                "args": {"name": name or f"stage {1 + thread - _FIRST_STAGE}"},
             }
             for thread, name in sorted(threads.items())
         ),

@@ -65,9 +65,12 @@ def _reasons(found: Explanation) -> Iterator[RenderableType]:
     for effect in found.convergence:
         yield Text.assemble(("Converges ", "bold"), effect)
     if found.next_best is not None:
-        margin = f", {format_seconds(found.margin)} slower" if found.margin > 0 else ""
-        reason = f": {found.next_best.reason}" if found.next_best.reason else ""
-        yield Text.assemble(("Next best ", "bold"), f"{found.next_best.summary}{margin}{reason}")
+        margin = f"{format_seconds(found.margin)} slower" if found.margin > 0 else ""
+        reason = found.next_best.reason
+        # most reasons begin with the margin
+        after = (reason,) if reason.startswith(margin) else (margin, reason)
+        told = ": ".join(part for part in after if part)
+        yield Text.assemble(("Next best ", "bold"), found.next_best.summary + (f", {told}" if told else ""))
     for flip in found.flips:
         yield Text.assemble(("Flips     ", "bold"), flip)
     if found.rejected:

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from meshwright.cost import Placement, Strategy
+from meshwright.cost import Mesh, Placement, Strategy
 from meshwright.plan import Change, Plan, overflow
 from meshwright.units import Dollars, Joules, format_bytes, format_scaled, format_seconds
 
@@ -93,14 +93,20 @@ def grid(strategy: Strategy) -> str:
 
 def _stages(plan: Plan) -> Table:
     table = Table(title="Stages", title_justify="left")
-    for name in ("stage", "worker", "begins with", "blocks", "computed again", "memory", "when"):
+    for name in ("stage", "workers", "begins with", "blocks", "computed again", "memory", "when"):
         table.add_column(name, overflow="fold")
     for number, stage in enumerate(plan.stages[:_MOST_STAGES], start=1):
         table.add_row(
-            str(number), str(stage.worker + 1), stage.first or "the model", str(stage.blocks), str(stage.recomputed),
-            format_bytes(stage.memory), stage.moment,
+            str(number), _members(plan.strategy.mesh, stage.worker), stage.first or "the model", str(stage.blocks),
+            str(stage.recomputed), format_bytes(stage.memory), stage.moment,
         )  # fmt: skip
     return table
+
+
+def _members(mesh: Mesh, place: int) -> str:
+    """The workers at a place along `pp`, the outermost axis: as in traces, counted from 0."""
+    each = mesh.num_workers // mesh.pp
+    return f"{place * each} to {(place + 1) * each - 1}" if each > 1 else str(place)
 
 
 def _placements(strategy: Strategy) -> Table:

@@ -1,6 +1,7 @@
 """The pipeline's time line: which worker computes which micro-batch when, predicted above measured."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import mean
 from typing import Any
 
@@ -33,7 +34,8 @@ def pipeline_figure(strategy: Strategy, stages: Sequence[StageTime], traces: Seq
     durations, transfers = _durations(stages) if stages else (_means(measured), ())
     if not durations:
         return None
-    planned = simulated(_orders(strategy, measured), durations, transfers=transfers)
+    planned = _by_worker(simulated(_orders(strategy, measured), durations, transfers=transfers), strategy)
+    measured = _by_worker(measured, strategy)
     label = "predicted" if stages else "schedule"
     bands = [(label, planned)] + ([("measured", measured)] if measured else [])
     return Figure(
@@ -70,6 +72,12 @@ def _of_first_pipeline(traces: Sequence[StepTrace]) -> tuple[StageEvent, ...]:
         StageEvent(rank=event.rank, action=event.action, start=event.start - begin, end=event.end - begin)
         for event in sorted(shifted, key=lambda event: (event.start, event.rank))
     )
+
+
+def _by_worker(events: Sequence[StageEvent], strategy: Strategy) -> tuple[StageEvent, ...]:
+    """Places along `pp`, the outermost axis, as the first pipeline's workers, which other tables count so, too."""
+    each = strategy.mesh.num_workers // strategy.mesh.pp
+    return tuple(replace(event, rank=event.rank * each) for event in events)
 
 
 def _orders(strategy: Strategy, measured: Sequence[StageEvent]) -> tuple[Any, ...]:
@@ -118,7 +126,7 @@ def _trace(work: Work, bands: Sequence[tuple[str, Sequence[StageEvent]]]) -> dic
         "insidetextanchor": "middle",
         "textfont": {"color": "--on-fill"},
         "hovertext": [
-            f"{_NAMES[work]} of micro-batch {event.action.micro_batch}, stage {event.action.stage}: "
+            f"{_NAMES[work]} of micro-batch {event.action.micro_batch}, stage {event.action.stage + 1}: "
             f"{format_seconds(event.end - event.start)}"
             for _, event in found
         ],
@@ -144,7 +152,7 @@ def _caption(strategy: Strategy, label: str, planned: Sequence[StageEvent], meas
 def _row(name: str, rank: int, events: Sequence[StageEvent]) -> tuple[str, ...]:
     own = [event for event in events if event.rank == rank]
     busy, span = sum(event.end - event.start for event in own), max(event.end for event in events)
-    stages = sorted({event.action.stage for event in own})
+    stages = sorted({event.action.stage + 1 for event in own})
     last = max(event.end for event in own)
     return (
         f"{name} worker {rank}", ", ".join(map(str, stages)), format_seconds(busy), format_seconds(last),

@@ -3,9 +3,9 @@
 In: the user's model, loss function and one batch. Out: a `Program` that gives the same loss, and whose graph can be
 split over workers or cut into stages; its gradients come from autograd, as the model's do.
 Reading order: `_program` (the value), `_signature` (which batches it is right for), `_capture` (how it is made) with
-`_step_module`, `_light_import`, `_import`, `_regions`, `_cleaning`, `_fixed`, `_functional`, `_annotation`; `_self_check` with
-`_distances` and `_peers`, `_store` (a program for every signature), `_segments` (its blocks as modules), `_target`
-(what nodes call that torch does not have).
+`_step_module`, `_light_import`, `_import`, `_regions`, `_cleaning`, `_fixed`, `_functional`, `_annotation`;
+`_self_check` with `_distances` and `_peers`, `_store` (a program for every signature), `_segments` (its blocks as
+modules), `_target` (what nodes call that torch does not have).
 """
 
 from meshwright.parallel.program._capture import capture_program as capture_program
