@@ -15,6 +15,7 @@ from torch.optim import Adam, AdamW, Optimizer
 from meshwright.cost import Mesh
 from meshwright.errors import PlanError
 from meshwright.parallel._named import all_parameters
+from meshwright.parallel._own_outputs import with_own_outputs
 from meshwright.parallel._pieces import Span
 
 
@@ -104,10 +105,12 @@ def _shard(model: nn.Module, blocks: Sequence[str], layout: ShardLayout, whole: 
     meshes = {id(mesh): _place(mesh) for mesh in layout.elsewhere.values() if mesh is not None}
     places = {tensor: meshes[id(mesh)] for tensor, mesh in layout.elsewhere.items() if mesh is not None}
     chosen = places.get if places else None
-    for path in blocks:
-        block = model.get_submodule(path)
-        if block is not model and not _shares_parameters(model, block):
-            fully_shard(block, mesh=layout.mesh, ignored_params=ignored, shard_placement_fn=chosen)
+    alone = [block for block in map(model.get_submodule, blocks) if _stands_alone(model, block)]
+    # the whole model's parameters stay gathered until its backward; without blocks its hook is the only one
+    for module in alone or [model]:
+        with_own_outputs(module)
+    for block in alone:
+        fully_shard(block, mesh=layout.mesh, ignored_params=ignored, shard_placement_fn=chosen)
     fully_shard(model, mesh=layout.mesh, ignored_params=ignored, shard_placement_fn=chosen)
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -123,10 +126,11 @@ def _place(mesh: DeviceMesh) -> ShardPlacementResult:
     return ShardPlacementResult(placement=Shard(0), mesh_info=FSDPMeshInfo(mesh, shard_mesh_dim=0))
 
 
-def _shares_parameters(model: nn.Module, block: nn.Module) -> bool:
+def _stands_alone(model: nn.Module, block: nn.Module) -> bool:
+    """Whether a block is a part of the model that shares no parameter with the rest."""
     inside = set(block.modules())
     own = {id(tensor) for tensor in block.parameters()}
-    return any(
+    return block is not model and not any(
         id(tensor) in own
         for module in model.modules()
         if module not in inside
