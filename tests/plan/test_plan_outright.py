@@ -154,3 +154,13 @@ def test_late_updates_are_planned_where_they_are_asked_for_and_allowed() -> None
                 plan_outright(graph, by_hand.machine(), Goal(pins=pins))
     assert plans["asynchronous"].time.step < plans["1f1b"].time.step
     assert plans["asynchronous"].memory.peak > plans["1f1b"].memory.peak
+
+
+def test_a_budget_that_nothing_keeps_is_told_what_would_do() -> None:
+    """The cheapest plan's price, which is not the fastest one's."""
+    graph, cluster = _case()
+    priced = tuple(replace(host, device=replace(host.device, price=2.0)) for host in cluster.hosts)
+    with pytest.raises(PlanError, match=r"the cheapest [$]") as caught:
+        plan_outright(graph, replace(cluster, hosts=priced), Goal(tokens=1e9, budget=1e-3))
+    assert any(item.startswith("--budget of at least ") for item in caught.value.alternatives)
+    assert "may cost $0.0 " not in str(caught.value)

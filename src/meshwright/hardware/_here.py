@@ -12,6 +12,7 @@ from meshwright.documents import from_mapping, read_mapping, write_toml
 from meshwright.errors import DocumentError, HardwareError
 from meshwright.hardware._cache import calibration_path
 from meshwright.hardware._cluster import Cluster
+from meshwright.hardware._figures import check_figures
 from meshwright.hardware._identity import identity, load_now, memory_available
 from meshwright.hardware._named_devices import with_named_devices
 
@@ -71,10 +72,12 @@ def read_cluster(path: Path) -> Cluster:
     """The cluster stored in a TOML file, in which devices may be named as the catalogue does.
 
     Raises:
-        DocumentError: no such file, or not a cluster.
+        DocumentError: no such file, or not a cluster, or one with figures that cannot be.
         UsageError: the catalogue has no such device.
     """
-    return from_mapping(Cluster, with_named_devices(read_mapping(path)), where=str(path))
+    cluster = from_mapping(Cluster, with_named_devices(read_mapping(path)), where=str(path))
+    check_figures(cluster, path)
+    return cluster
 
 
 def write_cluster(cluster: Cluster, path: Path, *, heading: str = "") -> None:

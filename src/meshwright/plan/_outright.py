@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from math import isfinite
+from math import ceil, isfinite
 
 from meshwright.cost import Pricer
 from meshwright.cost.hybrid import HybridPricer, Layout, Moment, Price, peak_moment, strategy_of
@@ -149,8 +149,9 @@ def _nothing(pricer: HybridPricer, graph: Graph, cluster: Cluster, goal: Goal, a
     """Why there is no plan: the limits on the run, the memory, or the pins."""
     if aim != Aim(minimize=aim.minimize):
         fastest = Search(pricer, goal, Aim()).run().best
-        if fastest is not None:
-            return _too_long(goal, graph, fastest, aim)
+        cheapest = Search(pricer, goal, Aim(minimize="cost")).run().best if isfinite(aim.dearest) else fastest
+        if fastest is not None and cheapest is not None:
+            return _too_long(goal, graph, fastest, cheapest, aim)
     roomy = with_memory(pricer, 1000.0)
     least = Search(roomy, replace(goal, memory_limit=0), Aim(minimize="memory")).run().best
     if least is None:
@@ -180,15 +181,24 @@ def _remedies(cluster: Cluster, goal: Goal) -> Sequence[str]:
     ]
 
 
-def _too_long(goal: Goal, graph: Graph, fastest: Found, aim: Aim) -> PlanError:
-    target = target_of(goal, graph, _Prediction(fastest.price))  # type: ignore[arg-type]
-    allowed = [f"take {format_seconds(aim.longest)}"] if isfinite(aim.longest) else []
-    allowed += [f"cost ${aim.dearest:,.2f}"] if isfinite(aim.dearest) else []
-    assert target is not None
+def _too_long(goal: Goal, graph: Graph, fastest: Found, cheapest: Found, aim: Aim) -> PlanError:
+    """What the limits would have to be, each by itself, and what they are for a step."""
+    quick, cheap = (target_of(goal, graph, _Prediction(found.price)) for found in (fastest, cheapest))  # type: ignore[arg-type]
+    assert quick is not None
+    assert cheap is not None
+    needed, allowed, ways = [f"the fastest takes {quick.time / 86400:.3g} days and ${quick.money:,.0f}"], [], []
+    if isfinite(aim.longest):
+        allowed.append(f"take {format_seconds(aim.longest)}")
+        ways.append(f"--deadline of at least {ceil(quick.time / 8640) / 10:g}d")
+    if isfinite(aim.dearest):
+        needed.append(f"the cheapest ${cheap.money:,.0f} and {cheap.time / 86400:.3g} days")
+        allowed.append(f"cost ${aim.dearest:,.4g}")
+        ways.append(f"--budget of at least {ceil(cheap.money)}")
     return PlanError(
-        f"no plan keeps the limits: the fastest takes {format_seconds(target.time)} and ${target.money:,.0f}",
-        cause=f"{target.steps} steps of {format_seconds(fastest.price.step)}; a step may {' and '.join(allowed)}",
-        alternatives=[f"--deadline of at least {target.time / 86400:.1f}d", "a larger budget", "more hosts"],
+        f"no plan keeps the limits: {', '.join(needed)}",
+        cause=f"{quick.steps:,} steps; a step may {' and '.join(allowed)}; the fastest takes "
+        f"{format_seconds(fastest.price.step)} and costs ${fastest.price.money:,.4g}",
+        alternatives=[*ways, "more hosts, where time is short" if isfinite(aim.longest) else "fewer tokens"],
         command="meshwright plan SCRIPT --cluster CLUSTER",
     )
 

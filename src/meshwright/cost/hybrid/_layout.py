@@ -91,14 +91,19 @@ class Layout:
         inner = mesh.tp * mesh.cp
         outside = self.order == "pipeline_outside"
         data = inner if outside else inner * mesh.pp
-        return {
-            "tp": 1,
-            "cp": mesh.tp,
-            "ep": mesh.tp if mesh.cp > 1 or outside else data,
-            "dp_shard": data,
-            "dp_replicate": data * mesh.dp_shard,
-            "pp": inner * mesh.num_shares if outside else inner,
-        }[axis]
+        match axis:
+            case "tp":
+                return 1
+            case "cp":
+                return mesh.tp
+            case "ep":
+                return mesh.tp if mesh.cp > 1 or outside else data
+            case "dp_shard":
+                return data
+            case "dp_replicate":
+                return data * mesh.dp_shard
+            case "pp":
+                return inner * mesh.num_shares if outside else inner
 
     @property
     def form(self) -> Form:

@@ -131,7 +131,9 @@ def run_of(
         habits: which share of a transfer, and of filling and emptying, is waited for; None: what the schedule says.
     """
     workers, count = stages.workers, layout.micro_batches
-    place = np.arange(len(stages.units)) % workers
+    alike = {id(one): one for one in kinds}  # workers of a kind share theirs
+    which = np.array([list(alike).index(id(one)) for one in kinds]) if len(alike) > 1 else np.zeros(workers, np.intp)
+    place, kinds = which[np.arange(len(stages.units)) % workers], list(alike.values())
 
     def total(values: list[Column], units: Column) -> Column:
         return np.einsum("sk,sk->s", units, np.stack(values)[place])

@@ -112,7 +112,7 @@ def _modules_before(graph: Graph) -> set[str]:
 
 def _kind(graph: Graph, module: str, before: set[str], last: int) -> int:
     for number, block in enumerate(graph.blocks, start=1):
-        if within(module, (block.paths[0],)):
+        if within(module, block.paths):  # an input that is saved belongs to the instance that it is an input of
             return number
     return 0 if module in before else last
 

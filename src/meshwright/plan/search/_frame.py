@@ -36,11 +36,7 @@ class Frame:
     @property
     def form(self) -> Form:
         """What its timing depends on besides durations."""
-        layout = self.layout
-        return Form(
-            schedule=layout.schedule, num_workers=layout.mesh.pp, num_stages=self.num_stages,
-            micro_batches=layout.micro_batches,
-        )  # fmt: skip
+        return form_of(self.layout, self.layout.schedule, self.num_stages)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -324,6 +320,13 @@ def schedules(layout: Layout, choices: Choices) -> Iterator[tuple[Schedule, int]
             yield schedule, workers * chunks
     if may_flow(layout, choices.goal) and pins.stages in (None, workers):
         yield "asynchronous", workers
+
+
+def form_of(layout: Layout, schedule: Schedule, stages: int) -> Form:
+    """What the timing of a layout with a schedule and so many stages depends on besides durations."""
+    return Form(
+        schedule=schedule, num_workers=layout.mesh.pp, num_stages=stages, micro_batches=layout.micro_batches
+    )  # fmt: skip
 
 
 def framed(layout: Layout, schedule: Schedule, stages: int) -> Frame:

@@ -21,6 +21,7 @@ from meshwright.plan.search._frame import (
     arranged,
     choices_of,
     device_sets,
+    form_of,
     framed,
     keeps_all,
     levels,
@@ -32,7 +33,7 @@ from meshwright.plan.search._limits import limits
 from meshwright.plan.search._rooms import Rooms, may_hold
 from meshwright.plan.search._stages import ROUNDING, Effort, StageSearch, bubble, least_sent
 from meshwright.plan.search._work import Work
-from meshwright.units import Dollars, Watts
+from meshwright.units import Bytes, Dollars, Watts
 
 # What is looked at, in partial choices of a pipeline: making a frame, bounding one; a price counts once per stage.
 _FRAME, _BOUND = 0.1, 2.0
@@ -246,7 +247,8 @@ class Search:
             frame.form, work + 2 * (frame.num_stages - 1) * sent, ahead=ahead, after=pricer.least_after(layout)
         )  # fmt: skip
         least = max(span, layout.micro_batches * shared)
-        return self._aim.least(least * pricer.least_factor, *self._work.drawn(layout), steps=layout.steps_over_exact)
+        draw, held = self._work.drawn(layout), self._held(layout)
+        return self._aim.least(least * pricer.least_factor, *draw, peak=held, steps=layout.steps_over_exact)
 
     def _finish(self, left: list[StageSearch], state: _State, effort: float) -> None:
         """Searches what probing left open, as far as the effort goes; the rest keeps its bound."""
@@ -280,31 +282,34 @@ class Search:
         pricer, draw = self._pricer, self._work.drawn(shape)
         known: dict[object, tuple[float, float, float]] = {}
         sent = least_sent(pricer, shape)
-        for layout, frames in self._roomy(shape):
+        for layout, ways in self._roomy(shape):
             data = (layout.mesh.dp_shard, layout.exchange) if layout.sharding == "parameters" else None
             key = data, layout.offload
             if key not in known:
                 known[key] = self._work.of(layout)
             work, ahead, shared = known[key]
             after = pricer.least_after(layout)
-            for frame in frames:
-                least = least_step(frame.form, work + 2 * (frame.num_stages - 1) * sent, ahead=ahead, after=after)
+            for schedule, stages in ways:
+                form = form_of(layout, schedule, stages)
+                least = least_step(form, work + 2 * (stages - 1) * sent, ahead=ahead, after=after)
                 least = max(least, layout.micro_batches * shared)
-                value = self._aim.least(least * pricer.least_factor, *draw, steps=layout.steps_over_exact)
+                value = self._aim.least(
+                    least * pricer.least_factor, *draw, peak=self._held(layout), steps=layout.steps_over_exact
+                )  # fmt: skip
                 if value < best * (1 - ROUNDING):
-                    yield value, frame
+                    yield value, framed(layout, schedule, stages)
 
-    def _roomy(self, shape: Layout) -> Iterator[tuple[Layout, list[Frame]]]:
-        """Levels of sharding with their frames that may fit; parts go to the hosts at once only where they must."""
+    def _roomy(self, shape: Layout) -> Iterator[tuple[Layout, list[tuple[Schedule, int]]]]:
+        """Levels of sharding with what may fit of them; parts go to the hosts at once only where they must."""
         listed = [(layout, *offloaded(layout, self._choices)) for layout in levels(shape, self._choices)]
         fitting = iter(self._fitting(shape, list(chain(*listed))))
         for level in listed:
             here = next(fitting)
             if here:
-                yield level[0], [framed(level[0], *way) for way in here]
+                yield level[0], here
             for away in level[1:]:
                 if ways := [way for way in next(fitting) if way not in here]:
-                    yield away, [framed(away, *way) for way in ways]
+                    yield away, ways
 
     def _fitting(self, shape: Layout, layouts: Sequence[Layout]) -> list[list[tuple[Schedule, int]]]:
         """The schedules, with numbers of stages, of each of a shape's layouts that may fit the memory."""
@@ -315,7 +320,7 @@ class Search:
             weights = np.array([self._weights(layouts[place]) for place in places])
             away = replace(shape, offload=offload) if offload != shape.offload else shape
             for way in dict.fromkeys(chain(*(ways[place] for place in places))):
-                fits = may_hold(self._orders(away), framed(shape, *way).form, weights)
+                fits = may_hold(self._orders(away), form_of(shape, *way), weights)
                 for place, held in zip(places, fits, strict=True):
                     if held and way in ways[place]:
                         found[place].append(way)
@@ -331,6 +336,13 @@ class Search:
             kinds = range(self._pricer.units.num_kinds)
             self._weighed[key] = np.array([self._pricer.weight_of(layout, kind) for kind in kinds])
         return self._weighed[key]
+
+    def _held(self, layout: Layout) -> Bytes:
+        """What the fullest worker holds at least, where that counts, with the same in the hosts' memory too (B)."""
+        if self._aim.minimize != "memory":
+            return 0
+        least = min(self._pricer.weighs(one) for one in (layout, *offloaded(layout, self._choices)))
+        return int(least * self._pricer.correction.memory / layout.mesh.pp)
 
     def _orders(self, layout: Layout) -> Iterator[Rooms]:
         """The rooms of a layout's workers, for each order of its kinds of devices."""
