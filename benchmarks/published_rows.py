@@ -30,6 +30,9 @@ NEEDED = (
 # Without these columns no row can be expressed; others are taken as blank.
 ESSENTIAL = ("row_id", "n_layers", "d_model", "seq_len", "hardware", "n_devices", "global_batch")
 
+# Of a row that is meant: stages are gone through one by one.
+_MOST_LAYERS, _MOST_DEVICES = 10_000, 10**6
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishedRow:
@@ -175,6 +178,8 @@ def _devices(row: Mapping[str, str], replica: int) -> tuple[int, int]:
     """
     stated = count(row, "dp", default=1) if not is_blank(row, "dp") else 0
     num_devices = count(row, "n_devices", default=replica * stated if stated else None)
+    if num_devices > _MOST_DEVICES:
+        raise UsageError(f"row {row['row_id']}: no run has {num_devices} devices")
     if replica > num_devices:
         raise UsageError(f"row {row['row_id']}: one replica takes {replica} devices", cause=f"n_devices: {num_devices}")
     return num_devices, min(stated or num_devices // replica, num_devices)
@@ -206,6 +211,8 @@ def _model(row: Mapping[str, str]) -> Transformer:
     kind = text(row, "ffn_type").lower()
     classic = kind in ("gelu", "relu", "")
     experts = whole(row, "n_experts", default=0)
+    if count(row, "n_layers") > _MOST_LAYERS:
+        raise UsageError(f"row {row['row_id']}: no model has {row['n_layers']} layers")
     if heads > hidden:
         raise UsageError(f"row {row['row_id']}: {heads} heads share a width of {hidden}")
     return Transformer(

@@ -158,6 +158,13 @@ def test_a_row_is_read_as_it_was_run() -> None:
     assert (where.domain, where.num_hosts, where.link, where.network) == (8, 8, 450e9, 50e9)
 
 
+@pytest.mark.parametrize(("column", "reason"), [("n_layers", "layers"), ("n_devices", "devices")])
+def test_sizes_that_nobody_means_are_left_out(column: str, reason: str) -> None:
+    """They would be gone through one by one."""
+    with pytest.raises(UsageError, match=f"has 999999999 {reason}"):
+        configuration(dict.fromkeys(NEEDED, "") | DENSE | {column: "999999999", "dp": ""})
+
+
 def test_experts_may_be_split_over_fewer_workers_than_attention() -> None:
     """As much of attention on each of 2 tensor workers, and twice as much of its experts."""
     split, whole = (

@@ -3,6 +3,7 @@
 import itertools
 import tomllib
 from collections.abc import Mapping
+from math import inf, isfinite
 
 import pytest
 
@@ -11,6 +12,7 @@ from meshwright.cost.memory import conventions, fullest, known_conventions, stag
 from meshwright.units import GIB
 from published_memory import PublishedMemory, published_memory, row_arrangement, row_conventions
 from published_rows import NEEDED, configuration
+from published_setup import lead_of
 
 NANOTRON = dict.fromkeys(NEEDED, "") | {
     "row_id": "made-up-1", "source": "made-up", "n_layers": "16", "d_model": "2048", "n_heads": "32",
@@ -88,6 +90,14 @@ def test_parameters_in_16_bit_have_conventions_of_their_own() -> None:
         for precision in ("fp16", "bf16")
     }
     assert (names["fp16"].gradient, names["bf16"].gradient) == (2, 6)
+
+
+def test_nothing_waits_where_messages_make_the_host_wait() -> None:
+    """nanotron's pipelines on 64 hosts; on 8 its host is ahead or not by what a layer takes, and holds more."""
+    near, far = (configuration(NANOTRON | {"n_devices": str(count)}) for count in (64, 512))
+    assert isfinite(lead_of(near))
+    assert lead_of(far) == -inf
+    assert published_memory(far).asked < published_memory(near).asked
 
 
 def test_a_fit_finds_the_factor_that_peaks_were_made_with() -> None:
