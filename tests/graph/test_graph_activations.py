@@ -116,3 +116,30 @@ def test_lifetimes_lie_in_the_step() -> None:
     for activation in graph.activations:
         assert phases[activation.created] == "forward"
         assert phases[activation.freed] == "backward"
+
+
+class Normed(nn.Module):
+    """An RMS norm, dropout and a product, after another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.out = nn.Linear(16, 16, bias=False), nn.Linear(16, 4, bias=False)
+        self.norm, self.drop = nn.RMSNorm(16), nn.Dropout(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.drop(self.norm(self.first(x))))
+
+
+def test_a_norm_on_the_meta_device_keeps_what_an_accelerator_keeps() -> None:
+    """In 2 bytes: input (32), two figures of a row (4), where accelerators have one of 4 bytes; dropout's mask (16).
+
+    And what is multiplied (32). A processor composes the norm, and keeps its input and result in 4 bytes besides.
+    """
+    found = {}
+    for device in ("meta", "cpu"):
+        model = Normed().to(device, torch.bfloat16)
+        batch = torch.zeros(8, 16, device=device, dtype=torch.bfloat16)
+        graph = capture(model, torch.optim.SGD(model.parameters()), lambda model, batch: model(batch).sum(), batch)
+        found[device] = sum(activation.size.at(8) * activation.repeats for activation in graph.activations)
+    assert found["meta"] == 8 * (32 + 4 + 16 + 32)
+    assert found["cpu"] > 8 * (64 + 64)

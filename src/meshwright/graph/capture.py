@@ -1,7 +1,8 @@
 """Captures the whole training step of a model without its memory: the part of `graph` that loads torch.
 
 Reading order: `capture_batch` (examples), `capture_copy` (fake copies), `capture_step` (one step, watched),
-`capture_recorder` and `capture_operations` (each operation and its cost), `capture_lifetimes` (memory),
+`capture_recorder` and `capture_operations` (each operation and its cost), `capture_accelerator` (where a model on the
+meta device will run), `capture_lifetimes` (memory),
 `capture_blocks` and `capture_replay` (repeated blocks once), `capture_recording` (two batch sizes make a line),
 `capture_optimizer`, `capture_traits`, `capture_gap`.
 """
@@ -23,6 +24,7 @@ from torch.optim import Optimizer
 
 from meshwright.errors import BatchError, CaptureError, LossError
 from meshwright.graph._graph import Graph, Parameter
+from meshwright.graph.capture_accelerator import with_kernels_of
 from meshwright.graph.capture_batch import batch_size, resized
 from meshwright.graph.capture_blocks import repeated_blocks
 from meshwright.graph.capture_copy import fake_batch, fake_mode, fake_model
@@ -122,7 +124,8 @@ def _sizes(examples: int) -> tuple[int, int]:
 def _fake_recording(model: nn.Module, loss: LossFunction, batch: Any, groups: Sequence[Sequence[str]]) -> Recording:
     mode = fake_mode()
     with _random_states_kept():
-        return record_step(fake_model(model, mode), loss, fake_batch(batch, mode), groups=groups, mode=mode)
+        copied = with_kernels_of(fake_model(model, mode), model)
+        return record_step(copied, loss, fake_batch(batch, mode), groups=groups, mode=mode)
 
 
 def _real_recording(model: nn.Module, loss: LossFunction, batch: Any) -> Recording:
