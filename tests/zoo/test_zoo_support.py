@@ -18,11 +18,11 @@ _ALWAYS = {
 
 
 def _cells() -> list[tuple[str, str]]:
-    """One model of the day for every method, and those that have found most errors."""
+    """One model of the day for every second method, and those that have found most errors."""
     chosen = dict.fromkeys((name, method) for method, names in _ALWAYS.items() for name in names)
-    for number, method in enumerate(METHODS):
+    for number, method in of_today(list(enumerate(METHODS)), every=2):
         suited = [model for model in ZOO if method.suits(model)]
-        for model in of_today(suited, every=len(suited), offset=7 * number):
+        for model in of_today(suited, every=len(suited), offset=7 * number, lasting=2):
             chosen[model.name, method.name] = None
     together = [(model.name, method.name) for method in COMBINATIONS for model in ZOO if method.suits(model)]
     chosen |= dict.fromkeys(of_today(together, every=len(together)))
