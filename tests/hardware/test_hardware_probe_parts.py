@@ -17,7 +17,6 @@ from meshwright.hardware.probe_operations import FLOAT, WIDTH, operation_cases
 from meshwright.hardware.probe_processor import ProcessorRates, combined, thread_counts
 from meshwright.hardware.probe_staged import LARGE as LARGE_STAGED
 from meshwright.hardware.probe_staged import SMALL as SMALL_STAGED
-from meshwright.hardware.probe_staged import line_through
 from meshwright.hardware.probe_timer import FEWEST_SAMPLES, MOST_SAMPLES, Timer
 from meshwright.hardware.probe_training import allocation_rate, optimizer_rates, overhead_rates, tiny_step
 
@@ -211,10 +210,11 @@ def test_a_line_gives_back_its_latency_and_bandwidth(latency: float, bandwidth: 
 
 def test_a_line_through_staged_messages_by_hand() -> None:
     """20 µs and 8 GB/s; and noise that makes the large message the quicker one leaves no latency."""
-    latency, bandwidth = line_through(20e-6 + SMALL_STAGED / 8e9, 20e-6 + LARGE_STAGED / 8e9)
+    sizes = (SMALL_STAGED, LARGE_STAGED)
+    latency, bandwidth = fitted_rate(20e-6 + SMALL_STAGED / 8e9, 20e-6 + LARGE_STAGED / 8e9, sizes=sizes)
     assert latency == pytest.approx(20e-6)
     assert bandwidth == pytest.approx(8e9)
-    assert line_through(1e-3, 0.5e-3) == (0.0, LARGE_STAGED / 0.5e-3)
+    assert fitted_rate(1e-3, 0.5e-3, sizes=sizes) == (0.0, LARGE_STAGED / 0.5e-3)
 
 
 def test_noise_that_makes_large_messages_faster_leaves_no_latency() -> None:

@@ -2,9 +2,9 @@
 
 import torch
 import torch.distributed as dist
+from parallel_jobs import Case, strategy
 from torch import Tensor, nn
 
-from meshwright.cost import Batch, Exchange, Mesh, Strategy, Worker
 from meshwright.parallel import apply
 
 WIDTH = 6
@@ -44,14 +44,8 @@ def train() -> tuple[list[list[str]], float]:
     model, reference = Layers(events).double(), Layers([]).double()
     reference.load_state_dict(model.state_dict())
     optimizer, one = (torch.optim.SGD(each.parameters(), lr=0.1) for each in (model, reference))
-    strategy = Strategy(
-        workers=tuple(Worker(rank=rank, host="here", device="cpu", threads=1) for rank in range(2)),
-        mesh=Mesh(dp_shard=2),
-        batch=Batch(size=4, shares=(2, 2)),
-        sharding="parameters",
-        exchange=Exchange(transport="gloo"),
-    )
-    job = apply(model, optimizer, strategy, graph_blocks=("layers.0", "layers.1", "layers.2"))
+    plan = strategy(Case(sharding="parameters", shares=(2, 2)))
+    job = apply(model, optimizer, plan, graph_blocks=("layers.0", "layers.1", "layers.2"))
     for number, layer in enumerate(model.layers):
         _recorded(layer, str(number), events)
     told, worst = [], 0.0

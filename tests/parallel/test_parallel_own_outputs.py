@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.distributed as dist
+from parallel_jobs import Case, strategy
 from torch import Tensor, nn
 
-from meshwright.cost import Batch, Exchange, Mesh, Strategy, Worker
 from meshwright.parallel import apply
 
 WIDTH = 6
@@ -38,14 +38,8 @@ def distance(blocks: tuple[str, ...]) -> float:
     torch.manual_seed(0)
     model, reference = Residual().double(), Residual().double()
     reference.load_state_dict(model.state_dict())
-    strategy = Strategy(
-        workers=tuple(Worker(rank=rank, host="here", device="cpu", threads=1) for rank in range(2)),
-        mesh=Mesh(dp_shard=2),
-        batch=Batch(size=4, shares=(2, 2)),
-        sharding="parameters",
-        exchange=Exchange(transport="gloo"),
-    )
-    job = apply(model, torch.optim.SGD(model.parameters(), lr=0.1), strategy, graph_blocks=blocks)
+    plan = strategy(Case(sharding="parameters", shares=(2, 2)))
+    job = apply(model, torch.optim.SGD(model.parameters(), lr=0.1), plan, graph_blocks=blocks)
     worst = 0.0
     for step in range(2):
         x = torch.randn(4, 3, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(step))

@@ -17,11 +17,9 @@ from math import log2
 
 from meshwright.cost._strategy import Sharding, Strategy, TransportName
 from meshwright.errors import HardwareError
-from meshwright.hardware import Cluster, CollectiveName, CollectiveRate, Link, Tier
+from meshwright.hardware import STAGED, Cluster, CollectiveName, CollectiveRate, Link, Tier
 from meshwright.units import BytesPerSecond, Seconds
 
-# Behind a transport's name: tensors from anywhere, between stretches of computing, as split models exchange them.
-STAGED = "_staged"
 # Between processes on the cores of one host; a cluster file may tell sockets (`host`) from cores (`process`).
 _PROCESSOR_TIERS: tuple[Tier, ...] = ("process", "host")
 

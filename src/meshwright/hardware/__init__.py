@@ -12,6 +12,7 @@ from meshwright.hardware._catalog import Catalog as Catalog
 from meshwright.hardware._catalog import CatalogEntry as CatalogEntry
 from meshwright.hardware._catalog import Figure as Figure
 from meshwright.hardware._catalog import catalog as catalog
+from meshwright.hardware._cluster import STAGED as STAGED
 from meshwright.hardware._cluster import Cluster as Cluster
 from meshwright.hardware._cluster import CollectiveName as CollectiveName
 from meshwright.hardware._cluster import CollectiveRate as CollectiveRate

@@ -9,6 +9,8 @@ from meshwright.units import BytesPerSecond, Seconds
 CollectiveName = Literal["all_reduce", "all_gather", "reduce_scatter", "broadcast", "all_to_all", "send"]
 Tier = Literal["process", "host", "rack", "network"]
 Topology = Literal["switch", "mesh", "ring", "torus", "tree"]
+# Behind a transport's name: tensors from anywhere, between stretches of computing, as split models exchange them.
+STAGED = "_staged"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

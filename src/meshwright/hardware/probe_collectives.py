@@ -33,17 +33,20 @@ def collective_rates(member: Member, transport: str, device: torch.device) -> li
     return [_rate(name, member, transport=transport, device=device) for name in COLLECTIVES]
 
 
-def fitted_rate(small: Seconds, large: Seconds) -> tuple[Seconds, BytesPerSecond]:
-    """Latency and bandwidth of the line through the times of a `SMALL` and a `LARGE` message.
+def fitted_rate(
+    small: Seconds, large: Seconds, *, sizes: tuple[Bytes, Bytes] = (SMALL, LARGE)
+) -> tuple[Seconds, BytesPerSecond]:
+    """Latency and bandwidth of the line through the times of a small and a large message.
 
     Args:
-        small: time of `SMALL` bytes (s).
-        large: time of `LARGE` bytes (s); where noise makes it no longer than `small`, the latency counts as nothing.
+        small: time of the small one (s).
+        large: time of the large one (s); where noise makes it no longer than `small`, the latency counts as nothing.
+        sizes: of both (B).
     """
     if large <= small:
-        return 0.0, LARGE / large
-    bandwidth = (LARGE - SMALL) / (large - small)
-    return max(small - SMALL / bandwidth, 0.0), bandwidth
+        return 0.0, sizes[1] / large
+    bandwidth = (sizes[1] - sizes[0]) / (large - small)
+    return max(small - sizes[0] / bandwidth, 0.0), bandwidth
 
 
 def median_duration(run: Callable[[], object], calls: int) -> Seconds:

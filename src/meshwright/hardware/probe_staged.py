@@ -8,7 +8,6 @@ less what the computing takes alone.
 """
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from itertools import cycle
 from statistics import median
 from time import perf_counter
@@ -17,15 +16,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from meshwright.errors import MeshwrightError
-from meshwright.hardware._cluster import CollectiveName, CollectiveRate
-from meshwright.hardware.probe_transports import GROUP
+from meshwright.hardware._cluster import STAGED, CollectiveName, CollectiveRate
+from meshwright.hardware.probe_collectives import fitted_rate
+from meshwright.hardware.probe_transports import usable_transports
 from meshwright.hardware.probe_workers import Member
 from meshwright.units import KIB, MIB, Bytes, Seconds
 
 COLLECTIVES: tuple[CollectiveName, ...] = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
-# How such rows' transports are called: the transport's own name, then this.
-SUFFIX = "_staged"
 SMALL: Bytes = 64 * KIB
 LARGE: Bytes = 4 * MIB
 BLOCK: Bytes = 32 * MIB
@@ -63,33 +60,18 @@ class StagedTransport(Protocol):
 
 def staged_rates(member: Member) -> list[CollectiveRate]:
     """Rates of every transport that carries tensors from anywhere; called by all processes at the same time."""
-    rates = []
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
-        try:
-            transport = entry.load()()
-        except MeshwrightError:
-            continue  # it cannot be used between these processes, so there is nothing to choose
-        if isinstance(transport, StagedTransport):
-            rates += [_rate(transport, name, entry.name + SUFFIX, member) for name in COLLECTIVES]
-        transport.close()
-    return rates
+    return [
+        _rate(transport, name, transport_name + STAGED, member)
+        for transport_name, transport in usable_transports()
+        if isinstance(transport, StagedTransport)
+        for name in COLLECTIVES
+    ]
 
 
 def _rate(transport: StagedTransport, name: CollectiveName, label: str, member: Member) -> CollectiveRate:
     small, large = (_duration(_exchange(transport, name, size, member.group)) for size in (SMALL, LARGE))
-    latency, bandwidth = line_through(small, large)
+    latency, bandwidth = fitted_rate(small, large, sizes=(SMALL, LARGE))
     return CollectiveRate(collective=name, transport=label, group=member.group, latency=latency, bandwidth=bandwidth)
-
-
-def line_through(small: Seconds, large: Seconds) -> tuple[Seconds, float]:
-    """Latency (s) and bandwidth (B/s) of the line through the times of `SMALL` and `LARGE` bytes.
-
-    Where noise makes the large one no longer than the small one, the latency counts as nothing.
-    """
-    if large <= small:
-        return 0.0, LARGE / large
-    bandwidth = (LARGE - SMALL) / (large - small)
-    return max(small - SMALL / bandwidth, 0.0), bandwidth
 
 
 def _duration(exchange: Callable[[], object]) -> Seconds:

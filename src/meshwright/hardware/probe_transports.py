@@ -4,7 +4,7 @@ Transports live in rooms above this one. They are found by the package's entry p
 `meshwright.transports`, so that this room needs to know none of them, and one that somebody adds is measured too.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
@@ -51,15 +51,22 @@ class Transport(Protocol):
 
 def transport_rates(member: Member) -> list[CollectiveRate]:
     """Rates of every transport of the package that works between these processes; called by all at the same time."""
-    rates = []
+    return [
+        _rate(transport, name, transport_name, member)
+        for transport_name, transport in usable_transports()
+        for name in COLLECTIVES
+    ]
+
+
+def usable_transports() -> Iterator[tuple[str, Any]]:
+    """Names and transports that work between these processes, each closed when the next one is asked for."""
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         try:
             transport: Transport = entry.load()()
         except MeshwrightError:
             continue  # it cannot be used between these processes, so there is nothing to choose
-        rates += [_rate(transport, name, entry.name, member) for name in COLLECTIVES]
+        yield entry.name, transport
         transport.close()
-    return rates
 
 
 def _rate(transport: Transport, name: CollectiveName, transport_name: str, member: Member) -> CollectiveRate:

@@ -7,14 +7,14 @@ from typing import Literal
 
 import numpy as np
 
-from meshwright.cost._communication import STAGED, CollectiveCost, carrier_within_host, processes_cost
+from meshwright.cost._communication import CollectiveCost, carrier_within_host, processes_cost
 from meshwright.cost._mesh import Axis
 from meshwright.cost._workload import Column, within
 from meshwright.cost.accelerator import Collectives, Habits, Slowdown, tensor_exposed
 from meshwright.cost.hybrid._layout import Layout
 from meshwright.cost.hybrid._topology import Group, group_cost, workers_on
 from meshwright.graph import Graph, SplitExchange
-from meshwright.hardware import Cluster, CollectiveName, Host
+from meshwright.hardware import STAGED, Cluster, CollectiveName, Host
 from meshwright.units import Seconds
 
 
