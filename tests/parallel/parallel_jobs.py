@@ -102,6 +102,7 @@ class Case:
     overlap: bool = True
     bucket_size: int = 512
     replicas: int = 1
+    shards: tuple[int, ...] = ()
     clip: float = 0.0
     steps: int = 3
 
@@ -116,6 +117,7 @@ def strategy(case: Case) -> Strategy:
         mesh=Mesh(dp_replicate=case.replicas, dp_shard=shard) if sharded else Mesh(dp_replicate=size),
         batch=Batch(size=sum(case.shares), shares=case.shares, accumulation=case.micro_batches),
         sharding=case.sharding,
+        shards=case.shards,
         recompute=MODELS[case.model]().blocks if case.recompute else (),
         exchange=Exchange(transport=case.transport, bucket_size=case.bucket_size, overlap=case.overlap),
     )

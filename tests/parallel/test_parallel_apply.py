@@ -237,6 +237,29 @@ def test_an_optimizer_of_all_parameters_at_once_is_not_sharded(workers):
     assert "LBFGS cannot be sharded by optimizer" in workers(2).run(_whole_optimizer)[0]
 
 
+def _uneven() -> list[str]:
+    case = Case(sharding="parameters", shares=(2, 2))
+    refused = []
+    for change in ({"shards": (1,)}, {"shards": (1, 2), "sharding": "none"}, {"shards": (0, 0)}):
+        model = Tied()
+        with pytest.raises(PlanError) as raised:
+            apply(model, torch.optim.SGD(model.parameters()), replace(strategy(case), **change))
+        refused.append(str(raised.value).splitlines()[0])
+    model = Tied()
+    with pytest.raises(PlanError) as raised:
+        apply(model, torch.optim.Adafactor(model.parameters()), replace(strategy(case), shards=(1, 2)))
+    return [*refused, str(raised.value).splitlines()[0]]
+
+
+def test_shards_that_do_not_suit(workers):
+    assert workers(2).run(_uneven)[0] == [
+        "shards of 1 with 2 data ranks",
+        "shards of 1:2 with sharding = none",
+        "shards of 0:0 with 2 data ranks",
+        "shards of 1:2 with Adafactor",
+    ]
+
+
 def _subgroup(sharding: str, transport: str) -> list[float] | None:
     """A strategy of two workers among three."""
     group = dist.new_group([0, 1])
@@ -342,6 +365,8 @@ def test_waiting_for_the_others_is_counted(workers):
 
 def test_owners_hold_about_equal_bytes():
     """40 of 80 bytes end in the middle of the second: half of it lies before, so worker 0 has the first two."""
-    assert owners([20, 30, 20, 10], 2) == [0, 0, 1, 1]
-    assert owners([0, 100], 2) == [0, 1]
-    assert owners([], 2) == []
+    assert owners([20, 30, 20, 10], (1, 1)) == [0, 0, 1, 1]
+    assert owners([0, 100], (1, 1)) == [0, 1]
+    assert owners([], (1, 1)) == []
+    assert owners([20, 30, 20, 10], (1, 3)) == [0, 1, 1, 1]
+    assert owners([10, 10, 10, 10], (3, 1)) == [0, 0, 0, 1]

@@ -66,6 +66,16 @@ def test_sharded_parameters_and_tensor_parallel(workers):
     _close(workers(4).run(compare, case))
 
 
+@pytest.mark.parametrize("sharding", ["optimizer", "parameters"])
+def test_unequal_shards_of_stages(workers, sharding):
+    choices = (*_stages("1f1b", "layers.2"), ("shards", (1, 3)))
+    case = Case(
+        mesh=Mesh(pp=2, dp_shard=2), sharding=sharding, shares=(3, 2), accumulation=2, sizes=(5, 4), recompute=True,
+        choices=choices,
+    )  # fmt: skip
+    _close(workers(4).run(compare, case))
+
+
 def test_pipeline_and_tensor_parallel(workers):
     case = Case(
         mesh=Mesh(pp=2, tp=2), accumulation=2, sizes=(4, 3, 4), choices=_stages("1f1b", "layers.2"), weighted=True

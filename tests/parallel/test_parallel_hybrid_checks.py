@@ -7,7 +7,7 @@ from torch import nn
 
 from meshwright.cost import Kernels, Mesh, Pipeline
 from meshwright.errors import PlanError
-from meshwright.parallel.hybrid._elementwise import is_elementwise
+from meshwright.parallel._elementwise import is_elementwise
 from meshwright.run import Engine
 
 

@@ -57,6 +57,20 @@ def test_shards_within_replicas(workers, sharding):
     _close(workers(4).run(compare, Case(sharding=sharding, shares=(2, 1, 3, 2), replicas=2, clip=0.5)))
 
 
+@pytest.mark.parametrize("sharding", SHARDINGS[1:])
+def test_unequal_shards(workers, sharding):
+    case = Case(sharding=sharding, shares=(4, 2, 3), shards=(5, 1, 2), micro_batches=2, clip=0.5, recompute=True)
+    _close(workers(3).run(compare, case))
+
+
+@pytest.mark.parametrize(("model", "transport"), [("tied", "shared_memory"), ("convolutional", "gloo")])
+def test_unequal_shards_of_parameters(workers, model, transport):
+    case = Case(model=model, sharding="parameters", shares=(3, 5), shards=(1, 3), transport=transport)
+    outcomes = workers(2).run(compare, case)
+    _close(outcomes)
+    assert 2.0 < outcomes[1]["state"] / outcomes[0]["state"] < 4.0
+
+
 def test_one_worker(workers):
     _close(workers(1).run(compare, Case(shares=(5,), micro_batches=2, recompute=True, clip=0.5)))
 

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from run_jobs import Tied, strategy
 
-from meshwright.cost import Compression
+from meshwright.cost import Compression, Strategy
 from meshwright.errors import UsageError
 from meshwright.run import Engine, Job, _checkpoint_files
 from meshwright.run._checkpoint import load, save
@@ -35,9 +35,13 @@ def _train(engine: Engine, steps: range) -> list[float]:
     return [engine.step(_batch(step)).item() for step in steps]
 
 
-def _save_and_go_on(folder, sharding: str) -> list[float]:
+def _strategy(sharding: str, shards: tuple[int, ...]) -> Strategy:
+    return replace(strategy(6, dist.get_world_size(), sharding=sharding), shards=shards)
+
+
+def _save_and_go_on(folder, sharding: str, shards: tuple[int, ...] = ()) -> list[float]:
     job = _job(0)
-    engine = Engine(job, strategy(6, dist.get_world_size(), sharding=sharding), rank=dist.get_rank())
+    engine = Engine(job, _strategy(sharding, shards), rank=dist.get_rank())
     _train(engine, range(2))
     save(job, engine, folder)
     losses = _train(engine, range(2, 4))
@@ -45,10 +49,10 @@ def _save_and_go_on(folder, sharding: str) -> list[float]:
     return losses
 
 
-def _load_and_go_on(folder, sharding: str) -> list[float]:
+def _load_and_go_on(folder, sharding: str, shards: tuple[int, ...] = ()) -> list[float]:
     job = _job(5)
     load(job, None, folder)
-    engine = Engine(job, strategy(6, dist.get_world_size(), sharding=sharding), rank=dist.get_rank())
+    engine = Engine(job, _strategy(sharding, shards), rank=dist.get_rank())
     losses = _train(engine, range(2, 4))
     save(job, engine, folder.parent / "again")
     engine.close()
@@ -67,6 +71,12 @@ def test_a_checkpoint_goes_on_under_another_strategy(workers, tmp_path, sharding
     load(last, None, tmp_path / "again")
     assert torch.allclose(last.model.embed.weight, job.model.embed.weight, rtol=0, atol=1e-12)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "saved"]
+
+
+def test_a_checkpoint_goes_on_with_shards_of_other_sizes(workers, tmp_path):
+    expected = workers(2).run(_save_and_go_on, tmp_path / "saved", "parameters", (1, 3))[0]
+    for losses in workers(3).run(_load_and_go_on, tmp_path / "saved", "parameters", (2, 0, 1)):
+        assert losses == pytest.approx(expected, abs=1e-12)
 
 
 def _unwritable(folder) -> str:

@@ -1,6 +1,7 @@
 """A strategy: every decision about how a training step runs, without its price."""
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from meshwright.cost._compression import Compression
@@ -121,6 +122,7 @@ class Strategy:
         mesh: degrees of the axes.
         batch: how the global batch is shared out.
         sharding: what is kept in shards: optimizer state, gradients too, parameters too.
+        shards: relative size of the shards that each data rank keeps; empty: equal ones.
         recompute: paths of the blocks whose activations are computed again in the backward.
         placements: parameters that are split over a mesh axis; all others are whole on every worker of a stage.
         sequence: whether norms, dropout and residuals between split regions are split along the sequence over `tp`.
@@ -134,6 +136,7 @@ class Strategy:
     mesh: Mesh = Mesh()
     batch: Batch
     sharding: Sharding = "none"
+    shards: tuple[int, ...] = ()
     recompute: tuple[str, ...] = ()
     placements: tuple[Placement, ...] = ()
     sequence: Literal["whole", "split"] = "whole"
@@ -149,6 +152,16 @@ class Strategy:
         """Processes."""
         return len(self.workers)
 
+    def shards_among(self, size: int) -> tuple[int, ...]:
+        """Relative sizes of the shards of the workers that share something out.
+
+        Args:
+            size: how many they are: data ranks, each perhaps of several workers that split its sequences.
+        """
+        if not self.shards:
+            return (1,) * size
+        return tuple(share for share in self.shards for _ in range(size // len(self.shards)))
+
     @property
     def summary(self) -> str:
         """The choices in a line."""
@@ -162,7 +175,8 @@ class Strategy:
         if self.mesh.dp_replicate > 1:
             parts.append(f"data parallel {self.mesh.dp_replicate}")
         if self.mesh.dp_shard > 1:
-            parts.append(f"{self.sharding} sharded {self.mesh.dp_shard}")
+            unequal = f" as {':'.join(_in_turn(self.shards))}" if self.shards else ""
+            parts.append(f"{self.sharding} sharded {self.mesh.dp_shard}{unequal}")
         if self.mesh.tp > 1:
             parts.append(f"tensor {self.mesh.tp}" + (" with sequence" if self.sequence == "split" else ""))
         if self.mesh.cp > 1:
@@ -196,3 +210,9 @@ class Strategy:
             if on
         ]
         return ", ".join(parts)
+
+
+def _in_turn(shares: tuple[int, ...]) -> list[str]:
+    """Numbers, with how often each comes in a row where that is more than once."""
+    runs = [(share, len(list(same))) for share, same in groupby(shares)]
+    return [str(share) if count == 1 else f"{count}×{share}" for share, count in runs]

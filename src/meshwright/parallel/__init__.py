@@ -6,7 +6,8 @@ Reading order: `_parallelized` (what the engine relies on), `_apply` with `_chec
 `_fully_sharded` with `_shards`, `_own_outputs`, `_gather_ahead` and `_shard_exchange` (`_encoded_shards`: in fewer
 bits), `_around`; beside them `_batch_norm`, `_stand_in` (for a block's forward) with `_recompute` and
 `_activation_offload`, `_agreement`, `_ownership`, `_named`, `_state_offload`; `_pieces` (whole tensors from what
-workers hold) and `_optimizer_pieces`; `_twin` (what an optimizer would do). A split model: `program` (what is
+workers hold) and `_optimizer_pieces`; `_twin` (what an optimizer would do), `_elementwise`.
+`uneven`: shards of unequal size. A split model: `program` (what is
 computed), `tensor`, `context` and `pipeline` (how it is split), `hybrid` (all axes together); `stale` (workers that
 train apart for a while).
 """

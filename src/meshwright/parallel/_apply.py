@@ -16,6 +16,7 @@ from meshwright.parallel._agreement import agree
 from meshwright.parallel._batch_norm import GlobalBatchNorm
 from meshwright.parallel._checks import check, check_offload
 from meshwright.parallel._data_parallel import DataParallel
+from meshwright.parallel._named import all_parameters
 from meshwright.parallel._parallelized import Parallelized
 from meshwright.parallel._recompute import Recomputation
 from meshwright.parallel._single import SingleWorker
@@ -140,6 +141,8 @@ def _split(job: _Job, transport: Transport) -> Parallelized:
 
 
 def _sharded(job: _Job, transport: Transport) -> Parallelized:
+    if job.strategy.shards:
+        return _unevenly_sharded(job, transport)
     # torch's sharded tensors take seconds to import, which no other strategy needs
     from meshwright.parallel._fully_sharded import FullySharded
     from meshwright.parallel._shards import whole_model
@@ -151,6 +154,25 @@ def _sharded(job: _Job, transport: Transport) -> Parallelized:
         job.strategy,
         layout=whole_model(job.model, job.optimizer, job.strategy.mesh, blocks=job.blocks, group=job.group),
         group=job.group,
+        transport=transport,
+        batch_norm=statistics,
+        recomputation=Recomputation(job.model, job.strategy.recompute, around=statistics),
+    )
+
+
+def _unevenly_sharded(job: _Job, transport: Transport) -> Parallelized:
+    from meshwright.parallel.uneven import UnevenLayout, UnevenShards
+
+    statistics = _statistics(job)
+    return UnevenShards(
+        job.model,
+        job.optimizer,
+        job.strategy,
+        layout=UnevenLayout(
+            roots=((job.model, tuple(job.blocks)),),
+            parameters=tuple(all_parameters(job.model, job.optimizer)),
+            group=job.group,
+        ),
         transport=transport,
         batch_norm=statistics,
         recomputation=Recomputation(job.model, job.strategy.recompute, around=statistics),

@@ -7,6 +7,7 @@ from torch.optim import Optimizer
 
 from meshwright.cost import Mesh, Strategy
 from meshwright.errors import PlanError
+from meshwright.parallel._elementwise import is_elementwise
 
 
 def check(model: nn.Module, optimizer: Optimizer | None, strategy: Strategy, group: dist.ProcessGroup | None) -> None:
@@ -17,6 +18,7 @@ def check(model: nn.Module, optimizer: Optimizer | None, strategy: Strategy, gro
     """
     _check_workers(strategy, group)
     _check_sharding(strategy, optimizer)
+    _check_shards(strategy, optimizer)
     _check_statistics(model, strategy)
     _check_experts(strategy.mesh)
     check_offload(strategy, optimizer)
@@ -77,6 +79,43 @@ def _check_sharding(strategy: Strategy, optimizer: Optimizer | None) -> None:
             cause="its update of a parameter depends on all others",
             alternatives=["--set sharding=none", "an optimizer such as AdamW or SGD"],
         )
+
+
+def _check_shards(strategy: Strategy, optimizer: Optimizer | None) -> None:
+    """Shards of unequal size: one of each data rank, in one copy, of whatever is in shards."""
+    shards, mesh = strategy.shards, strategy.mesh
+    if not shards:
+        return
+    whole = strategy.sharding == "parameters"
+    reasons = {
+        f"{mesh.num_shares} data ranks": (
+            len(shards) != mesh.num_shares or min(shards) < 0 or not any(shards), "every data rank has a share, from 0",
+        ),
+        "sharding = none": (strategy.sharding == "none", "nothing is kept in shards"),
+        f"{mesh.dp_replicate} copies": (
+            mesh.dp_replicate > 1, "copies of a shard are summed, and would have to be equally large",
+        ),
+        f"expert = {mesh.ep}": (mesh.ep > 1, "experts are shared out among other workers than the rest"),
+        "islands": (strategy.exchange.updates is not None, "they meet shard by shard"),
+        "compression": (
+            whole and strategy.exchange.compression is not None, "blocks of bits are counted from equal shards",
+        ),
+        type(optimizer).__name__: (
+            whole and optimizer is not None and not is_elementwise(optimizer),
+            "its update of a value depends on the others of its parameter, of which a worker has some rows",
+        ),
+    }  # fmt: skip
+    for name, (is_there, cause) in reasons.items():
+        if is_there:
+            raise PlanError(
+                f"shards of {':'.join(map(str, shards))} with {name}",
+                cause=cause,
+                alternatives=[
+                    "--set shards=equal",
+                    "--set sharding=optimizer" if whole else "--set sharding=parameters",
+                ],
+                command="meshwright plan SCRIPT",
+            )
 
 
 def _check_encoded_shards(strategy: Strategy) -> None:

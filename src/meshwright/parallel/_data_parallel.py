@@ -222,7 +222,8 @@ class DataParallel(Parallelized):
             self._batch_norm.close()
 
     def _all_owners(self) -> list[int]:
-        return owners([tensor.nbytes * tensor.requires_grad for _, tensor in self._named], self._transport.size)
+        sizes = [tensor.nbytes * tensor.requires_grad for _, tensor in self._named]
+        return owners(sizes, self._strategy.shards_among(self._transport.size))
 
     def _forget_state_of_others(self) -> None:
         """What the optimizer knew of parameters that other workers step from now on."""

@@ -48,3 +48,15 @@ def batch_norm_buffers(model: nn.Module) -> set[int]:
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
         for buffer in module.buffers(recurse=False)
     }
+
+
+def stands_alone(model: nn.Module, block: nn.Module) -> bool:
+    """Whether a block is a part of the model that shares no parameter with the rest."""
+    inside = set(block.modules())
+    own = {id(tensor) for tensor in block.parameters()}
+    return block is not model and not any(
+        id(tensor) in own
+        for module in model.modules()
+        if module not in inside
+        for tensor in module.parameters(recurse=False)
+    )

@@ -14,7 +14,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from meshwright.cost import Mesh
 from meshwright.errors import PlanError
-from meshwright.parallel._named import all_parameters
+from meshwright.parallel._named import all_parameters, stands_alone
 from meshwright.parallel._own_outputs import with_own_outputs
 from meshwright.parallel._pieces import Span
 
@@ -105,7 +105,7 @@ def _shard(model: nn.Module, blocks: Sequence[str], layout: ShardLayout, whole: 
     meshes = {id(mesh): _place(mesh) for mesh in layout.elsewhere.values() if mesh is not None}
     places = {tensor: meshes[id(mesh)] for tensor, mesh in layout.elsewhere.items() if mesh is not None}
     chosen = places.get if places else None
-    alone = [block for block in map(model.get_submodule, blocks) if _stands_alone(model, block)]
+    alone = [block for block in map(model.get_submodule, blocks) if stands_alone(model, block)]
     # the whole model's parameters stay gathered until its backward; without blocks its hook is the only one
     for module in alone or [model]:
         with_own_outputs(module)
@@ -124,18 +124,6 @@ def _shard(model: nn.Module, blocks: Sequence[str], layout: ShardLayout, whole: 
 def _place(mesh: DeviceMesh) -> ShardPlacementResult:
     """Shards along the first dim on a mesh of one axis."""
     return ShardPlacementResult(placement=Shard(0), mesh_info=FSDPMeshInfo(mesh, shard_mesh_dim=0))
-
-
-def _stands_alone(model: nn.Module, block: nn.Module) -> bool:
-    """Whether a block is a part of the model that shares no parameter with the rest."""
-    inside = set(block.modules())
-    own = {id(tensor) for tensor in block.parameters()}
-    return block is not model and not any(
-        id(tensor) in own
-        for module in model.modules()
-        if module not in inside
-        for tensor in module.parameters(recurse=False)
-    )
 
 
 def repoint(optimizer: Optimizer, successors: dict[Tensor, Tensor]) -> None:

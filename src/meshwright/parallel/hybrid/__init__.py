@@ -3,7 +3,7 @@
 In: the user's model, optimizer and loss, a `Strategy` whose mesh splits the model. Out: a `SplitModel`, which the step
 engine of `run` drives.
 Reading order: `_grid` (who is whose neighbour), `_completion` (what a strategy leaves open), `_checks` (what is
-declined, with `_elementwise`), `_portion` (what one worker computes) with `_tensor_axis`, `_blocks`, `_homes`,
+declined), `_portion` (what one worker computes) with `_tensor_axis`, `_blocks`, `_homes`,
 `_originals` and `_global_statistics`, `_data_axes` (whose gradients are summed) with `_expert_data`, `_norm`, `_hybrid`
 (all together).
 """

@@ -4,7 +4,7 @@ from torch.optim import Optimizer
 
 from meshwright.cost import Mesh, Strategy
 from meshwright.errors import PlanError
-from meshwright.parallel.hybrid._elementwise import is_elementwise
+from meshwright.parallel._elementwise import is_elementwise
 
 _COMMAND = "meshwright plan SCRIPT"
 

@@ -80,6 +80,8 @@ def over_data_axes(
         if portion.experts:
             return _with_experts(model, optimizer, strategy, grid=grid, portion=portion)
         return _replicas(model, optimizer, strategy, parameters=parameters, group=grid.data)
+    if strategy.shards:
+        return _unevenly_sharded(model, optimizer, strategy, grid=grid, portion=portion)
     from meshwright.parallel._fully_sharded import FullySharded
     from meshwright.parallel._shards import ShardLayout
 
@@ -99,6 +101,23 @@ def over_data_axes(
             parameters=tuple(parameters),
             elsewhere=dict.fromkeys(experts, _expert_mesh(grid, device.type)) if experts else {},
         ),
+    )
+
+
+def _unevenly_sharded(
+    model: nn.Module, optimizer: Optimizer | None, strategy: Strategy, *, grid: Grid, portion: Portion
+) -> DataAxes:
+    from meshwright.parallel.uneven import UnevenLayout, UnevenShards
+
+    device = _device(portion.parameters, strategy)
+    return UnevenShards(
+        model,
+        optimizer,
+        strategy,
+        layout=UnevenLayout(roots=tuple(portion.roots), parameters=tuple(portion.parameters), group=grid.data),
+        transport=make_transport(strategy.exchange.transport, grid.data, device),
+        batch_norm=None,
+        recomputation=Recomputation(model, ()),
     )
 
 
