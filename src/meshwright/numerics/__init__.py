@@ -3,7 +3,7 @@
 In: a `Kernels` and a `Precision` of a strategy, the user's model and optimizer. Out: contexts inside which the user's
 own code runs faster; leaving one puts everything back. Each piece stands alone:
 
-- `_matrix_library`: who multiplies float32 matrices on a CPU
+- `_matrix_library`: who multiplies float32 matrices on a CPU; `_usual_sizes`: how much of one whose size changes
 - `_random`: who draws the masks of dropout on a CPU
 - `_allocator`: whether freed memory stays in the process; `_heap`: or is given back when it has grown by fragments
 - `_optimizer_form`: one fused update instead of many small operations

@@ -5,6 +5,7 @@ wherever there is one. Both compute in float32; only the order of the sums diffe
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from types import FunctionType
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from meshwright.hardware import MatrixLibrary
 from meshwright.numerics._override import cpu_kernels_replaced
+from meshwright.numerics._usual_sizes import UsualSizes
 
 # Measured on 1 and 2 threads of a Zen 5 over 150 shapes for each number of multiplications: entering oneDNN costs
 # about 12 µs more than MKL, which products of 2²¹ multiplications win back (median 1.2 ×), those of 2²⁰ do not.
@@ -35,37 +37,63 @@ def matrix_library_applied(library: MatrixLibrary) -> AbstractContextManager[Non
     """
     if library == "default":
         return nullcontext()
-    return cpu_kernels_replaced({"mm": _mm, "mm.out": _mm_out, "addmm": _addmm, "addmm.out": _addmm_out, "bmm": _bmm})
+    products = _Products()
+    factories = {"mm": _mm, "mm.out": _mm_out, "addmm": _addmm, "addmm.out": _addmm_out, "bmm": _bmm}
+    return cpu_kernels_replaced({name: partial(factory, products) for name, factory in factories.items()})
 
 
-def _mm(original: Any) -> FunctionType:
+class _Products:
+    """Products by oneDNN, in sizes that come back; what is left over is torch's own library's."""
+
+    def __init__(self) -> None:
+        self._sizes = UsualSizes()
+        self._own = torch.library.get_kernel("aten::mm", "CPU")
+
+    def product(self, keys: Any, left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
+        """`left @ right + bias`."""
+        rows, inner = left.shape
+        part = self._sizes.part(rows, inner, right.shape[1])
+        if part == (rows, inner):
+            return _product(left, right, bias)
+        if part is None:
+            whole = self._own.call_boxed(keys, left, right)
+            return whole if bias is None else whole.add_(bias)
+        first, length = part
+        if length < inner:
+            rest = self._own.call_boxed(keys, left[:, length:], right[length:])
+            return _product(left[:, :length], right[:length], bias).add_(rest)
+        rest = self._own.call_boxed(keys, left[first:], right)
+        return torch.cat((_product(left[:first], right, bias), rest if bias is None else rest.add_(bias)))
+
+
+def _mm(products: _Products, original: Any) -> FunctionType:
     def mm(keys: Any, left: Tensor, right: Tensor) -> Tensor:
         if _pays(left, right):
-            return _product(left, right, None)
+            return products.product(keys, left, right, None)
         return original.call_boxed(keys, left, right)
 
     return mm
 
 
-def _mm_out(original: Any) -> FunctionType:
+def _mm_out(products: _Products, original: Any) -> FunctionType:
     def mm_out(keys: Any, left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
         if _pays(left, right) and out.shape == (left.shape[0], right.shape[1]) and out.dtype is torch.float32:
-            return out.copy_(_product(left, right, None))
+            return out.copy_(products.product(keys, left, right, None))
         return original.call_boxed(keys, left, right, out=out)
 
     return mm_out
 
 
-def _addmm(original: Any) -> FunctionType:
+def _addmm(products: _Products, original: Any) -> FunctionType:
     def addmm(keys: Any, bias: Tensor, left: Tensor, right: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
         if _pays(left, right) and _is_bias(bias, right, beta, alpha):
-            return _product(left, right, bias)
+            return products.product(keys, left, right, bias)
         return original.call_boxed(keys, bias, left, right, beta=beta, alpha=alpha)
 
     return addmm
 
 
-def _addmm_out(original: Any) -> FunctionType:
+def _addmm_out(products: _Products, original: Any) -> FunctionType:
     def addmm_out(
         keys: Any, bias: Tensor, left: Tensor, right: Tensor, *, beta: Any = 1, alpha: Any = 1, out: Tensor
     ) -> Tensor:
@@ -75,16 +103,18 @@ def _addmm_out(original: Any) -> FunctionType:
             and out.shape == (left.shape[0], right.shape[1])
             and out.dtype is torch.float32
         ):
-            return out.copy_(_product(left, right, bias))
+            return out.copy_(products.product(keys, left, right, bias))
         return original.call_boxed(keys, bias, left, right, beta=beta, alpha=alpha, out=out)
 
     return addmm_out
 
 
-def _bmm(original: Any) -> FunctionType:
+def _bmm(products: _Products, original: Any) -> FunctionType:
     def bmm(keys: Any, left: Tensor, right: Tensor) -> Tensor:
         if _pays_one_by_one(left, right):
-            return torch.stack([_product(*pair, None) for pair in zip(left.unbind(), right.unbind(), strict=True)])
+            return torch.stack(
+                [products.product(keys, *pair, None) for pair in zip(left.unbind(), right.unbind(), strict=True)]
+            )
         return original.call_boxed(keys, left, right)
 
     return bmm
