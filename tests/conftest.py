@@ -7,8 +7,10 @@ from hypothesis import settings
 
 from workers import Pools
 
-# How long an example takes says nothing where other work shares the cores.
-settings.register_profile("suite", deadline=None)
+# How long an example takes says nothing where other work shares the cores. The same examples run for everybody, so
+# that a change is judged by what it changes; `--hypothesis-profile explore` draws new ones.
+settings.register_profile("explore", deadline=None)
+settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")
 
 

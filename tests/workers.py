@@ -9,12 +9,14 @@
         assert workers(2).run(total, 1) == [3.0, 3.0]
 
 Each pool is a gloo world of its own with one thread per process. torch is loaded once, in the server that the processes
-are forked from. A function that fails on a rank fails the test with that rank's traceback; the pool is then started
-anew, because its ranks may stand at different collectives.
+are forked from, and what was loaded there is never looked through for garbage. A function that fails on a rank fails
+the test with that rank's traceback; the pool is then started anew, because its ranks may stand at different
+collectives.
 """
 
 import atexit
 import datetime
+import gc
 import os
 import pickle
 import sys
@@ -29,6 +31,7 @@ from typing import Any
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(seconds=60)
 GRACE = 3.0
+PRELOADED = ["torch._dynamo", "torch.distributed.fsdp", "torch.export", "meshwright.run", "meshwright.parallel.program"]
 
 
 class WorkerFailedError(AssertionError):
@@ -89,7 +92,7 @@ class Pool:
         if self._processes:
             return
         context = get_context("forkserver")
-        context.set_forkserver_preload(["torch", "torch.distributed", "torch._dynamo", "torch.distributed.fsdp"])
+        context.set_forkserver_preload(PRELOADED)
         store = Path(tempfile.mkdtemp(prefix="meshwright-test-")) / "store"
         for rank in range(self.size):
             here, there = context.Pipe()
@@ -142,6 +145,7 @@ def _serve(connection: Any, rank: int, size: int, store: str) -> None:
     import torch
     import torch.distributed as dist
 
+    gc.freeze()
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
     torch.set_num_threads(1)
     dist.init_process_group(

@@ -39,7 +39,7 @@ def test_context_and_tensor_parallel(workers):
 
 def test_context_and_pipeline(workers):
     case = Case(
-        mesh=Mesh(pp=2, cp=2), accumulation=2, sizes=(4, 4, 3), choices=(("pipeline", Pipeline(cuts=("layers.2",))),)
+        mesh=Mesh(pp=2, cp=2), accumulation=2, sizes=(4, 4, 3), choices=(("pipeline", Pipeline(cuts=("layers.1",))),)
     )
     _close(workers(4).run(compare, case))
 

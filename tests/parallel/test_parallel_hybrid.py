@@ -37,12 +37,12 @@ def _stages(schedule: str, *cuts: str) -> tuple[tuple[str, Pipeline], ...]:
 
 @pytest.mark.parametrize("schedule", ["gpipe", "1f1b", "zero_bubble"])
 def test_pipeline(workers, schedule):
-    case = Case(mesh=Mesh(pp=2), accumulation=4, shares=(8,), sizes=(8, 7, 3), choices=_stages(schedule, "layers.2"))
+    case = Case(mesh=Mesh(pp=2), accumulation=4, shares=(8,), sizes=(8, 7, 3), choices=_stages(schedule, "layers.1"))
     _close(workers(2).run(compare, case))
 
 
 def test_interleaved_stages_with_weights(workers):
-    cuts = ("layers.1", "layers.2", "layers.3")
+    cuts = ("layers.0", "layers.1", "norm")
     case = Case(mesh=Mesh(pp=2), accumulation=4, shares=(4,), weighted=True, choices=_stages("interleaved", *cuts))
     _close(workers(2).run(compare, case))
 
@@ -56,7 +56,7 @@ def test_data_and_pipeline_parallel(workers, sharding):
         shares=(4, 2),
         accumulation=2,
         sizes=(6, 5, 6),
-        choices=_stages("1f1b", "layers.2"),
+        choices=_stages("1f1b", "layers.1"),
     )
     _close(workers(4).run(compare, case))
 
@@ -68,7 +68,7 @@ def test_sharded_parameters_and_tensor_parallel(workers):
 
 @pytest.mark.parametrize("sharding", ["optimizer", "parameters"])
 def test_unequal_shards_of_stages(workers, sharding):
-    choices = (*_stages("1f1b", "layers.2"), ("shards", (1, 3)))
+    choices = (*_stages("1f1b", "layers.1"), ("shards", (1, 3)))
     case = Case(
         mesh=Mesh(pp=2, dp_shard=2), sharding=sharding, shares=(3, 2), accumulation=2, sizes=(5, 4), recompute=True,
         choices=choices,
@@ -78,7 +78,7 @@ def test_unequal_shards_of_stages(workers, sharding):
 
 def test_pipeline_and_tensor_parallel(workers):
     case = Case(
-        mesh=Mesh(pp=2, tp=2), accumulation=2, sizes=(4, 3, 4), choices=_stages("1f1b", "layers.2"), weighted=True
+        mesh=Mesh(pp=2, tp=2), accumulation=2, sizes=(4, 3, 4), choices=_stages("1f1b", "layers.1"), weighted=True
     )
     _close(workers(4).run(compare, case))
 
@@ -90,7 +90,7 @@ def test_pipeline_shards_and_tensor_parallel_on_eight(workers):
         shares=(3, 2),
         accumulation=2,
         sizes=(5, 4),
-        choices=_stages("1f1b", "layers.2"),
+        choices=_stages("1f1b", "layers.1"),
     )
     _close(workers(8).run(compare, case))
 
@@ -110,7 +110,7 @@ def test_recomputation_in_stages(workers, sharding):
         accumulation=2,
         sizes=(6, 5),
         recompute=True,
-        choices=_stages("1f1b", "layers.2"),
+        choices=_stages("1f1b", "layers.1"),
     )
     _close(workers(4).run(compare, case))
 

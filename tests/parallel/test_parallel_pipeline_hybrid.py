@@ -5,7 +5,7 @@ from hybrid_jobs import Case, compare
 
 from meshwright.cost import Mesh, Pipeline
 
-CUTS = {"zero_bubble": ("layers.2",), "interleaved": ("layers.1", "layers.2", "layers.3")}
+CUTS = {"zero_bubble": ("layers.1",), "interleaved": ("layers.0", "layers.1", "norm")}
 
 
 def close(outcomes):

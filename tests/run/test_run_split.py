@@ -18,7 +18,7 @@ from meshwright.run._loader import shared
 sys.path.append(str(Path(__file__).parent.parent / "parallel"))
 from hybrid_jobs import Case, batch, job, strategy
 
-STAGES = (("pipeline", Pipeline(cuts=("layers.2",))),)
+STAGES = (("pipeline", Pipeline(cuts=("layers.1",))),)
 SPLIT = Case(mesh=Mesh(dp_replicate=2, tp=2), shares=(2, 2), sizes=(4, 3))
 SHARDED = Case(mesh=Mesh(pp=2, dp_shard=2), sharding="parameters", shares=(2, 2), accumulation=2, choices=STAGES)
 OWNED = Case(mesh=Mesh(pp=2, dp_shard=2), sharding="optimizer", shares=(2, 2), accumulation=2, choices=STAGES)
