@@ -1,6 +1,9 @@
 """The trace of a step, written for Perfetto and read back."""
 
+import itertools
 import json
+import random
+from dataclasses import replace
 
 import pytest
 
@@ -39,6 +42,21 @@ def test_the_file_is_what_perfetto_takes(tmp_path):
         ("process_name", 0, "worker 3"), ("thread_name", 0, "step"), ("thread_name", 2, "stage 2"),
         ("thread_name", 4, "stage 4"),
     ]  # fmt: skip
+
+
+def test_perfetto_drops_no_phase(tmp_path):
+    """Its loader cuts times to whole nanoseconds and drops an event that then ends after its successor began."""
+    draw = random.Random(0)
+    marks = [75_000 + moment * 1e-9 for moment in sorted(draw.sample(range(10**9), 2000))]
+    ends = [mark - marks[0] for mark in marks]
+    phases = tuple(Phase(name="forward", start=start, end=end) for start, end in itertools.pairwise(ends))
+    write_trace(replace(TRACE, phases=phases), tmp_path / "trace.json")
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    loaded = [
+        (int(event["ts"] * 1000.0), int(event["dur"] * 1000.0)) for event in events if event.get("cat") == "phase"
+    ]
+    assert len(loaded) == 1999
+    assert all(start + length <= later for (start, length), (later, _) in itertools.pairwise(loaded))
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"traceEvents": []}'])
