@@ -131,12 +131,12 @@ def everything(pricer: HybridPricer, goal: Goal, *, subsets: bool) -> Iterator[t
     sets = [chosen for number in range(len(blocks) + 1) for chosen in combinations(blocks, number)]
     for devices in device_sets(pricer.hosts, goal):
         for shape in shapes(pricer, choices, devices):
-            for frame in frames(shape, choices):
+            for frame in frames(pricer, shape, choices):
                 for cuts in combinations(sorted(pricer.units.cuts), frame.num_stages - 1):
                     for again in sets if subsets and not keeps_all(frame.layout) else [()]:
                         layout = replace(frame.layout, bounds=(0, *cuts), recomputed=again)
                         price, most = pricer.price(layout), limits(pricer, goal, layout)
-                        if _fits(layout, price, most):
+                        if fits(pricer, layout, most):
                             yield layout, price
 
 
@@ -146,8 +146,23 @@ def best_of_everything(pricer: HybridPricer, goal: Goal, aim: Aim, *, subsets: b
     return min((aim.value(price) for _, price in found if aim.allows(price)), default=float("inf"))
 
 
-def _fits(layout: Layout, price: Price, most: tuple[int, ...]) -> bool:
-    kinds = [[replica.kinds[rank] for replica in layout.replicas] for rank in range(layout.mesh.pp)]
+def with_memory(cluster: Cluster, sizes: tuple[int, ...]) -> Cluster:
+    """A cluster whose hosts' devices have other memory (B), and no way to that of their hosts."""
+    return replace(
+        cluster, hosts=tuple(_with_memory(host, size) for host, size in zip(cluster.hosts, sizes, strict=True))
+    )
+
+
+def _with_memory(host: Host, size: int) -> Host:
+    rates = tuple(row for row in host.device.operation_rates if not row.variant.endswith("_device"))
+    return replace(host, device=replace(host.device, memory=size, operation_rates=rates))
+
+
+def fits(pricer: HybridPricer, layout: Layout, most: tuple[int, ...]) -> bool:
+    """Whether every worker stays within its own device's limit."""
+    stages = pricer.stages(layout)
     return all(
-        items.peak <= min(most[kind] for kind in which) for items, which in zip(price.memory, kinds, strict=True)
+        items.peak <= most[kind]
+        for replica in layout.replicas
+        for items, kind in zip(pricer.memory(layout, stages, replica), replica.kinds, strict=True)
     )

@@ -123,7 +123,7 @@ def _sent(goal: Goal) -> set[tuple[str, bool, str, str]]:
     found = set()
     for devices in device_sets(pricer.hosts, goal):
         for shape in shapes(pricer, choices, devices):
-            for frame in frames(shape, choices):
+            for frame in frames(pricer, shape, choices):
                 layout = frame.layout
                 choice = layout.exchange.compression
                 found.add(
@@ -162,7 +162,7 @@ def test_late_updates_are_looked_at_where_nothing_stands_against_them() -> None:
     goal = Goal(pins=Pins(workers=4, pipeline=2), allow=("staleness",))
     choices = choices_of(pricer, goal)
     (devices,) = device_sets(pricer.hosts, goal)
-    late = [frame for shape in shapes(pricer, choices, devices) for frame in frames(shape, choices)
+    late = [frame for shape in shapes(pricer, choices, devices) for frame in frames(pricer, shape, choices)
             if frame.layout.schedule == "asynchronous"]  # fmt: skip
     assert {frame.layout.sharding for frame in late} == {"none", "optimizer", "gradients"}
     assert all(frame.layout.exchange.updates is None and keeps_all(frame.layout) for frame in late)

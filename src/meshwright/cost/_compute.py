@@ -245,7 +245,7 @@ def _fresh_memory_times(workload: Workload, rates: Rates, *, kernels: Kernels, e
     return np.where(returned, sizes / rates.bandwidth("allocation", sizes), 0.0)
 
 
-def optimizer_time(workload: Workload, rates: Rates, *, kernels: Kernels, shards: int) -> Seconds:
+def optimizer_time(workload: Workload, rates: Rates, *, kernels: Kernels, shards: float) -> Seconds:
     r"""Time of the update, shared out among `shards` workers.
 
     $t = \text{tensors} · \text{overhead} · \frac{\text{launches} + 8}{12 + 8}

@@ -152,13 +152,20 @@ def _updated_parameters(workload: Workload, cluster: Cluster, strategy: Strategy
     )
 
 
+def unevenness(strategy: Strategy) -> float:
+    """How much more a link carries where shards differ, over equal ones: all but the smallest part."""
+    if not strategy.shards or strategy.mesh.dp_shard == 1:
+        return 1.0
+    return (1 - min(strategy.shards) / sum(strategy.shards)) / (1 - 1 / strategy.mesh.dp_shard)
+
+
 def _gathered_parameters(
     workload: Workload, cluster: Cluster, strategy: Strategy, computed: ComputeTime, *, busy: float
 ) -> StepExchange:
     units = len(workload.blocks) + 1
     count = 2 * units * strategy.batch.accumulation
     cost = collective_cost(cluster, strategy, "all_gather", strategy.mesh.dp_shard)
-    size = 2 * strategy.batch.accumulation * workload.parameter_size
+    size = round(2 * strategy.batch.accumulation * workload.parameter_size * unevenness(strategy))
     if strategy.exchange.compression is not None:
         size //= 4  # in 8 bits
     total = count * cost.latency + size / cost.bandwidth

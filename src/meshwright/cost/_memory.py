@@ -41,14 +41,17 @@ class Saved:
     gradients: float
 
 
-def peak_memory(workload: Workload, device: Device, strategy: Strategy, *, examples: float) -> MemoryBreakdown:
+def peak_memory(
+    workload: Workload, device: Device, strategy: Strategy, *, examples: float, parts: float | None = None
+) -> MemoryBreakdown:
     """Peak of a worker that is given `examples` of the global batch.
 
     Args:
         device: what it runs on.
         examples: of all its micro-batches together.
+        parts: in how many parts as large as its own what is in shards would be; None: shards are equal.
     """
-    graph, shard = workload.graph, strategy.mesh.dp_shard
+    graph, shard = workload.graph, strategy.mesh.dp_shard if parts is None else parts
     sharded = {"none": 0, "optimizer": 1, "gradients": 2, "parameters": 3}[strategy.sharding]
     micro = examples / strategy.batch.accumulation
     gradients = workload.gradient_size / (shard if sharded >= 2 and strategy.batch.accumulation == 1 else 1)
@@ -68,7 +71,9 @@ def peak_memory(workload: Workload, device: Device, strategy: Strategy, *, examp
         activations=round(saved.activations),
         transient=round(graph.transient.at(micro) + _recomputed_size(workload, micro, strategy.recompute)),
     )
-    in_update = replace(constant, gradients=round(gradients), transient=round(_update_size(workload, device, strategy)))
+    in_update = replace(
+        constant, gradients=round(gradients), transient=round(_update_size(workload, device, strategy, shard))
+    )
     both = (with_allocator(items, device) for items in (in_backward, in_update))
     return max(both, key=lambda items: items.peak)
 
@@ -189,11 +194,10 @@ def _communication_size(workload: Workload, strategy: Strategy) -> float:
     )
 
 
-def _update_size(workload: Workload, device: Device, strategy: Strategy) -> float:
+def _update_size(workload: Workload, device: Device, strategy: Strategy, parts: float) -> float:
     """Temporaries of the update: of one parameter, or of all where torch updates them together (foreach)."""
     if strategy.kernels.optimizer == "fused" and workload.graph.optimizer.fused:
         return 0.0
     if device.kind == "cpu":
         return float(_UPDATE_TEMPORARIES * workload.largest_parameter)
-    shard = strategy.mesh.dp_shard if strategy.sharding != "none" else 1
-    return workload.gradient_size / shard
+    return workload.gradient_size / (parts if strategy.sharding != "none" else 1)

@@ -119,9 +119,7 @@ class Pricer:
         ranks = self._distinct_ranks(strategy)
         priced = [self._time(strategy, worker, processes, examples) for worker, processes, examples in ranks]
         time, collectives = max(priced, key=lambda pair: pair[0].step)
-        memory = max(
-            (self._memory(strategy, worker, examples) for worker, _, examples in ranks), key=lambda items: items.peak
-        )
+        memory = max((items for _, items in self.held(strategy)), key=lambda items: items.peak)
         factor = exp(_FIVE_PERCENT * self.correction.spread)
         energy, money = self._energy_and_money(strategy, time.step)
         return Prediction(
@@ -135,6 +133,16 @@ class Pricer:
             money=money,
             start=self.start(strategy.kernels),
         )
+
+    def held(self, strategy: Strategy) -> list[tuple[Worker, MemoryBreakdown]]:
+        """One worker of each sort of a whole model, with what it holds."""
+        ranks = self._distinct_ranks(strategy)
+        return [(worker, self._memory(strategy, worker, examples)) for worker, _, examples in ranks]
+
+    def held_by(self, strategy: Strategy, worker: Worker) -> MemoryBreakdown:
+        """What one worker of a whole model holds."""
+        examples = rank_examples(strategy)
+        return self._memory(strategy, worker, examples[worker.rank % len(examples)])
 
     def start(self, kernels: Kernels) -> Seconds:
         """What compiling takes before the first step, where it is asked for (s)."""
@@ -152,10 +160,9 @@ class Pricer:
         sorts: dict[tuple[object, ...], tuple[Worker, int, int]] = {}
         for rank, worker in enumerate(strategy.workers):
             share = examples[rank % len(examples)]
-            device = find_host(self.cluster, worker).device.name
-            sorts.setdefault(
-                (device, worker.threads, on_host[worker.host], share), (worker, on_host[worker.host], share)
-            )
+            device = find_host(self.cluster, worker).device
+            key = (device.name, device.memory, worker.threads, on_host[worker.host], share, _parts(strategy, worker))
+            sorts.setdefault(key, (worker, on_host[worker.host], share))
         return list(sorts.values())
 
     def _time(
@@ -172,7 +179,7 @@ class Pricer:
         price = step_exchange if strategy.exchange.updates is None else exchange_apart
         exchange = price(self.workload, self.cluster, strategy, computed, busy=busy, copying=copying)
         micro_batches, factor = strategy.batch.accumulation, self.correction.time
-        shards = strategy.mesh.dp_shard if strategy.sharding != "none" else 1
+        shards = _parts(strategy, worker) if strategy.sharding != "none" else 1
         batch = np.array([max(1.0, self.workload.graph.batch_bytes.at(examples))])
         variant = "default" if device.kind == "cpu" else "to_device"
         splitting = float((batch / rates.bandwidth("copy", batch, variant=variant))[0])
@@ -214,10 +221,11 @@ class Pricer:
 
     def _memory(self, strategy: Strategy, worker: Worker, examples: int) -> MemoryBreakdown:
         device = find_host(self.cluster, worker).device
-        key = (device.name, strategy.mesh, strategy.sharding, strategy.batch.accumulation, strategy.recompute,
+        parts = _parts(strategy, worker)
+        key = (device.name, strategy.mesh, strategy.sharding, parts, strategy.batch.accumulation, strategy.recompute,
                strategy.kernels.optimizer, strategy.exchange, strategy.precision, examples)  # fmt: skip
         if key not in self._held:
-            items = peak_memory(self.workload, device, strategy, examples=examples)
+            items = peak_memory(self.workload, device, strategy, examples=examples, parts=parts)
             self._held[key] = items.scaled(self.correction.memory)
         return self._held[key]
 
@@ -245,6 +253,14 @@ class Pricer:
             computed = self._compute(even, rates, max(1, size // len(workers)))
             speeds.append(1 / (computed.forward + computed.backward))
         return _apportioned(size, speeds)
+
+
+def _parts(strategy: Strategy, worker: Worker) -> float:
+    """In how many parts as large as a worker's what is in shards would be; infinite for one without any."""
+    if not strategy.shards:
+        return strategy.mesh.dp_shard
+    own = strategy.shards[worker.rank % len(strategy.shards)]
+    return sum(strategy.shards) / own if own else float("inf")
 
 
 def _are_alone(strategy: Strategy) -> bool:

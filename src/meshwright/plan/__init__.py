@@ -3,7 +3,8 @@
 In: a `Graph`, a `Cluster`, a `Goal`. Out: a `Plan`.
 Reading order: `_goal`, `_plan` (the data); `_layouts`, `_space` (what is legal; `_legality` says why something is not),
 `_priced`, `_model_splits`, `_shortlist` (`_fit` says why nothing fits), `_choice`
-(with `_reasons` and `_flips`), `_heap_room` (where memory is tight), `_compiled` (one more trial in long runs),
+(with `_reasons` and `_flips`), `_heap_room` (where memory is tight), `_uneven_here` with
+`_shard_sizes` (hosts of unequal memory), `_compiled` (one more trial in long runs),
 `_explain`; `_balanced_cuts` (where a pipeline's stages begin), `_offer` (what is better once steps were seen).
 """
 

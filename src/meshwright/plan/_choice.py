@@ -55,7 +55,7 @@ def choose(
         prediction=anchored(chosen.prediction, trial),
         allow=goal.allow,
         memory_limit=chosen.memory_limit,
-        capacity=capacity(cluster, chosen.strategy),
+        capacity=max(capacity(cluster, chosen.strategy), chosen.memory_limit),
         binding=binding(contenders[0], shortlist.too_large),
         flips=flips(pricer, contenders, shortlist.too_large),
         candidates=_candidates(shortlist, results, failures, index),

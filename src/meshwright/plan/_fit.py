@@ -12,7 +12,7 @@ from meshwright.plan._priced import Priced, price_all
 from meshwright.units import format_bytes
 
 # Pins that change how much memory a strategy takes.
-_MEMORY_PINS = ("accumulation", "recompute", "sharding", "workers", "data", "shard", "threads")
+_MEMORY_PINS = ("accumulation", "recompute", "sharding", "shards", "workers", "data", "shard", "threads")
 _MOST_HOSTS = 4096
 
 

@@ -16,6 +16,7 @@ class Pins:
     data: int | None = None
     shard: int | None = None
     sharding: Sharding | None = None
+    shards: str | None = None
     tensor: int | None = None
     sequence: Literal["whole", "split"] | None = None
     context: int | None = None

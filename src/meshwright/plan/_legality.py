@@ -38,7 +38,34 @@ def check_pins(graph: Graph, cluster: Cluster, goal: Goal) -> None:
                 alternatives=[f"legal values of {rule.name}: {_listed(rule.legal)}"],
                 command=f"meshwright plan SCRIPT, without {rule.name}",
             )
+    _check_shards(goal.pins)
     _check_products(cluster, goal)
+
+
+def _check_shards(pins: Pins) -> None:
+    """Sizes of shards, whole numbers, of something that is in shards.
+
+    Raises:
+        PlanError: they are not.
+    """
+    if pins.shards in (None, "equal"):
+        return
+    sizes = pins.shards.split(":")
+    if len(sizes) < 2 or not all(size.isdecimal() for size in sizes) or not any(map(int, sizes)):
+        raise PlanError(
+            f"shards = {pins.shards!r} are no sizes",
+            cause="sizes are whole numbers, one for each kind of device elsewhere, one for each data rank here",
+            alternatives=["--set shards=equal", "--set shards=3:1"],
+            command="meshwright plan SCRIPT, without shards",
+        )
+    if pins.sharding == "none" or (pins.data or 1) > 1 or (pins.expert or 1) > 1:
+        other = next(name for name in ("data", "expert", "sharding") if getattr(pins, name) not in (None, 1))
+        raise PlanError(
+            f"shards = {pins.shards!r} with {other} = {_shown(getattr(pins, other))}",
+            cause="unequal shards are those of one copy, of what all data ranks have",
+            alternatives=["--set shards=equal", f"leave out {other}"],
+            command="meshwright plan SCRIPT",
+        )
 
 
 def _rules(graph: Graph, cluster: Cluster, goal: Goal) -> Iterator[Rule]:

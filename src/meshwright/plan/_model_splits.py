@@ -10,7 +10,7 @@ from meshwright.plan._goal import Goal, Pins
 from meshwright.plan._outright import with_splits
 from meshwright.plan._places import workers_of
 from meshwright.plan._priced import Priced, memory_limit
-from meshwright.plan.search import Aim, Effort, Found, Search
+from meshwright.plan.search import Aim, Effort, Found, Search, limits
 
 # Of one axis on one machine; there the search ends by itself long before.
 _EFFORT = Effort(priced=20, visited=200, total=2_000)
@@ -85,8 +85,11 @@ def _with_kernels(pins: Pins, kernels: Kernels | None) -> Pins:
 def _priced(pricer: Pricer, goal: Goal, found: Found) -> Priced:
     hybrid, layout = pricer.hybrid, found.layout
     strategy = strategy_of(layout, hybrid.graph, hybrid.units, workers_of(layout, hybrid.hosts))
+    limit = memory_limit(pricer.cluster, goal, strategy)
+    if len(layout.replicas) > 1:  # the search has looked at each worker's own
+        limit = limits(hybrid, goal, layout)[hybrid.tightest(layout)[1]]
     return Priced(
         strategy=strategy,
         prediction=replace(hybrid.predict(layout), start=pricer.start(layout.kernels)),
-        memory_limit=memory_limit(pricer.cluster, goal, strategy),
+        memory_limit=limit,
     )

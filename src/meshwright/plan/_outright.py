@@ -15,7 +15,6 @@ from meshwright.plan._heap_room import with_heap_room
 from meshwright.plan._legality import check_pins, no_strategy
 from meshwright.plan._places import workers_of
 from meshwright.plan._plan import Candidate, FrontPoint, Plan, PlannedStage
-from meshwright.plan._priced import capacity
 from meshwright.plan._target import aim_of, target_of, tokens_of_step
 from meshwright.plan.explanation import Neighbour, binding, flips, more_memory, neighbours, summary, with_memory
 from meshwright.plan.search import Aim, Found, Result, Search, limits
@@ -51,7 +50,8 @@ def plan_outright(graph: Graph, cluster: Cluster, goal: Goal, *, correction: Cor
 
 def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -> Plan:
     hybrid, graph = pricer.hybrid, pricer.workload.graph
-    limit = min(limits(hybrid, goal, chosen.layout))
+    tightest = hybrid.tightest(chosen.layout)[1]
+    limit = limits(hybrid, goal, chosen.layout)[tightest]
     layout, price = with_heap_room(hybrid, chosen.layout, goal.pins, limit=limit), chosen.price
     workers = workers_of(layout, hybrid.hosts)
     strategy = strategy_of(layout, graph, hybrid.units, workers)
@@ -70,7 +70,7 @@ def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -
         prediction=prediction,
         allow=goal.allow,
         memory_limit=limit,
-        capacity=capacity(pricer.cluster, strategy),
+        capacity=hybrid.hosts[tightest].device.memory // hybrid.processes(layout, tightest)[1],
         binding=binding(hybrid, layout, price, roomy),
         flips=tuple(flips(hybrid, goal, aim, chosen, rivals, roomy)),
         candidates=(_candidate(summary(layout, names), price), *(_of_neighbour(one, aim) for one in beside)),

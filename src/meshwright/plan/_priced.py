@@ -1,13 +1,15 @@
 """Strategies with their prices, and what a worker may use."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshwright.cost import Prediction, Pricer, Strategy, Worker, find_host, steps_over_exact
 from meshwright.cost.memory import usable_memory
 from meshwright.hardware import Cluster, Device
 from meshwright.plan._goal import Goal
+from meshwright.plan._layouts import training_hosts
 from meshwright.plan._space import strategies
+from meshwright.plan._uneven_here import with_shards
 from meshwright.units import Bytes, Seconds
 
 
@@ -50,16 +52,28 @@ def price_all(pricer: Pricer, goal: Goal) -> list[Priced]:
     """Every legal strategy with its price, in the order of the space."""
     graph, cluster = pricer.workload.graph, pricer.cluster
     space = strategies(graph, cluster, goal, shares=pricer.shares)
-    return [price(pricer, goal, strategy) for strategy in space]
+    if not _differs(cluster) and goal.pins.shards is None:
+        return [price(pricer, goal, strategy) for strategy in space]
+    return [
+        price(pricer, goal, one)
+        for strategy in space
+        for one in with_shards(pricer, goal, strategy, worker_limits(cluster, goal, strategy))
+    ]
 
 
 def price(pricer: Pricer, goal: Goal, strategy: Strategy) -> Priced:
     """One strategy with its price."""
     prediction = pricer.predict(strategy)
+    limit = memory_limit(pricer.cluster, goal, strategy)
+    if _differs(pricer.cluster) and not strategy.mesh.splits_the_model and strategy.workers[0].device == "cpu":
+        limits = worker_limits(pricer.cluster, goal, strategy)
+        held = [(items, limits[worker]) for worker, items in pricer.held(strategy)]
+        tightest, limit = max(held, key=lambda pair: pair[0].peak / pair[1])
+        prediction = replace(prediction, memory=tightest)
     return Priced(
         strategy=strategy,
         prediction=prediction,
-        memory_limit=memory_limit(pricer.cluster, goal, strategy),
+        memory_limit=limit,
         start_share=prediction.start / goal.steps if goal.steps else 0.0,
     )
 
@@ -69,8 +83,18 @@ def memory_limit(cluster: Cluster, goal: Goal, strategy: Strategy) -> Bytes:
 
     An accelerator's is used as far as predictions of peaks can be depended on, unless the goal says how far.
     """
+    return min(worker_limits(cluster, goal, strategy).values())
+
+
+def _differs(cluster: Cluster) -> bool:
+    """Whether hosts have unequal memory."""
+    return len({host.device.memory for host in training_hosts(cluster)}) > 1
+
+
+def worker_limits(cluster: Cluster, goal: Goal, strategy: Strategy) -> dict[Worker, Bytes]:
+    """What each worker may use (B), as `memory_limit`."""
     on_host = Counter(worker.host for worker in strategy.workers)
-    return min(_limit(cluster, goal, worker, on_host[worker.host]) for worker in strategy.workers)
+    return {worker: _limit(cluster, goal, worker, on_host[worker.host]) for worker in strategy.workers}
 
 
 def capacity(cluster: Cluster, strategy: Strategy) -> Bytes:
@@ -123,6 +147,7 @@ def choice(strategy: Strategy, name: str) -> object:
         "data": mesh.dp_replicate,
         "shard": mesh.dp_shard,
         "sharding": strategy.sharding,
+        "shards": ":".join(map(str, strategy.shards)) or "equal",
         "tensor": mesh.tp,
         "sequence": strategy.sequence,
         "context": mesh.cp,

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -32,6 +33,8 @@ def change_view(change: Change) -> RenderableType:
 def _parts(plan: Plan) -> Iterator[RenderableType]:
     if plan.strategy.num_workers > 1:
         yield Text.assemble(("Grid      ", "bold"), grid(plan.strategy))
+    if plan.strategy.shards:
+        yield Text.assemble(("Shards    ", "bold"), shards(plan.strategy))
     if len(plan.stages) > 1:
         yield _stages(plan)
     if plan.strategy.placements:
@@ -89,6 +92,17 @@ def grid(strategy: Strategy) -> str:
     shown = [f"{axis} {degree}" for axis in axes if (degree := getattr(strategy.mesh, axis)) > 1]
     inside = f", ep {strategy.mesh.ep} inside the data axes" if strategy.mesh.ep > 1 else ""
     return (" × ".join(shown) or "1 worker") + inside
+
+
+def shards(strategy: Strategy) -> str:
+    """Who keeps how much of what is in shards: `of parameters, by data rank: 0 to 3: 15.0% each, 4: 40.0%`."""
+    total, told, first = sum(strategy.shards), [], 0
+    for size, same in groupby(strategy.shards):
+        last = first + len(list(same)) - 1
+        ranks = f"{first} to {last}" if last > first else f"{first}"
+        told.append(f"{ranks}: {size / total:.1%}{' each' if last > first else ''}")
+        first = last + 1
+    return f"of {strategy.sharding}, by data rank: {', '.join(told)}"
 
 
 def _stages(plan: Plan) -> Table:

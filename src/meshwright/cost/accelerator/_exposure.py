@@ -75,7 +75,7 @@ def turn_time(habits: Habits, *, tp: int, pp: int, num_hosts: int) -> Seconds:
 
 
 def update_size(
-    parameters: float, shards: int, micro_batches: int, traffic: TrafficCounts, habits: Habits,
+    parameters: float, shards: float, micro_batches: int, traffic: TrafficCounts, habits: Habits,
     *, moved: float = _USUAL_UPDATE,
 ) -> Bytes | float:  # fmt: skip
     """Bytes moved by a step's update, by clearing, clipping and casting, and by accumulating gradients.

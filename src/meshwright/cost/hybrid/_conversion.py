@@ -23,6 +23,7 @@ def strategy_of(layout: Layout, graph: Graph, units: Units, workers: tuple[Worke
         mesh=layout.mesh,
         batch=Batch(size=graph.batch_size, shares=_shares(layout), accumulation=layout.micro_batches),
         sharding=layout.sharding,
+        shards=_shards(layout),
         recompute=tuple(units.paths[unit] for unit in layout.recomputed),
         placements=_placements(layout, graph),
         sequence=layout.sequence,
@@ -48,10 +49,12 @@ def layout_of(strategy: Strategy, units: Units, hosts: Sequence[Host]) -> Layout
     places = {path: index for index, path in enumerate(units.paths)}
     cuts = strategy.pipeline.cuts if strategy.pipeline is not None else ()
     on_cpu = strategy.workers[0].device == "cpu"
+    replicas, shards = _replicas(strategy, hosts)
     return Layout(
         mesh=mesh,
-        replicas=_replicas(strategy, hosts),
+        replicas=replicas,
         sharding=strategy.sharding,
+        shards=shards,
         sequence=strategy.sequence,
         attention=strategy.attention,
         offload=strategy.offload,
@@ -105,20 +108,31 @@ def _shares(layout: Layout) -> tuple[int, ...]:
     )
 
 
-def _replicas(strategy: Strategy, hosts: Sequence[Host]) -> tuple[Replica, ...]:
+def _shards(layout: Layout) -> tuple[int, ...]:
+    """Relative shards of the data ranks; empty: equal ones."""
+    if not layout.shards:
+        return ()
+    return tuple(
+        size for replica, size in zip(layout.replicas, layout.shards, strict=True) for _ in range(replica.count)
+    )
+
+
+def _replicas(strategy: Strategy, hosts: Sequence[Host]) -> tuple[tuple[Replica, ...], tuple[int, ...]]:
+    """Data ranks of a sort together, and the relative size of each sort's shards."""
     mesh, batch = strategy.mesh, strategy.batch
     total = sum(batch.shares)
     each = [batch.size * share / total / batch.accumulation for share in batch.shares]
     if len(hosts) == 1:
-        if len(set(each)) == 1:
-            return (Replica(count=mesh.num_shares, kinds=(0,) * mesh.pp, examples=each[0]),)
+        if len(set(each)) == 1 and not strategy.shards:
+            return (Replica(count=mesh.num_shares, kinds=(0,) * mesh.pp, examples=each[0]),), ()
         kinds = [(0,) * mesh.pp] * mesh.num_shares
     else:
         kinds = [_kinds(strategy, hosts, share) for share in range(mesh.num_shares)]
-    found: dict[tuple[tuple[int, ...], float], int] = {}
-    for key in zip(kinds, each, strict=True):
+    found: dict[tuple[tuple[int, ...], float, int], int] = {}
+    for key in zip(kinds, each, strategy.shards_among(mesh.num_shares), strict=True):
         found[key] = found.get(key, 0) + 1
-    return tuple(Replica(count=count, kinds=kind, examples=size) for (kind, size), count in found.items())
+    replicas = tuple(Replica(count=count, kinds=kind, examples=size) for (kind, size, _), count in found.items())
+    return replicas, tuple(shard for _, _, shard in found) if strategy.shards else ()
 
 
 def _kinds(strategy: Strategy, hosts: Sequence[Host], share: int) -> tuple[int, ...]:

@@ -96,7 +96,10 @@ class DataExchange:
         def times(name: CollectiveName, sizes: Column) -> Column:
             each = (float(size) for size in sizes)
             return np.array(
-                [self._exchanges.time(layout, name, degree, stride, size) if size else 0.0 for size in each]
+                [
+                    self._exchanges.time(layout, name, degree, stride, layout.unevenness * size) if size else 0.0
+                    for size in each
+                ]
             )
 
         slowdown = self._exchanges.slowdown(degree, stride)
@@ -159,6 +162,8 @@ class DataExchange:
             nonlocal passes
             if degree == 1 or size <= 0:
                 return
+            if axis == "dp_shard":
+                size *= layout.unevenness
             calls = max(1, round(size / layout.exchange.bucket_size))
             if lossy and name != "all_gather":
                 one, encoding = self._summed(layout, name, axis, degree, step, size, calls, copying)
@@ -177,7 +182,7 @@ class DataExchange:
         else:
             if layout.sharding != "parameters":
                 add("reduce_scatter", "dp_shard", shard, layout.stride("dp_shard"), gradients)
-            add("all_reduce", "cp", context, layout.stride("cp"), gradients / shard)
+            add("all_reduce", "cp", context, layout.stride("cp"), gradients / layout.fewest_parts)
             add("all_reduce", "dp_replicate", replicate, layout.stride("dp_replicate"), gradients / shard)
         total = sum(item.duration for item in found)
         if layout.sharding in ("optimizer", "gradients"):

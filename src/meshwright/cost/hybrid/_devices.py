@@ -80,13 +80,15 @@ class Devices:
         mesh = layout.mesh
         return host_time(self.habits, tp=mesh.tp, pp=mesh.pp, num_hosts=-(-mesh.num_workers // self._domain))
 
-    def update(self, kind: int, workload: Workload, rates: Rates, layout: Layout, *, elements: float) -> Seconds:
+    def update(
+        self, kind: int, workload: Workload, rates: Rates, layout: Layout, *, elements: float, shards: float
+    ) -> Seconds:
         """The optimizer's step on some of the parameters (s).
 
         Args:
             elements: of them, before they are shared out among the data ranks.
+            shards: in how many parts as large as the worker's.
         """
-        shards = layout.mesh.dp_shard if layout.sharding != "none" else 1
         where = self.machines[kind]
         if where is None:
             whole = optimizer_time(workload, rates, kernels=layout.kernels, shards=1)

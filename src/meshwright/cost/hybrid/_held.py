@@ -11,7 +11,7 @@ from meshwright.cost._meetings import kept_copies
 from meshwright.cost._memory import with_allocator
 from meshwright.cost._prediction import MemoryBreakdown
 from meshwright.cost._workload import Column
-from meshwright.cost.hybrid._layout import Layout
+from meshwright.cost.hybrid._layout import Layout, Replica
 from meshwright.cost.hybrid._pieces import Pieces, Weights
 from meshwright.cost.hybrid._pipeline_time import in_flight
 from meshwright.graph import Graph, is_in_sections
@@ -57,7 +57,7 @@ def held(
     pieces: Pieces,
     *,
     rank: int,
-    examples: float,
+    replica: Replica,
 ) -> MemoryBreakdown:
     """Peak of one worker of the pipeline.
 
@@ -67,37 +67,37 @@ def held(
         rank: its place in the pipeline.
         weights: of the local graph.
         pieces: of a micro-batch on its device.
-        examples: of a micro-batch.
+        replica: whose pipeline.
     """
     mine = stages.units[rank :: stages.workers]
     units = mine.sum(axis=0)
-    shard = layout.mesh.dp_shard if layout.sharding != "none" else 1
+    shard = layout.parts(replica)
     level = {"none": 0, "optimizer": 1, "gradients": 2, "parameters": 3}[layout.sharding]
     parameters, gradients = float(units @ weights.parameters), float(units @ weights.gradients)
     kept = gradients / (shard if level == 3 or (level == 2 and layout.micro_batches == 1) else 1)
     activations = float(activation_bytes(layout, stages, pieces)[rank :: stages.workers].sum())
     transient, _ = _in_passes(stages, pieces, rank)
-    update = _in_update(graph, layout, gradients)
+    update = _in_update(graph, layout, gradients, shard)
     items = MemoryBreakdown(
         context=device.context,
         parameters=round(parameters / (shard if level == 3 else 1)),
         gradients=round(kept + _stashed(layout, parameters, gradients, rank=rank)),
-        optimizer=round(_state_here(graph, layout, units, weights)),
+        optimizer=round(_state_here(graph, layout, units, weights, shard)),
         activations=round(activations),
         transient=round(max(transient, update - activations)),
         buffers=graph.buffer_size,
-        batch=round(graph.batch_bytes.at(examples * layout.micro_batches)),
-        communication=round(_communication(graph, layout, weights, units, gradients)),
+        batch=round(graph.batch_bytes.at(replica.examples * layout.micro_batches)),
+        communication=round(_communication(graph, layout, weights, units, gradients, shard)),
     )
     return with_allocator(items, device)
 
 
 def peak_moment(graph: Graph, layout: Layout, stages: Stages, weights: Weights, pieces: Pieces, *, rank: int) -> Moment:
-    """When a worker of the pipeline holds most."""
+    """When a worker of the first replica's pipeline holds most."""
     activations = float(activation_bytes(layout, stages, pieces)[rank :: stages.workers].sum())
     transient, moment = _in_passes(stages, pieces, rank)
     units = stages.units[rank :: stages.workers].sum(axis=0)
-    update = _in_update(graph, layout, float(units @ weights.gradients))
+    update = _in_update(graph, layout, float(units @ weights.gradients), layout.parts(layout.replicas[0]))
     return "update" if update - activations > transient else moment
 
 
@@ -112,11 +112,11 @@ def _in_passes(stages: Stages, pieces: Pieces, rank: int) -> tuple[float, Moment
     return computed_again, "backward"
 
 
-def _in_update(graph: Graph, layout: Layout, gradients: float) -> float:
+def _in_update(graph: Graph, layout: Layout, gradients: float, shard: float) -> float:
     """Temporaries of the update, when all activations are gone (B)."""
     if layout.kernels.optimizer == "fused" and graph.optimizer.fused:
         return 0.0
-    return _UPDATE_SHARE * gradients / (layout.mesh.dp_shard if layout.sharding != "none" else 1)
+    return _UPDATE_SHARE * gradients / shard
 
 
 def _stashed(layout: Layout, parameters: float, gradients: float, *, rank: int) -> float:
@@ -128,37 +128,43 @@ def _stashed(layout: Layout, parameters: float, gradients: float, *, rank: int) 
 
 
 def least_held(graph: Graph, layout: Layout, units: Column, weights: Weights) -> float:
-    """Parameters, kept gradients, optimizer state and what compression left out, of some units (B)."""
-    shard = layout.mesh.dp_shard if layout.sharding != "none" else 1
+    """Parameters, kept gradients, state and what compression left out, of some units where shards are smallest (B)."""
+    shard = layout.parts()
     level = {"none": 0, "optimizer": 1, "gradients": 2, "parameters": 3}[layout.sharding]
     kept = shard if level == 3 or (level == 2 and layout.micro_batches == 1) else 1
-    state = 0.0 if layout.offload == "state" else state_bytes(graph, layout, units, weights)
+    state = 0.0 if layout.offload == "state" else state_bytes(graph, units, weights, shard)
     return (
         float(units @ weights.parameters) / (shard if level == 3 else 1)
         + float(units @ weights.gradients) / kept
         + state
-        + _carried(layout, weights, units)
+        + _carried(layout, weights, units, shard)
     )
 
 
-def state_bytes(graph: Graph, layout: Layout, units: Column, weights: Weights) -> float:
-    """Optimizer state of some units on one worker, wherever it is kept (B)."""
-    shard = layout.mesh.dp_shard if layout.sharding != "none" else 1
+def state_bytes(graph: Graph, units: Column, weights: Weights, shard: float) -> float:
+    """Optimizer state of some units on one worker, wherever it is kept (B).
+
+    Args:
+        shard: in how many parts as large as this worker's it is.
+    """
     return graph.optimizer.bytes_per_element * float(units @ weights.elements) / shard
 
 
-def carrying(graph: Graph, layout: Layout, units: Column, weights: Weights, speed: BytesPerSecond) -> Seconds:
+def carrying(
+    graph: Graph, layout: Layout, units: Column, weights: Weights, speed: BytesPerSecond, *, shard: float
+) -> Seconds:
     """What state in the hosts' memory takes to the device and back, with nothing to hide it behind (s).
 
     Args:
         speed: of the way between device and host, each way (B/s).
+        shard: in how many parts as large as the worker's it is.
     """
-    return 2 * state_bytes(graph, layout, units, weights) / speed if layout.offload == "state" else 0.0
+    return 2 * state_bytes(graph, units, weights, shard) / speed if layout.offload == "state" else 0.0
 
 
-def _state_here(graph: Graph, layout: Layout, units: Column, weights: Weights) -> float:
+def _state_here(graph: Graph, layout: Layout, units: Column, weights: Weights, shard: float) -> float:
     """What of it is on the device: all, or the piece that is being updated (B)."""
-    state = state_bytes(graph, layout, units, weights)
+    state = state_bytes(graph, units, weights, shard)
     return min(state, _piece(graph, weights)) if layout.offload == "state" else state
 
 
@@ -174,7 +180,9 @@ def activation_bytes(layout: Layout, stages: Stages, pieces: Pieces) -> Column:
     return flying * (stages.units @ pieces.activations - stages.again @ (pieces.activations - pieces.inputs))
 
 
-def _communication(graph: Graph, layout: Layout, weights: Weights, units: Column, gradients: float) -> float:
+def _communication(
+    graph: Graph, layout: Layout, weights: Weights, units: Column, gradients: float, shard: float
+) -> float:
     """What exchanges hold: two buckets, and for parameters in shards two gathered units.
 
     Only repeated blocks are gathered one by one; where there are none, a worker gathers all that it computes with.
@@ -182,16 +190,16 @@ def _communication(graph: Graph, layout: Layout, weights: Weights, units: Column
     workers = layout.mesh.num_workers
     if workers == 1:
         return 0.0
-    carried = _carried(layout, weights, units)
+    carried = _carried(layout, weights, units, shard)
     return carried if workers == layout.islands else carried + _slots(graph, layout, weights, units, gradients)
 
 
-def _carried(layout: Layout, weights: Weights, units: Column) -> float:
+def _carried(layout: Layout, weights: Weights, units: Column, shard: float) -> float:
     """What compression has left out of the gradients of some units so far, and what islands keep of them (B)."""
     updates = layout.exchange.updates
     copies = carried_copies(layout.exchange.compression)
     if updates is not None:
-        parts = layout.mesh.dp_shard if layout.sharding == "parameters" else 1
+        parts = shard if layout.sharding == "parameters" else 1
         return (copies + kept_copies(updates)) * _FLOAT * float(weights.elements @ units) / parts
     return copies * _FLOAT * float(weights.elements @ units) if copies else 0.0
 

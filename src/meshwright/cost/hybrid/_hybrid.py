@@ -99,7 +99,7 @@ class HybridPricer:
             time=price.time,
             low=price.step / factor * below,
             high=price.step * factor * above,
-            memory=max(price.memory, key=lambda items: items.peak),
+            memory=self.tightest(layout)[0],
             collectives=price.collectives,
             flops=self.flops,
             energy=price.energy,
@@ -107,6 +107,16 @@ class HybridPricer:
             stages=self._stage_times(layout) if layout.mesh.pp > 1 else (),
             loading=price.loading,
         )
+
+    def tightest(self, layout: Layout) -> tuple[MemoryBreakdown, int]:
+        """What the worker holds whose device has least to spare, as a share of its memory, and that kind of device."""
+        stages = self.stages(layout)
+        held = (
+            (items, kind)
+            for replica in layout.replicas
+            for items, kind in zip(self.memory(layout, stages, replica), replica.kinds, strict=True)
+        )
+        return max(held, key=lambda pair: pair[0].peak / self.hosts[pair[1]].device.memory)
 
     def _stage_times(self, layout: Layout) -> tuple[StageTime, ...]:
         """What one replica's stages take for a micro-batch."""
@@ -182,9 +192,7 @@ class HybridPricer:
         _, weights = self.local(layout.division)
         kind = replica.kinds[rank]
         pieces = self.pieces_for(layout, replica, kind)
-        items = held(
-            self.graph, self.hosts[kind].device, layout, stages, weights, pieces, rank=rank, examples=replica.examples
-        )
+        items = held(self.graph, self.hosts[kind].device, layout, stages, weights, pieces, rank=rank, replica=replica)
         return items.scaled(self.correction.memory)
 
     def weighs(self, layout: Layout) -> float:
@@ -209,7 +217,7 @@ class HybridPricer:
             max(self.devices.host_link(kind) for kind in range(len(self.hosts))) if layout.offload != "none" else 0
         )
         copying = max(self._copying(layout, kind) for kind in range(len(self.hosts)))
-        carried = carrying(self.graph, layout, units, weights, fastest)
+        carried = carrying(self.graph, layout, units, weights, fastest, shard=layout.parts())
         updates = layout.exchange.updates
         if updates is not None and updates.kind == "local" and not updates.delay:  # others meet as the step allows
             outer = self._meetings(layout, units, float("inf"), copying)
@@ -253,17 +261,19 @@ class HybridPricer:
         size = self.units.cuts.get(bound)
         return size.at(examples) if size is not None else 0.0
 
-    def update(self, layout: Layout, kind: int, units: Column) -> Seconds:
-        """The optimizer's step on one worker of the pipeline (s).
+    def update(self, layout: Layout, replica: Replica, kind: int, units: Column) -> Seconds:
+        """The optimizer's step on one worker of a replica's pipeline (s).
 
         Args:
+            kind: of training host on which it stands.
             units: of each kind on it.
         """
         _, weights = self.local(layout.division)
         rates = self._rates(kind, self.processes(layout, kind))
         elements = float(units @ weights.elements)
-        update = self.devices.update(kind, self.whole, rates, layout, elements=elements)
-        return update + carrying(self.graph, layout, units, weights, self.devices.host_link(kind))
+        shard = layout.parts(replica)
+        update = self.devices.update(kind, self.whole, rates, layout, elements=elements, shards=shard)
+        return update + carrying(self.graph, layout, units, weights, self.devices.host_link(kind), shard=shard)
 
     def _gradients(self, size: float, weights: Weights, units: Column) -> float:
         """Bytes of gradients on the network, where it is known how wide their elements are there."""
@@ -303,7 +313,7 @@ class HybridPricer:
                 self._gradients(units @ weights.expert, weights, units), float(units @ weights.parameters),
                 window=0.0 if on_cpu else float(run.last[rank]), copying=self._copying(layout, kind),
             )  # fmt: skip
-            optimizer = self.update(layout, kind, units)
+            optimizer = self.update(layout, replica, kind, units)
             end = run.ends[rank] + after.exposed + optimizer + overhead
             outer = self._meetings(layout, units, end, self._copying(layout, kind))
             end += outer.exposed + outer.passes

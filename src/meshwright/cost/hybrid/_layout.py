@@ -38,6 +38,7 @@ class Layout:
         mesh: degrees of the axes.
         replicas: who computes which part of a micro-batch.
         sharding: what the data axis keeps in shards.
+        shards: relative size of the shards of each data rank, by replica; empty: equal ones.
         sequence: as in `Strategy`.
         attention: as in `Strategy`.
         micro_batches: of a data rank in a step.
@@ -55,6 +56,7 @@ class Layout:
     mesh: Mesh
     replicas: tuple[Replica, ...]
     sharding: Sharding = "none"
+    shards: tuple[int, ...] = ()
     sequence: SequenceMode = "whole"
     attention: AttentionMode = "ring"
     micro_batches: int = 1
@@ -72,6 +74,42 @@ class Layout:
     def division(self) -> Division:
         """How the model is divided among the workers of a stage."""
         return Division(tp=self.mesh.tp, sequence=self.sequence, ep=self.mesh.ep)
+
+    def parts(self, replica: Replica | None = None) -> float:
+        """In how many parts as large as a data rank's what is in shards would be; infinite for one without any.
+
+        Args:
+            replica: whose data ranks; None: those with the smallest shards.
+        """
+        if self.sharding == "none" or not self.shards:
+            return self.mesh.dp_shard if self.sharding != "none" else 1
+        own = min(self.shards) if replica is None else self._shard(replica)
+        total = sum(one.count * size for one, size in zip(self.replicas, self.shards, strict=True))
+        return total / own if own else float("inf")
+
+    @property
+    def fewest_parts(self) -> float:
+        """As `parts`, of those with the largest shards."""
+        return min(self.parts(replica) for replica in self.replicas) if self.shards else self.mesh.dp_shard
+
+    def _shard(self, replica: Replica) -> int:
+        pairs = list(zip(self.replicas, self.shards, strict=True))
+        same = [size for one, size in pairs if one is replica]
+        return (same or [size for one, size in pairs if one == replica])[0]
+
+    @property
+    def unevenness(self) -> float:
+        """How much more a link carries where shards differ, over equal ones.
+
+        Each part goes from its owner to all others in a row: over the link to the owner of the smallest part all the
+        others' parts come, 1 - s of all instead of 1 - 1/p. Through shared memory all are padded to the largest.
+        """
+        if not self.shards or self.mesh.dp_shard == 1:
+            return 1.0
+        total = sum(one.count * size for one, size in zip(self.replicas, self.shards, strict=True))
+        if self.exchange.transport == "shared_memory":
+            return self.mesh.dp_shard * max(self.shards) / total
+        return (1 - min(self.shards) / total) / (1 - 1 / self.mesh.dp_shard)
 
     @property
     def islands(self) -> int:
@@ -126,7 +164,8 @@ def timed_alike(layout: Layout) -> Layout:
         exchange = replace(exchange, compression=sent, updates=None)
         precision = replace(precision, reduction="as_written")
     return replace(
-        layout, bounds=(0,), recomputed=(), replicas=(), micro_batches=1, schedule="1f1b", exchange=exchange,
+        layout, bounds=(0,), recomputed=(), micro_batches=1, schedule="1f1b", exchange=exchange,
+        replicas=layout.replicas if sharded and layout.shards else (), shards=layout.shards if sharded else (),
         precision=precision, sharding=layout.sharding if sharded else "none",
         mesh=mesh if sharded else replace(mesh, dp_replicate=mesh.num_shares, dp_shard=1),
     )  # fmt: skip

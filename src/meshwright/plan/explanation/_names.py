@@ -15,7 +15,8 @@ def summary(layout: Layout, devices: str = "") -> str:
     if mesh.dp_replicate > 1:
         parts.append(f"data {mesh.dp_replicate}")
     if mesh.dp_shard > 1:
-        parts.append(f"{layout.sharding} sharded {mesh.dp_shard}")
+        unequal = f" as {':'.join(map(str, layout.shards))}" if layout.shards else ""
+        parts.append(f"{layout.sharding} sharded {mesh.dp_shard}{unequal}")
     if mesh.tp > 1:
         parts.append(f"tensor {mesh.tp}" + (" with sequence" if layout.sequence == "split" else ""))
     if mesh.cp > 1:

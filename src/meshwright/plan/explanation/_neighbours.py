@@ -152,6 +152,8 @@ def _changes(splits: Splits, layout: Layout) -> Iterator[tuple[str, Any]]:
         yield from (("sharding", level) for level in get_args(Sharding) if level != layout.sharding)
     if layout.sharding == "parameters":
         yield from (("shard", mesh.dp_shard * 2), ("shard", mesh.dp_shard // 2))
+    if layout.shards:
+        yield "shards", "equal"
     if mesh.pp > 1:
         yield from (
             ("schedule", one) for one in ("gpipe", "1f1b", "interleaved", "zero_bubble") if one != layout.schedule

@@ -13,6 +13,7 @@ from meshwright.plan._goal import Goal
 from meshwright.plan._layouts import divisors, doublings
 from meshwright.plan._space import accumulations, kernel_choices, may_offload, offloads, precisions
 from meshwright.plan.search._sending import carrier, may_flow, sent
+from meshwright.plan.search._shards import with_shards
 from meshwright.units import MIB, Bytes
 
 _BUCKET_SIZE: Bytes = 25 * MIB  # torch's own; others are looked at where they are pinned
@@ -256,9 +257,9 @@ def _by_speed(
     )
 
 
-def frames(shape: Layout, choices: Choices) -> Iterator[Frame]:
+def frames(pricer: HybridPricer, shape: Layout, choices: Choices) -> Iterator[Frame]:
     """Sharding, sending, schedules, numbers of stages and the order of kinds for a shape."""
-    for layout in levels(shape, choices):
+    for layout in (one for level in levels(shape, choices) for one in with_shards(pricer, choices.goal, level)):
         for schedule, stages in schedules(layout, choices):
             for one in (layout, *offloaded(layout, choices)):
                 yield from arranged(framed(one, schedule, stages))

@@ -31,6 +31,7 @@ from meshwright.plan.search._frame import (
 )
 from meshwright.plan.search._limits import limits
 from meshwright.plan.search._rooms import Rooms, may_hold
+from meshwright.plan.search._shards import with_shards
 from meshwright.plan.search._stages import ROUNDING, Effort, StageSearch, bubble, least_sent
 from meshwright.plan.search._work import Work
 from meshwright.units import Bytes, Dollars, Watts
@@ -283,7 +284,8 @@ class Search:
         known: dict[object, tuple[float, float, float]] = {}
         sent = least_sent(pricer, shape)
         for layout, ways in self._roomy(shape):
-            data = (layout.mesh.dp_shard, layout.exchange) if layout.sharding == "parameters" else None
+            shards = layout.mesh.dp_shard, layout.shards
+            data = (*shards, layout.exchange) if layout.sharding == "parameters" else None
             key = data, layout.offload
             if key not in known:
                 known[key] = self._work.of(layout)
@@ -301,7 +303,8 @@ class Search:
 
     def _roomy(self, shape: Layout) -> Iterator[tuple[Layout, list[tuple[Schedule, int]]]]:
         """Levels of sharding with what may fit of them; parts go to the hosts at once only where they must."""
-        listed = [(layout, *offloaded(layout, self._choices)) for layout in levels(shape, self._choices)]
+        found = (with_shards(self._pricer, self._goal, one) for one in levels(shape, self._choices))
+        listed = [(layout, *offloaded(layout, self._choices)) for layout in chain(*found)]
         fitting = iter(self._fitting(shape, list(chain(*listed))))
         for level in listed:
             here = next(fitting)
@@ -330,7 +333,7 @@ class Search:
         """Parameters, gradients and state of one unit of each kind (B)."""
         key = (
             layout.division, layout.sharding, layout.mesh.dp_shard, layout.offload, layout.micro_batches == 1,
-            layout.exchange,
+            layout.exchange, layout.shards and (layout.shards, layout.replicas),
         )  # fmt: skip
         if key not in self._weighed:
             kinds = range(self._pricer.units.num_kinds)

@@ -188,7 +188,7 @@ class StageSearch:
             state.tried += 1
             layout = replace(self._frame.layout, bounds=bounds, recomputed=again)
             price = self._pricer.price(layout)
-            if not (self._fits(price) and self._aim.allows(price)):
+            if not (self._fits(layout, price) and self._aim.allows(price)):
                 continue
             state.seen.append((layout, price))
             if self._aim.value(price) < state.best * (1 - ROUNDING):
@@ -327,11 +327,17 @@ class StageSearch:
                         found.append(unit)
         return tuple(sorted(found))
 
-    def _fits(self, price: Price) -> bool:
-        kinds = [{replica.kinds[rank] for replica in self._layout.replicas} for rank in range(self._form.num_workers)]
+    def _fits(self, layout: Layout, price: Price) -> bool:
+        """Whether every worker stays within its own device's limit."""
+        replicas = self._layout.replicas
+        if len(replicas) == 1:
+            held = zip(price.memory, replicas[0].kinds, strict=True)
+            return all(items.peak <= self._limits[kind] for items, kind in held)
+        stages = self._pricer.stages(layout)
         return all(
-            items.peak <= min(self._limits[kind] for kind in which)
-            for items, which in zip(price.memory, kinds, strict=True)
+            items.peak <= self._limits[kind]
+            for one in replicas
+            for items, kind in zip(self._pricer.memory(layout, stages, one), one.kinds, strict=True)
         )
 
     def _value(self, step: Seconds) -> float:
