@@ -1,11 +1,14 @@
-"""Does a model train that no worker's memory holds? Four hosts with a memory limit each, on this machine.
+"""Does a model train that no worker's memory holds? Hosts with a memory limit each, on this machine.
 
-    python benchmarks/memory_limit.py [--quick] [--json] [--rows state activations]
+    python benchmarks/memory_limit.py [--quick] [--json] [--rows state activations unequal]
 
-Two GPTs: of `state`, parameters, gradients and Adam's state exceed a host's memory; of `activations`, one long sequence
-does, which data parallelism cannot share out. For each the same script trains on one device without a limit, under
-the plan that `meshwright run` makes for four hosts, nothing pinned, and by DDP. The hosts are namespaces and control
-groups (`testbed`), without swap. Checks: the loss falls and is the one device's; DDP is ended by the kernel.
+Two GPTs on four hosts: of `state`, parameters, gradients and Adam's state exceed a host's memory; of `activations`,
+one long sequence does, which data parallelism cannot share out. For each the same script trains on one device without a
+limit, under the plan that `meshwright run` makes for four hosts, nothing pinned, and by DDP. The hosts are namespaces
+and control groups (`testbed`), without swap. Checks: the loss falls and is the one device's; DDP is ended by the
+kernel.
+`unequal`: two hosts, the second with less memory. Sharded parameters train with the shards that the planner gives them;
+with equal shards, which it would refuse, the kernel ends the run.
 """
 
 import argparse
@@ -20,14 +23,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from meshwright.hardware import here, write_cluster
+from meshwright.hardware import Cluster, here, write_cluster
 from meshwright.plan import Plan, read_plan
 from meshwright.units import MIB, Bytes, format_bytes
 from outcome import Check, at_most, machine, publish
 from testbed import Testbed, host_command, obstacle
 from testbed_description import Description, HostDescription
 
-HOSTS = 4
 CONTESTANT = Path(__file__).with_name("memory_limit_contestant.py")
 _LOSS = re.compile(r"^step \d+: loss ([0-9.]+|nan|inf)$", re.MULTILINE)
 # What a host's launcher and its agent hold beside the worker; the cluster file leaves it out of a host's memory.
@@ -43,18 +45,24 @@ class Case:
     Args:
         name: of the row.
         sizes: width, layers, batch, length, vocabulary.
-        memory: of a host, with launcher and agent (B).
+        memory: of each host, with launcher and agent (B).
+        pins: choices that are not the planner's.
     """
 
     name: str
     sizes: tuple[int, int, int, int, int]
-    memory: Bytes
+    memory: tuple[Bytes, ...]
+    pins: tuple[str, ...] = ()
 
 
 CASES = (
-    Case(name="state", sizes=(768, 6, 4, 128, 4000), memory=1100 * MIB),
-    Case(name="activations", sizes=(256, 4, 1, 2048, 48000), memory=1700 * MIB),
-)
+    Case(name="state", sizes=(768, 6, 4, 128, 4000), memory=(1100 * MIB,) * 4),
+    Case(name="activations", sizes=(256, 4, 1, 2048, 48000), memory=(1700 * MIB,) * 4),
+    Case(
+        name="unequal", sizes=(768, 12, 4, 64, 4000), memory=(2200 * MIB, 1100 * MIB),
+        pins=("workers=2", "sharding=parameters"),
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,12 +102,12 @@ def losses_in(text: str) -> tuple[float, ...]:
 def on_hosts(case: Case, words: Sequence[str], folder: Path) -> Outcome:
     """Runs a command on all hosts until all have ended, or one of them failed a while ago."""
     hosts = tuple(
-        HostDescription(name=f"host-{rank}", cores=(rank % (os.cpu_count() or 1),), memory=f"{case.memory // MIB}MiB")
-        for rank in range(HOSTS)
+        HostDescription(name=f"host-{rank}", cores=(rank % (os.cpu_count() or 1),), memory=f"{memory // MIB}MiB")
+        for rank, memory in enumerate(case.memory)
     )
     description = Description(hosts=hosts)
     begun = time.monotonic()
-    outputs = [folder / f"{case.name}-{len(words)}-{rank}.log" for rank in range(HOSTS)]
+    outputs = [folder / f"{case.name}-{len(words)}-{rank}.log" for rank in range(len(hosts))]
     with Testbed(description) as bed:
         processes = []
         for rank, output in enumerate(outputs):
@@ -111,7 +119,7 @@ def on_hosts(case: Case, words: Sequence[str], folder: Path) -> Outcome:
             if any(process.returncode for process in processes):
                 deadline = min(deadline, time.monotonic() + 20.0)
             time.sleep(0.2)
-        memory = [bed.memory(rank) for rank in range(HOSTS)]
+        memory = [bed.memory(rank) for rank in range(len(hosts))]
         status = processes[0].poll()
     text = outputs[0].read_text(encoding="utf-8", errors="replace")
     return Outcome(
@@ -120,19 +128,45 @@ def on_hosts(case: Case, words: Sequence[str], folder: Path) -> Outcome:
     )  # fmt: skip
 
 
-def planned_run(case: Case, words: Sequence[str], folder: Path) -> tuple[Outcome, Plan | None]:
-    """`meshwright run` on the hosts, which plans by itself, and the plan that it made."""
-    known = here()
-    host = replace(
-        known.hosts[-1], name="host", count=HOSTS,
-        device=replace(known.hosts[-1].device, cores=1, memory=case.memory - LAUNCHER),
-    )  # fmt: skip
-    file, runs = folder / f"{case.name}.toml", folder / f"{case.name}-runs"
-    write_cluster(replace(known, name="limited", hosts=(host,)), file)
+def planned_run(
+    case: Case, words: Sequence[str], folder: Path, *, pins: Sequence[str], told: Sequence[Bytes]
+) -> tuple[Outcome, Plan | None]:
+    """`meshwright run` on the hosts, which plans by itself, and the plan that it made.
+
+    Args:
+        pins: choices that are not its own.
+        told: memory of each host as the planner knows it (B).
+    """
+    file, runs = folder / f"{case.name}-{len(pins)}.toml", folder / f"{case.name}-{len(pins)}-runs"
+    write_cluster(cluster_of(told), file)
     command = [str(Path(sys.executable).with_name("meshwright")), "run", "--cluster", str(file), "--output", str(runs)]
+    command += [word for pin in pins for word in ("--set", pin)]
     outcome = on_hosts(case, [*command, str(CONTESTANT), "meshwright", *words], folder)
     plans = sorted(runs.glob("*/plan.toml"))
     return outcome, read_plan(plans[0]) if plans else None
+
+
+def cluster_of(memory: Sequence[Bytes]) -> Cluster:
+    """This machine as hosts of one core each, with so much memory for a run and its launcher."""
+    known = here()
+    hosts = tuple(
+        replace(
+            known.hosts[-1], name=f"host-{rank}",
+            device=replace(known.hosts[-1].device, cores=1, memory=size - LAUNCHER),
+        )
+        for rank, size in enumerate(memory)
+    )  # fmt: skip
+    if len(set(memory)) == 1:
+        hosts = (replace(hosts[0], name="host", count=len(memory)),)
+    return replace(known, name="limited", hosts=hosts)
+
+
+def rival_run(case: Case, words: Sequence[str], folder: Path) -> Outcome:
+    """DDP; where hosts differ, the same run with equal shards, by a planner that takes all hosts for the largest."""
+    if len(set(case.memory)) == 1:
+        return ddp_run(case, words, folder)
+    told = (max(case.memory) * 2,) * len(case.memory)
+    return planned_run(case, words, folder, pins=(*case.pins, "shards=equal"), told=told)[0]
 
 
 def ddp_run(case: Case, words: Sequence[str], folder: Path) -> Outcome:
@@ -146,8 +180,8 @@ def row_of(case: Case, *, steps: int, folder: Path) -> tuple[dict[str, Any], lis
     """One model: its three ways and what they have to do."""
     words = [str(size) for size in (*case.sizes, steps)]
     wanted = alone(words)
-    found, plan = planned_run(case, words, folder)
-    rival = ddp_run(case, words, folder)
+    found, plan = planned_run(case, words, folder, pins=case.pins, told=case.memory)
+    rival = rival_run(case, words, folder)
     complete = len(found.losses) == len(wanted)
     apart = (
         max(abs(one - other) / abs(other) for one, other in zip(found.losses, wanted, strict=True))
@@ -158,15 +192,16 @@ def row_of(case: Case, *, steps: int, folder: Path) -> tuple[dict[str, Any], lis
         print(found.output, file=sys.stderr)
     row = {
         "model": case.name,
-        "memory of a host": format_bytes(case.memory),
+        "memory of a host": ", ".join(format_bytes(size) for size in dict.fromkeys(case.memory)),
         "plan": plan.strategy.summary if plan is not None else "none",
         "predicted peak of a worker": format_bytes(plan.prediction.memory.peak) if plan is not None else "–",
         "peak of a host": format_bytes(found.peak),
         "first loss": found.losses[0] if found.losses else float("nan"),
         "last loss": found.losses[-1] if found.losses else float("nan"),
         "seconds": found.duration,
-        "DDP: peak of a host": format_bytes(rival.peak),
-        "DDP: ended by the kernel": rival.killed,
+        "rival": rival_name(case),
+        "rival: peak of a host": format_bytes(rival.peak),
+        "rival: ended by the kernel": rival.killed,
     }
     falls = complete and found.losses[-1] < found.losses[0]
     return row, [
@@ -174,10 +209,17 @@ def row_of(case: Case, *, steps: int, folder: Path) -> tuple[dict[str, Any], lis
         Check(name=f"{case.name}: steps", value=len(found.losses), target=f"{steps}, falling loss", holds=falls),
         at_most(f"{case.name}: loss from one device's, relative", apart, CLOSE),
         Check(
-            name=f"{case.name}: DDP's processes ended for lack of memory", value=rival.killed, target=">= 1, no loss",
+            name=f"{case.name}: processes ended for lack of memory ({rival_name(case)})",
+            value=rival.killed,
+            target=">= 1, no loss",
             holds=rival.killed >= 1 and rival.status != 0,
         ),
     ]  # fmt: skip
+
+
+def rival_name(case: Case) -> str:
+    """What the planned run is compared with."""
+    return "DDP" if len(set(case.memory)) == 1 else "equal shards"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -189,7 +231,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if reason := obstacle():
         sys.exit(f"no testbed here: {reason}")
-    names = options.rows or ([CASES[-1].name] if options.quick else [case.name for case in CASES])
+    names = options.rows or (["activations"] if options.quick else [case.name for case in CASES])
     there, rows, checks = machine(), [], []
     with tempfile.TemporaryDirectory(prefix="memory-limit-") as folder:
         for case in (case for case in CASES if case.name in names):
