@@ -3,12 +3,13 @@
     python benchmarks/calibrate.py FOLDER [--quick] [--json]   # fit, cross-validate, print; changes nothing
     python benchmarks/calibrate.py FOLDER --write              # and write calibration.toml and memory.toml
 
-FOLDER has measurements.csv, op_profiles.csv.gz, network_calibration.csv and overlap_interference.csv.gz. Parameters,
-what is known of them beforehand and where from: calibration_priors.toml for time, calibration_memory.py for memory. The
-rows have, for each source, the error of the fit on it, the error when it, its models one by one, or its numbers of
-devices one by one were left out of the fit, and the share of its runs inside intervals made without their model; checks
-are on models that were left out. What `_CHOSEN` and the priors read off the runs holds
-for all columns: the form of the model has seen every row. `--quick` fits time alone, from the last fit on.
+FOLDER has measurements.csv, layer_profiles.csv, op_profiles.csv.gz, network_calibration.csv and
+overlap_interference.csv.gz. Parameters, what is known of them beforehand and where from: calibration_priors.toml for
+time, calibration_memory.py for memory. The rows have, for each source, the error of the fit on it, the error when it,
+its models, its numbers of devices or its kinds of device one by one were left out of the fit, and the share of its runs
+inside intervals made without their model; checks are on models that were left out. What `_CHOSEN` and the priors read
+off the runs holds for all columns: the form of the model has seen every row. `--quick` fits time alone, from the last
+fit on.
 """
 
 import argparse
@@ -26,6 +27,7 @@ import outcome
 from calibration_fit import STALLING, Problem, Vector, fit, newton_move, read_priors
 from calibration_interference import fit_interference, read_overlaps
 from calibration_intervals import runs_of, shares_inside, with_intervals
+from calibration_layers import layer_points, operation_points
 from calibration_memory import fit_memory, write_memory
 from calibration_points import Point, collective_points, product_points, run_points
 from calibration_stalls import Waits, fit_stalls
@@ -55,8 +57,8 @@ _ROUNDS = 14
 # Newton steps after points were left out: parameters move little, and their derivatives less.
 _LEFT_OUT_ROUNDS = 3
 _QUICK_ROUNDS = 3
-# Single kernels and collectives, which are no runs.
-_SINGLE = ("products", "collectives")
+# Single kernels, collectives and layers, which are no runs.
+_SINGLE = ("products", "collectives", "layers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ _WAYS = (
     Left("source", lambda point: point.source),
     Left("model", lambda point: point.model),
     Left("devices", lambda point: f"{point.source}: {point.size}"),
+    Left("hardware", lambda point: point.device),
 )
 
 
@@ -80,8 +83,8 @@ def left_out_errors(problem: Problem, logs: Vector, errors: Vector, jacobian: Ve
     seen_stalls = Waits.of(problem, logs)
     found = errors.copy()
     for key in dict.fromkeys(keys):
-        rows = np.flatnonzero(keys == key)
-        if problem.points[rows[0]].setup is None:
+        rows = np.array([row for row in np.flatnonzero(keys == key) if problem.points[row].setup is not None])
+        if not len(rows):
             continue
         other = problem.with_stalls(fit_stalls(seen_stalls, kept=keys != key))
         begun, slopes = (errors, jacobian) if other == problem else _linearised(other, logs)
@@ -143,6 +146,8 @@ def fit_time(folder: Path, *, rounds: int) -> FittedTime:
         run_points(folder / "measurements.csv")
         + product_points(folder / "op_profiles.csv.gz")
         + collective_points(folder / "network_calibration.csv")
+        + layer_points(folder / "layer_profiles.csv")
+        + operation_points(folder / "op_profiles.csv.gz")
     )
     earlier = tomllib.loads(_TARGET.read_text(encoding="utf-8"))
     interference, slowdowns = fit_interference(read_overlaps(folder / "overlap_interference.csv.gz"))

@@ -9,10 +9,10 @@ from meshwright.cost.hybrid import HybridPricer, Layout, Replica
 from meshwright.cost.memory import SCORES_SHARE, Arrangement, Conventions
 from meshwright.graph import Graph
 from meshwright.hardware import Cluster, Host, Link
-from published_memory import row_arrangement, row_conventions, stated_layers
+from published_memory import row_arrangement, row_conventions
 from published_model import Writing, captured
 from published_rows import PublishedRow
-from published_setup import device_of_row, framework_class, links_of, topology_of_row
+from published_setup import device_of_row, framework_class, links_of, stated_layers, topology_of_row
 
 _PARAMETER_BYTES = 2
 _LEVELS: tuple[Sharding, ...] = ("optimizer", "gradients", "parameters")

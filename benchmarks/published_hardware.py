@@ -27,7 +27,18 @@ _NAMES = tuple(
         (r"\bg6\b", "l4"),
     )
 )  # fmt: skip
+# DGX-1 has 4 ports of 100 Gb/s for 8 devices and DGX-2 8 for 16; since then a device has one, of 200 or 400 Gb/s.
+_DGX_NETWORK = {
+    "v100": 6.25e9, "v100-16": 6.25e9, "a100": 25e9, "a100-40": 25e9, "h100": 50e9, "h200": 50e9, "b200": 50e9,
+}  # fmt: skip
 _KINDS = re.compile(r"\s+(?:and|with)\s+|[+&;]", re.IGNORECASE)
+
+
+def own_network(hardware: str) -> float:
+    """What a device's network card moves in the hosts that its maker sells with it (B/s); 0: not such a host."""
+    if "dgx" not in hardware.lower():
+        return 0.0
+    return _DGX_NETWORK.get(device_name(hardware), 0.0)
 
 
 def device_name(hardware: str) -> str:

@@ -22,7 +22,7 @@ from meshwright.cost.memory import (
 )
 from meshwright.hardware import catalog
 from published_rows import PublishedRow
-from published_setup import lead_of, setup_of
+from published_setup import computed_again, lead_of, setup_of, stated_layers
 
 # Frameworks by what their rows say, tried in order.
 _FRAMEWORKS = tuple(
@@ -33,9 +33,6 @@ _FRAMEWORKS = tuple(
         (r"maxtext|jax|xla|pax", "jax"), (r"nemo|megatron-core|mcore", "megatron-core"), (r"megatron", "megatron"),
     )
 )  # fmt: skip
-_STAGE_LAYERS = re.compile(r"layers per stage \[([\d, ]+)\] \(incl\. embedding and head")
-_STAGE_OPERATIONS = re.compile(r"ops per stage \[([\d, ]+)\]")
-_AGAIN = re.compile(r"recomputed-op fraction per stage \[([\d., ]+)\]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +115,7 @@ def row_arrangement(row: PublishedRow, own: Conventions) -> Arrangement:
         sharding=row.sharding,
         sequence="split" if row.sequence_parallel else "whole",
         recomputation=row.recomputation,
-        computed_again=_computed_again(row),
+        computed_again=computed_again(row),
         micro_batch=row.micro_batch,
         micro_batches=row.micro_batches,
         schedule="interleaved" if row.virtual > 1 else "1f1b",
@@ -163,26 +160,3 @@ def _idle_stages(row: PublishedRow) -> bool:
         if stage < row.pp - 1 and done * row.pp >= total * (stage + 1):
             stage += 1
     return len(used) < row.pp
-
-
-def stated_layers(row: PublishedRow) -> tuple[float, ...]:
-    """Layers of each stage by the notes: counted, or in proportion to the operations where stages cut layers."""
-    operations = _STAGE_OPERATIONS.search(row.notes)
-    if operations is not None:
-        parts = [int(text) for text in operations[1].split(",")]
-        return tuple(row.model.layers * part / sum(parts) for part in parts) if len(parts) == row.pp else ()
-    match = _STAGE_LAYERS.search(row.notes)
-    if match is None:
-        return ()
-    counts = [int(text) for text in match[1].split(",")]
-    if len(counts) != row.pp:
-        return ()
-    counts[0] -= 1
-    counts[-1] -= 1
-    return tuple(counts) if sum(counts) == row.model.layers else ()
-
-
-def _computed_again(row: PublishedRow) -> tuple[float, ...]:
-    match = _AGAIN.search(row.notes)
-    shares = tuple(float(text) for text in match[1].split(",")) if match else ()
-    return shares if len(shares) == row.pp else ()

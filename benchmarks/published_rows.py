@@ -15,7 +15,7 @@ from meshwright.cost import Sharding
 from meshwright.errors import UsageError
 from meshwright.graph import Transformer
 from published_cells import count, is_blank, is_true, number, text, whole
-from published_hardware import device_name
+from published_hardware import device_name, own_network
 
 Recomputation = Literal["none", "selective", "full"]
 
@@ -138,16 +138,17 @@ def configuration(row: Mapping[str, str]) -> PublishedRow:
     tp, pp, cp = (count(row, name, default=1) for name in ("tp", "pp", "cp"))
     num_devices, dp = _devices(row, tp * pp * cp)
     micro_batch, global_batch = _batches(row, dp)
-    framework, recomputation = text(row, "framework"), text(row, "activation_checkpointing")
+    device, recomputation = device_name(text(row, "hardware")), text(row, "activation_checkpointing")
+    framework = _framework(text(row, "framework"), device)
     return PublishedRow(
         row_id=row["row_id"],
         source=text(row, "source"),
         model=_model(row),
-        device=device_name(text(row, "hardware")),
+        device=device,
         num_devices=num_devices,
         devices_per_host=min(count(row, "devices_per_node", default=8), num_devices),
         link=number(row, "intra_bw_GBps", default=0.0) * 1e9,
-        network=number(row, "inter_bw_Gbps_per_device", default=0.0) * 1e9 / 8,
+        network=number(row, "inter_bw_Gbps_per_device", default=0.0) * 1e9 / 8 or own_network(text(row, "hardware")),
         dtype=_dtype(text(row, "precision")),
         precision=text(row, "precision"),
         framework=framework,
@@ -263,6 +264,15 @@ def _recomputation(text: str) -> Recomputation:
     if lowered.startswith("full") or "nothing" in lowered:
         return "full"
     return "selective" if lowered.startswith(("selective", "partial", "layer", "minimal")) else "none"
+
+
+def _framework(name: str, device: str) -> str:
+    """A framework's name; Megatron-LM on devices that came after Megatron-Core is built on it."""
+    lowered = name.lower()
+    newer = re.match(r"h[12]\d|gh|gb|b[23]|mi3", device)
+    if newer and "megatron-lm" in lowered and not re.search("core|deepspeed", lowered):
+        return f"{name} (Megatron-Core)"
+    return name
 
 
 def _splits_sequence(framework: str) -> bool:

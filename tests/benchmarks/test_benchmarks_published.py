@@ -158,6 +158,28 @@ def test_a_row_is_read_as_it_was_run() -> None:
     assert (where.domain, where.num_hosts, where.link, where.network) == (8, 8, 450e9, 50e9)
 
 
+@pytest.mark.parametrize(
+    ("changes", "size"),
+    [
+        ({"precision": "fp16"}, 2),
+        ({"precision": "bf16"}, 0),
+        ({"precision": "fp16", "notes": "fp32_allreduce=True"}, 4),
+    ],
+)
+def test_gradients_travel_as_megatron_sums_them(changes: Mapping[str, str], size: float) -> None:
+    """As they are in float16, unless the notes say otherwise; bfloat16 ones are accumulated in 32 bits."""
+    assert setup_of(configuration(DENSE | {"framework": "Megatron-LM"} | changes)).gradient_bytes == size
+
+
+def test_a_makers_own_hosts_have_a_card_per_device() -> None:
+    """200 Gb/s on a DGX A100, for the quarter of a cloud's host of the same devices."""
+    clouds, makers = (
+        configuration(DENSE | {"hardware": name}) for name in ("A100-SXM-40GB", "A100-SXM-40GB (DGX-A100)")
+    )
+    assert machine_of_row(makers).network == 25e9
+    assert machine_of_row(clouds).network == 6.25e9
+
+
 @pytest.mark.parametrize(("column", "reason"), [("n_layers", "layers"), ("n_devices", "devices")])
 def test_sizes_that_nobody_means_are_left_out(column: str, reason: str) -> None:
     """They would be gone through one by one."""

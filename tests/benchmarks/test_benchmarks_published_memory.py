@@ -12,7 +12,7 @@ from meshwright.cost.memory import conventions, fullest, known_conventions, stag
 from meshwright.units import GIB
 from published_memory import PublishedMemory, published_memory, row_arrangement, row_conventions
 from published_rows import NEEDED, configuration
-from published_setup import lead_of
+from published_setup import lead_of, setup_of
 
 NANOTRON = dict.fromkeys(NEEDED, "") | {
     "row_id": "made-up-1", "source": "made-up", "n_layers": "16", "d_model": "2048", "n_heads": "32",
@@ -79,6 +79,9 @@ def test_notes_say_layers_per_stage_and_what_is_computed_again() -> None:
     assert row_arrangement(configuration(row | {"notes": again, "pp": "1"}), own).computed_again == ()
     parts = row_arrangement(configuration(row | {"notes": "ops per stage [30, 10]"}), own).layers
     assert parts == (12, 4)
+    bounds = "stage boundaries [0, 12, 22] (22 pseudo-layers incl. embedding/loss for GPT-2)"
+    assert setup_of(configuration(row | {"notes": bounds})).layers == (9, 7)
+    assert setup_of(configuration(row | {"notes": bounds.replace("12", "2")})).layers == ()
 
 
 def test_parameters_in_16_bit_have_conventions_of_their_own() -> None:

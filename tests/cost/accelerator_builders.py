@@ -25,14 +25,14 @@ HABITS = Habits(
 )  # fmt: skip
 CALIBRATION = Calibration(
     kernels=KernelShares(
-        half=1.0, float8=1.0, single=1.0, row_scaled=0.5, inner=0.0, fill=0.0, memory=1.0, flash=1.0, scores=0.1,
-        launch=0.0, other_devices=1.0, other_spread=1.5,
+        half=1.0, float8=1.0, single=1.0, plain=0.5, row_scaled=0.5, inner=0.0, fill=0.0, memory=1.0, flash=1.0,
+        scores=0.1, plain_scores=0.2, launch=0.0, other_devices=1.0, steady=1.0, other_spread=1.5,
     ),
     traffic=TrafficCounts(
         hidden=0.0, ffn=0.0, vocabulary=0.0, optimizer=0.0, compiled=0.5, selective=0.5, captured=1.0
     ),
     network=NetworkShares(
-        link=1.0, pcie=0.2, network=1.0, link_hop=1e-6, link_start=0.0, network_hop=1.0, network_start=0.0,
+        link=1.0, pcie=6e9, network=1.0, link_hop=1e-6, link_start=0.0, network_hop=1.0, network_start=0.0,
         ring_growth=1.0, switch_reduction=2.0, tree_slope=0.0, bucket=1e15, context=1.0,
     ),
     devices={"round": 1.0},

@@ -39,6 +39,24 @@ def test_matrix_types_have_their_rates() -> None:
     assert times == {"half": 1e14, "float8": 2e14, "float8_rows": 1e14, "single": 5e13}
 
 
+def test_devices_without_tf32_reach_another_share_and_lose_less_on_short_inner_dims() -> None:
+    """The 32-bit rate is no faster than without matrix units: half of it here; k0 shrinks with the rate, 128 to 32."""
+    old = replace(MACHINE, plain=MACHINE.single)
+    assert kernels(old, "single", CALIBRATION).rate == 2.5e13
+    fitted = replace(CALIBRATION, kernels=replace(CALIBRATION.kernels, inner=128.0))
+    shape = (2**20, 32, 2**20)
+    lost = kernels(old, "single", fitted).matrix(*shape) ** 2 - kernels(old, "single", CALIBRATION).matrix(*shape) ** 2
+    assert lost == pytest.approx((2**2 - 1) * (2 * 2**45 / 2.5e13) ** 2)
+
+
+def test_scores_in_32_bits_take_the_passes_of_unfused_kernels() -> None:
+    """Two products write them once; then 1 pass of 2 B, or 2 of 4 B: 3 times and 8 times what 2 B take."""
+    half, single = (kernels(MACHINE, kind, CALIBRATION).scored_attention(64, 1024, 1)[0] for kind in ("half", "single"))
+    once = 64 * 1024**2 * 2 / 1e12
+    assert half == pytest.approx(3 * once, rel=0.01)
+    assert single == pytest.approx(8 * once, rel=0.01)
+
+
 def test_a_device_that_is_named_sustains_its_share() -> None:
     """A device with share 0.5 has half the rate; its memory is as fast."""
     fitted = replace(CALIBRATION, devices={"round": 0.5})

@@ -119,6 +119,27 @@ def test_full_recomputation_does_the_forward_again() -> None:
     assert 1.2 < again / step_time(ALONE, MACHINE, fitted=CALIBRATION).step < 1.34
 
 
+def test_stated_stages_and_their_recomputation_are_taken() -> None:
+    """Even stages that all do their forward again take what full recomputation does; the longest one sets the pace."""
+    piped = replace(ALONE, pp=2, micro_batches=64)
+    full = step_time(replace(piped, recomputation="full"), MACHINE, fitted=CALIBRATION)
+    again = replace(piped, layers=(4.0, 4.0), computed_again=(1.0, 1.0))
+    assert step_time(again, MACHINE, fitted=CALIBRATION).step == pytest.approx(full.step)
+    even, uneven = (
+        step_time(replace(piped, layers=layers), MACHINE, fitted=CALIBRATION).computing for layers in ((4, 4), (2, 6))
+    )
+    none = step_time(replace(piped, layers=(0, 0)), MACHINE, fitted=CALIBRATION).computing
+    assert uneven > 1.2 * even > even > none
+
+
+def test_gradients_travel_in_the_bytes_that_are_stated() -> None:
+    """2 for the 4 that are the habit: half of the transfer's time."""
+    half, whole = (
+        step_time(replace(SETUP, gradient_bytes=size), MACHINE, fitted=CALIBRATION).reduction for size in (2, 0)
+    )
+    assert half == pytest.approx(whole / 2, rel=0.01)
+
+
 def test_stalls_count_messages() -> None:
     """On 8 hosts: 4 messages for each of 8 micro-batches, and 2 for each of 2 stages in between: 36 s at 1 s each."""
     fitted = with_habits(stall=1.0, stalls=Stalls(hosts=8))

@@ -25,29 +25,35 @@ class KernelShares:
     Args:
         half: of the 16-bit matrix rate, by large products.
         float8: of the 8-bit matrix rate.
-        single: of the 32-bit (or TF32) matrix rate.
+        single: of the TF32 matrix rate.
+        plain: of the 32-bit rate, on devices without TF32.
         row_scaled: of the 8-bit rate, where every row has a scale of its own, relative to one scale per tensor.
         inner: length of the inner dim at which a product reaches half of that (elements).
         fill: output elements that a device of 1e15 FLOP/s computes at once, relative to 132 tiles of 128 × 256.
         memory: of the memory's bandwidth, by kernels that it limits.
         flash: of the matrix rate, by fused attention.
         scores: passes over the scores by attention that keeps them, in tens.
+        plain_scores: the same in 32 bits, for which frameworks have no fused softmax.
         launch: of one product (s).
         other_devices: of the matrix rate, on devices that `devices` does not name.
+        steady: the same of those that hold their clock under load.
         other_spread: by how much intervals are wider on those.
     """
 
     half: float
     float8: float
     single: float
+    plain: float
     row_scaled: float
     inner: float
     fill: float
     memory: float
     flash: float
     scores: float
+    plain_scores: float
     launch: Seconds
     other_devices: float
+    steady: float
     other_spread: float
 
 
@@ -80,7 +86,7 @@ class NetworkShares:
 
     Args:
         link: of a switched link inside a host.
-        pcie: of PCIe without direct access between devices.
+        pcie: what collectives reach through the host's memory, without a switch between devices (B/s).
         network: of the network cards.
         link_hop: time of a hop inside a host (s).
         link_start: time until a collective inside a host is at speed (s).

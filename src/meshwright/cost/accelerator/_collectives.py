@@ -34,7 +34,11 @@ class Collectives:
     @property
     def link(self) -> BytesPerSecond:
         """What collectives reach inside a host."""
-        return self.machine.link * (self.shares.link if self.machine.has_switch else self.shares.pcie)
+        return (
+            self.machine.link * self.shares.link
+            if self.machine.has_switch
+            else min(self.machine.link, self.shares.pcie)
+        )
 
     @property
     def network(self) -> BytesPerSecond:

@@ -2,7 +2,8 @@ r"""How long kernels take on an accelerator, by shape.
 
 A product of $m × k$ by $k × n$ takes $\sqrt{t_c^2 + t_m^2}$: with the sustained rate $R$,
 $t_c = \frac{2mkn}{R} (1 + \frac{k_0}{k} + \frac{p}{mn})$, where $k_0$ is what a short inner dim loses and $p$ how many
-elements of the output the device computes at once; $t_m$ is the time to read and write it.
+elements of the output the device computes at once; $t_m$ is the time to read and write it. Starting and ending a tile
+takes its time at any rate, so that $k_0$ grows with the rate of the data type.
 """
 
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ _AT_ONCE = 132 * 128 * 256 / 1e15
 _FLASH_BACKWARD = 2.5 / 0.85
 # Heads of this width reach half of fused attention's rate.
 _HALF_HEAD = 16.0
+_HALF_ITEM = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +80,19 @@ class Kernels:
             sequence: tokens.
             head: width of one.
         """
-        product = 2 * self._product(sequence, head, sequence, rows, self.half_rate * self.calibration.kernels.half)
-        scores = self.moving(rows * sequence * sequence * 2 * self.calibration.kernels.scores * 10)
+        shares = self.calibration.kernels
+        rate = min(self.rate, self.half_rate * shares.half)
+        product = 2 * self._product(sequence, head, sequence, rows, rate)
+        passes = 10 * (shares.scores if self.item_size == _HALF_ITEM else shares.plain_scores)
+        scores = self.moving(rows * sequence * sequence * self.item_size * passes)
         return product + scores, 2 * product + 1.2 * scores
 
     def _product(self, rows: Times, inner: Times, columns: Times, batch: Times | float, rate: FLOPPerSecond) -> Times:
         shares = self.calibration.kernels
         outputs = batch * rows * columns
-        lost = shares.inner / inner + shares.fill * self.rate * _AT_ONCE / outputs
+        lost = (
+            shares.inner * rate / (self.half_rate * shares.half) / inner + shares.fill * self.rate * _AT_ONCE / outputs
+        )
         computing = 2 * outputs * inner / rate * (1 + lost)
         size = self.item_size * batch * (rows * inner + inner * columns + rows * columns)
         moving = size / self.bandwidth
@@ -95,12 +102,12 @@ class Kernels:
 def kernels(machine: Machine, matrix_type: MatrixType, calibration: Calibration) -> Kernels:
     """Kernel times of a machine at a matrix type."""
     shares = calibration.kernels
-    sustained = calibration.devices.get(machine.device, shares.other_devices)
+    sustained = calibration.devices.get(machine.device, shares.steady if machine.holds_clock else shares.other_devices)
     rate = {
         "half": machine.half * shares.half,
         "float8": machine.float8 * shares.float8,
         "float8_rows": machine.float8 * shares.float8 * shares.row_scaled,
-        "single": machine.single * shares.single,
+        "single": machine.single * (shares.single if machine.single > machine.plain else shares.plain),
     }[matrix_type]
     return Kernels(
         rate * sustained,

@@ -1,6 +1,7 @@
 """What one layer, the embedding and the output of a transformer cost one worker per micro-batch."""
 
 from dataclasses import dataclass
+from statistics import fmean
 
 from meshwright.cost.accelerator._calibration import Calibration, Habits
 from meshwright.cost.accelerator._collectives import Collectives
@@ -61,6 +62,8 @@ def layer_time(
     backward += traffic * (1 - _FORWARD_TRAFFIC)
     exposed = _exposed(setup, collectives, habits)
     again = {"none": 0.0, "selective": calibration.traffic.selective, "full": 1.0}[setup.recomputation]
+    if setup.computed_again:
+        again = fmean(setup.computed_again)
     full = setup.recomputation == "full"
     launches = _HOST_AGAIN if full else 1.0
     host = host_time(habits, tp=setup.tp, pp=setup.pp, num_hosts=collectives.machine.num_hosts)

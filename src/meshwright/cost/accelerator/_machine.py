@@ -45,6 +45,7 @@ class Machine:
         num_devices: all of them.
         topology: how the inner link joins them.
         rack: hosts that a faster network joins; None: there are no such.
+        plain: 32-bit rate without matrix units; 0: not known.
     """
 
     device: str
@@ -60,6 +61,7 @@ class Machine:
     num_devices: int
     topology: Topology = "switch"
     rack: Rack | None = None
+    plain: FLOPPerSecond = 0.0
 
     @property
     def num_hosts(self) -> int:
@@ -70,6 +72,11 @@ class Machine:
     def has_switch(self) -> bool:
         """Whether the link inside a host is more than PCIe."""
         return self.link > _FASTEST_PCIE
+
+    @property
+    def holds_clock(self) -> bool:
+        """Whether products run at one clock, as TPUs do; that of GPUs falls to stay within their power."""
+        return self.device.startswith("Google TPU")
 
     @property
     def adds_in_switch(self) -> bool:
@@ -157,4 +164,5 @@ def machine(
         num_devices=num_devices,
         topology=topology,
         rack=rack,
+        plain=rates.get("float32", 0.0),
     )

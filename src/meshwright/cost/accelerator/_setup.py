@@ -22,16 +22,21 @@ class Setup:
         sequence_split: whether what lies between tensor-parallel regions is split along the sequence.
         pp: pipeline degree.
         stages_per_worker: of an interleaved pipeline.
+        layers: of every pipeline worker, in parts where stages are cut inside of layers; empty: as the framework
+            places them.
         cp: context degree.
         ep: expert degree, inside `dp`, and inside `tp` as far as experts are not split over that.
         etp: tensor degree of experts; 0: `tp`.
         dp: data degree.
         sharding: what the data axis keeps in shards.
         recomputation: of activations.
+        computed_again: share of a layer's forward that is done again, one per pipeline worker; empty: as
+            `recomputation` says.
         matrix_type: of the inputs of matrix products.
         compiled: whether a compiler fuses what lies between them.
         fused_attention: whether attention keeps no scores.
         framework: class of habits.
+        gradient_bytes: of an element of a gradient on the network (B); 0: as the framework's habits say.
         fullness: share of a device's memory that the fullest worker asks for, with all that waits for other streams;
             more than 1 where the allocator has to wait for it; 0: not known.
     """
@@ -43,16 +48,19 @@ class Setup:
     sequence_split: bool = False
     pp: int = 1
     stages_per_worker: int = 1
+    layers: tuple[float, ...] = ()
     cp: int = 1
     ep: int = 1
     etp: int = 0
     dp: int = 1
     sharding: Sharding = "none"
     recomputation: Recomputation = "none"
+    computed_again: tuple[float, ...] = ()
     matrix_type: MatrixType = "half"
     compiled: bool = False
     fused_attention: bool = True
     framework: str = "other"
+    gradient_bytes: float = 0.0
     fullness: float = 0.0
 
     @property

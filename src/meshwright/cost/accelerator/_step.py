@@ -102,14 +102,17 @@ def _parts(setup: Setup, machine: Machine, habits: Habits, known: Calibration, *
     exchanging = layer.device + _parameter_exchange(setup, collectives, habits, layer)
     per_layer, alone = together(exchanging, layer.host), together(exchanging, layer.launch)
     counts, last = layers_per_worker(setup.model, setup.pp, setup.framework)
+    if setup.layers:
+        counts, last = setup.layers, setup.pp - 1
     held = _parameters(setup, counts, last)
     ends = ends_time(setup, kernel_times, habits, known)
     added = [kernel_times.moving(own * habits.accumulation_traffic) for own in held]
     added[0] += ends[0]
     added[last] += ends[1]
     turn = turn_time(habits, tp=setup.tp, pp=setup.pp, num_hosts=machine.num_hosts)
-    filling = [count * alone + more for count, more in zip(counts, added, strict=True)]
-    steady = max(count * per_layer + more + turn for count, more in zip(counts, added, strict=True))
+    lengths = _lengths(setup, counts, layer)
+    filling = [count * alone + more for count, more in zip(lengths, added, strict=True)]
+    steady = max(count * per_layer + more + turn for count, more in zip(lengths, added, strict=True))
     send = _send(setup, collectives, habits)
     shards = 1 if setup.sharding == "none" else setup.dp
     moved = update_size(max(held), shards, 0, known.traffic, habits)
@@ -124,7 +127,18 @@ def _parts(setup: Setup, machine: Machine, habits: Habits, known: Calibration, *
     }
 
 
-def _parameters(setup: Setup, counts: Sequence[int], last: int) -> list[float]:
+def _lengths(setup: Setup, counts: Sequence[float], layer: LayerTime) -> list[float]:
+    """Every pipeline worker's layers, in layers of the mean recomputation: those that do more again count more."""
+    if not setup.computed_again:
+        return list(counts)
+    least = layer.device - layer.recompute
+    return [
+        count * (least + again * layer.forward) / layer.device
+        for count, again in zip(counts, setup.computed_again, strict=True)
+    ]
+
+
+def _parameters(setup: Setup, counts: Sequence[float], last: int) -> list[float]:
     """Elements that each pipeline worker holds: its layers, the embedding on the first, the output layer on `last`."""
     model = setup.model
     held = [setup.layer_parameters * count for count in counts]
@@ -142,15 +156,19 @@ def _filling(setup: Setup, habits: Habits, stages: Sequence[Seconds]) -> Seconds
 def _parameter_exchange(setup: Setup, collectives: Collectives, habits: Habits, layer: LayerTime) -> Seconds:
     """Of a layer whose parameters are sharded: gathered for forward and backward, gradients scattered.
 
-    Beside the layer's computing; what is longer than it is exposed, and a share of the rest by interference.
+    Beside the layer's computing; what is longer than it is exposed, and a share of the rest by interference. A pipeline
+    keeps what it gathered for all micro-batches of a step, and scatters once.
     """
     if setup.sharding != "parameters" or setup.dp == 1:
         return 0.0
     stride = setup.tp * setup.cp
     gathered = collectives.gather(setup.dp, stride, setup.layer_parameters * _PARAMETER_BYTES)
-    scattered = collectives.gather(setup.dp, stride, setup.layer_parameters * habits.gradient_bytes)
+    scattered = collectives.gather(
+        setup.dp, stride, setup.layer_parameters * (setup.gradient_bytes or habits.gradient_bytes)
+    )
     slowdown = collectives.slowdown(setup.dp, stride)
-    return float(beside(2 * gathered + scattered, layer.device, habits, slowdown))
+    exchanged = 2 * gathered + scattered if setup.pp == 1 else (gathered + scattered) / setup.micro_batches
+    return float(beside(exchanged, layer.device, habits, slowdown))
 
 
 def _send(setup: Setup, collectives: Collectives, habits: Habits) -> Seconds:
@@ -173,7 +191,7 @@ def _reduction(
     stride = setup.tp * setup.cp
     bucket = max(collectives.shares.bucket, habits.bucket_per_rank * setup.dp)
     calls = max(1.0, parameters * _PARAMETER_BYTES / bucket)
-    size = parameters * habits.gradient_bytes
+    size = parameters * (setup.gradient_bytes or habits.gradient_bytes)
     whole = setup.sharding == "none" or habits.sharded_sums == "whole"
     sums = collectives.all_reduce if whole else collectives.gather
     after = setup.sharding != "none" and habits.sharded_sums == "whole"
