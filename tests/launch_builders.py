@@ -35,7 +35,9 @@ def loss(model, batch):
     if mode == "vector":
         return value
     odd = float("nan") if mode == "nan" else 3.0 if mode == "unequal" and last else 1.0
-    return value.mean() * odd
+    slips = last and (mode == "near" or (mode == "kink" and model.weight.dtype == torch.float32))
+    mean = value.mean() * odd
+    return mean + 1e-3 * (mean - mean.detach()) if slips else mean
 
 
 print("begins", sys.argv[1:])

@@ -237,6 +237,22 @@ def test_a_script_whose_workers_compute_something_else_is_found_out(place: Path)
     assert found["gradient"] > 0.1
 
 
+@pytest.mark.parametrize(
+    ("mode", "code", "dtype", "told"),
+    [
+        ("kink", 0, "float64", r"in float32 gradients differ by \d\.\de-04: a rounding moves elements over a kink"),
+        ("near", 4, "float32", r"in float64 gradients differ by \d\.\de-04 too"),
+    ],
+)
+def test_where_float32_is_near_float64_decides(place: Path, mode: str, code: int, dtype: str, told: str) -> None:
+    """The last worker's gradient is off by a thousandth: in float32 only, or in any data type."""
+    ended, out, err = _run(place, "--plan two.toml --json", mode, verb="verify")
+    assert ended == code, err
+    found = json.loads(out)
+    assert (found["equal"], found["dtype"]) == (code == 0, dtype)
+    assert re.match(told, found["notes"][-1]), found["notes"]
+
+
 def test_torchrun_starts_the_same_script(place: Path) -> None:
     write_cluster(machine(), place / "cluster.toml")
     command = "-m torch.distributed.run --standalone --nproc-per-node 2 tiny.py ok"

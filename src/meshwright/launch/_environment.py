@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-Role = Literal["plan", "run", "verify"]
+Role = Literal["plan", "run", "verify", "verify in float64"]
 
 PLACE_PREFIXES = ("TORCHELASTIC_", "MESHWRIGHT_")
 PLACE_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -42,7 +42,7 @@ def worker_environment(
         if name in KEPT_NAMES or not (name in PLACE_NAMES or name.startswith(PLACE_PREFIXES))
     }
     environment |= {
-        "MESHWRIGHT_ROLE": role,
+        "MESHWRIGHT_ROLE": role.removesuffix(" in float64"),
         "MESHWRIGHT_FOLDER": str(folder.resolve()),
         "MESHWRIGHT_GOAL": str(goal.resolve()),
         "MESHWRIGHT_CLUSTER": str(cluster.resolve()),
@@ -50,6 +50,8 @@ def worker_environment(
     }
     if plan is not None:
         environment["MESHWRIGHT_PLAN"] = str(plan.resolve())
+    if role == "verify in float64":
+        environment["MESHWRIGHT_DTYPE"] = "float64"
     if steps:
         environment["MESHWRIGHT_STEPS"] = str(steps)
     return environment

@@ -17,6 +17,7 @@ from meshwright.cost import Strategy, Verification
 from meshwright.documents import write_toml
 from meshwright.errors import NotEqualError, UsageError
 from meshwright.run._agreement import check_agreement
+from meshwright.run._cast import cast_batch, cast_job
 from meshwright.run._distance import Distance, difference, distance, whole_norm
 from meshwright.run._engine import Engine
 from meshwright.run._job import Job
@@ -60,10 +61,10 @@ class Proof:
     """
 
     def __init__(self, job: Job, strategy: Strategy | None, *, role: Role) -> None:
-        self._job = job
+        self._job = cast_job(job, getattr(torch, role.dtype)) if role.dtype else job
         self._strategy = strategy
         self._role = role
-        self._reference = Reference(job.copy()) if role.rank == 0 else None
+        self._reference = Reference(self._job.copy()) if role.rank == 0 else None
         self._batches: list[Any] = []
         self._settings: list[Hyperparameters] = []
 
@@ -82,7 +83,8 @@ class Proof:
             NotEqualError: the plan computes something else.
             SystemExit: it computes the same.
         """
-        loss = self.collect(batch)
+        dtype = self._role.dtype
+        loss = self.collect(cast_batch(batch, getattr(torch, dtype)) if dtype else batch)
         if len(self._batches) == self._role.steps:
             self.leave()
         return loss

@@ -6,6 +6,7 @@
 | `MESHWRIGHT_FOLDER` | folder to write into |
 | `MESHWRIGHT_GOAL`, `MESHWRIGHT_CLUSTER`, `MESHWRIGHT_PLAN` | documents to read |
 | `MESHWRIGHT_STEPS` | steps that a verification compares, or that planning does on one device for comparison |
+| `MESHWRIGHT_DTYPE` | data type that a verification computes in, `float64`; absent: as the script has it |
 | `MESHWRIGHT_TIMEOUT` | how long a collective may take (s) |
 | `RANK`, `LOCAL_RANK`, `WORLD_SIZE`, `LOCAL_WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT` | as torchrun sets them |
 | `SLURM_PROCID`, `SLURM_LOCALID`, `SLURM_STEP_NUM_TASKS`, `SLURM_STEP_NODELIST`, `SLURM_JOB_ID` | as srun sets them |
@@ -41,6 +42,7 @@ class Role:
         cluster: document with the hardware.
         plan: document with the plan.
         steps: that a verification compares, or that planning does on one device for comparison.
+        dtype: that a verification computes in; empty: as the script has it.
         timeout: of a collective (s).
     """
 
@@ -55,6 +57,7 @@ class Role:
     cluster: Path | None = None
     plan: Path | None = None
     steps: int = 3
+    dtype: Literal["", "float64"] = ""
     timeout: Seconds = DEFAULT_TIMEOUT
 
 
@@ -83,6 +86,7 @@ def role_of(environment: Mapping[str, str]) -> Role:
         cluster=_path(environment, "MESHWRIGHT_CLUSTER"),
         plan=_path(environment, "MESHWRIGHT_PLAN"),
         steps=_number(environment, "MESHWRIGHT_STEPS", 0 if kind == "plan" else 3),
+        dtype="float64" if environment.get("MESHWRIGHT_DTYPE") == "float64" else "",
         timeout=float(_number(environment, "MESHWRIGHT_TIMEOUT", int(DEFAULT_TIMEOUT))),
         **place,
     )

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from meshwright.cost import Batch, Exchange, Mesh, Strategy, Verification, Worker
 from meshwright.documents import read_toml
-from meshwright.graph.capture_batch import batch_size, mapped
+from meshwright.graph.capture_batch import batch_size
 from meshwright.plan import Plan
+from meshwright.run._cast import cast_batch, cast_job
 from meshwright.run._job import Job, Loss, loss_of_model
 from meshwright.run._proof import Proof
 from meshwright.run._role import Role
@@ -49,7 +50,7 @@ def verify(
     chosen = list(islice(batches, steps))
     job = Job(model=model, optimizer=optimizer, loss=loss or loss_of_model, clip=clip).copy()
     if dtype is not None:
-        job, chosen = _cast(job, dtype), [mapped(batch, lambda leaf: _cast_leaf(leaf, dtype)) for batch in chosen]
+        job, chosen = cast_job(job, dtype), [cast_batch(batch, dtype) for batch in chosen]
     kind = next((parameter.device.type for parameter in model.parameters()), "cpu")
     strategy = _strategy(plan, world_size, chosen, kind=kind)
     if isinstance(plan, Plan):
@@ -80,16 +81,3 @@ def _strategy(plan: Any, world_size: int, batches: list[Any], *, kind: str) -> S
         batch=Batch(size=batch_size(batches[0]), shares=(1,) * world_size),
         exchange=Exchange(transport="nccl" if kind == "cuda" else "gloo"),
     )
-
-
-def _cast(job: Job, dtype: torch.dtype) -> Job:
-    job.model.to(dtype)
-    for state in job.optimizer.state.values():
-        for name, value in state.items():
-            if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0:
-                state[name] = value.to(dtype)
-    return job
-
-
-def _cast_leaf(leaf: Any, dtype: torch.dtype) -> Any:
-    return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
