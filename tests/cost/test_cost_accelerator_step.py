@@ -5,7 +5,16 @@ from dataclasses import replace
 import pytest
 from accelerator_builders import CALIBRATION, MACHINE, MODEL, SETUP, with_habits
 
-from meshwright.cost.accelerator import Messages, Stalls, calibration, layers_per_worker, machine_of, stalls, step_time
+from meshwright.cost.accelerator import (
+    Collectives,
+    Messages,
+    Stalls,
+    calibration,
+    layers_per_worker,
+    machine_of,
+    stalls,
+    step_time,
+)
 from meshwright.errors import HardwareError
 from meshwright.graph import Transformer
 from meshwright.hardware import Cluster, Device, Host, parse_cluster
@@ -193,6 +202,24 @@ def test_a_cluster_without_a_network_is_refused() -> None:
     device = Device(kind="cuda", name="x", memory=1, source="test")
     with pytest.raises(HardwareError, match="no link between its 2 hosts"):
         machine_of(Cluster(name="two", hosts=(Host(name="a", count=2, device=device, devices=8),)))
+
+
+def test_a_host_whose_devices_nothing_joins_is_refused() -> None:
+    """One host of 8 devices, no link."""
+    device = Device(kind="cuda", name="x", memory=1, source="test")
+    with pytest.raises(HardwareError, match="no link between the 8 devices of a host"):
+        machine_of(Cluster(name="one", hosts=(Host(name="a", count=1, device=device, devices=8),)))
+
+
+def test_hosts_of_one_device_exchange_at_what_their_network_card_reaches() -> None:
+    """No link inside of hosts is needed, or limits: a gather of 1 GB in halves, without the latency."""
+    whole = parse_cluster("h100:1x2")
+    bare = replace(whole, links=tuple(link for link in whole.links if link.tier == "network"))
+    network = calibration().network
+    found = Collectives(machine=machine_of(bare), shares=network)
+    card = found.machine.network * network.network
+    moving = found.gather(2, 1, 1e9) - found.gather(2, 1, 0.0)
+    assert moving == pytest.approx(0.5e9 / card)
 
 
 def test_a_device_without_rates_is_refused() -> None:

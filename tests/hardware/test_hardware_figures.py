@@ -29,6 +29,11 @@ bandwidth = 5e10
         ("devices = 8", "devices = 0", "hosts.0.devices is 0"),
         ("latency = 1e-5", "latency = -1e-5", "links.0.latency is -1e-05"),
         ("bandwidth = 5e10", "bandwidth = 0.0", "links.0.bandwidth is 0"),
+        (
+            'tier = "network"',
+            'tier = "rack"',
+            "links.0.reach is 0\n  because: it is the number of devices that a rack joins",
+        ),
     ],
 )
 def test_a_figure_that_cannot_be(tmp_path: Path, figure: str, wrong: str, told: str) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from meshwright.errors import DocumentError
 from meshwright.hardware._cluster import Cluster
 
+_REACH = ("a number of devices, and not below 0", "the number of devices that a rack joins: reach = 32, say")
+
 
 def check_figures(cluster: Cluster, path: Path) -> None:
     """Refuses counts below 1, bandwidths and memory that are not above 0, and negative times and rates.
@@ -33,4 +35,5 @@ def _figures(cluster: Cluster) -> Iterator[tuple[str, float, bool, str]]:
     for place, link in enumerate(cluster.links):
         yield f"links.{place}.latency", link.latency, link.latency >= 0, "in seconds, and not below 0"
         yield f"links.{place}.bandwidth", link.bandwidth, link.bandwidth > 0, "in B/s, and above 0"
-        yield f"links.{place}.reach", link.reach, link.reach >= 0, "a number of devices, and not below 0"
+        fewest = 1 if link.tier == "rack" else 0
+        yield f"links.{place}.reach", link.reach, link.reach >= fewest, _REACH[fewest]

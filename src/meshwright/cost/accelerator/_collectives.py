@@ -33,7 +33,9 @@ class Collectives:
 
     @property
     def link(self) -> BytesPerSecond:
-        """What collectives reach inside a host."""
+        """What collectives reach inside a host; where nothing joins its devices, what their network card reaches."""
+        if not self.machine.link:
+            return self.network
         return (
             self.machine.link * self.shares.link
             if self.machine.has_switch

@@ -107,9 +107,16 @@ def machine_of(cluster: Cluster, *, host: Host | None = None, num_devices: int =
     network = links.get("network")
     if network is None and num_devices > max(domain, near.reach if near else 0):
         raise HardwareError(
-            f"cluster {cluster.name!r} has no link between its {host.count} hosts",
+            f"cluster {cluster.name!r} has no link between its {sum(each.count for each in cluster.hosts)} hosts",
             cause=f"its links are: {', '.join(links) or 'none'}",
             alternatives=["a cluster file with a link of tier 'network'"],
+            command="meshwright hardware --save cluster.toml",
+        )
+    if inner is None and network is None and min(num_devices, host.devices) > 1:
+        raise HardwareError(
+            f"cluster {cluster.name!r} has no link between the {host.devices} devices of a host",
+            cause=f"its links are: {', '.join(links) or 'none'}",
+            alternatives=["a cluster file with a link of tier 'host'"],
             command="meshwright hardware --save cluster.toml",
         )
     return machine(
