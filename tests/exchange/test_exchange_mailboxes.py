@@ -85,7 +85,8 @@ def test_messages_are_found_by_number_and_their_memory_is_used_again(workers: An
     count, turns = 12, 3
     for right, slots in workers(3).run(crossed, count, turns):
         assert right
-        assert slots == [count, count]
+        # Fewer where a message was taken before the last one of its turn was written.
+        assert all(1 <= found <= count for found in slots)
 
 
 def test_of_two_messages_with_one_number_the_first_comes_first(workers: Any) -> None:

@@ -7,8 +7,9 @@ same objects; where shards take their places, the optimizer is given those. Its 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from typing import Any
-from weakref import WeakSet, finalize, ref
+from weakref import WeakSet, ref
 
 import torch
 import torch.distributed as dist
@@ -56,7 +57,9 @@ class OwnOptimizers:
             register_optimizer_step_pre_hook(lambda optimizer, *_: _told(this, "begins", optimizer)),
             register_optimizer_step_post_hook(lambda optimizer, *_: _told(this, "ended", optimizer)),
         )
-        self.close = finalize(self, _remove, handles)
+        # Not when this is collected as garbage: that may be while torch goes through the hooks of another optimizer's
+        # step, which ends where they change. A hook of what is gone does nothing.
+        self.close = partial(_remove, handles)
 
     def begins(self, optimizer: Optimizer) -> None:
         """An optimizer is about to step."""
