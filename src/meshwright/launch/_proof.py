@@ -54,16 +54,18 @@ def verify_script(
         KeyboardInterrupt: Ctrl-C; every process has ended.
     """
     check_script(script)
-    finer_folder = RunFolder(path=folder.path / "float64")
-    for each in (folder, finer_folder):
-        each.prepare()
-        write_inputs(each, plan=plan, goal=goal, cluster=cluster)
+    inputs = partial(write_inputs, plan=plan, goal=goal, cluster=cluster)
     num_workers = plan.strategy.num_workers
     compared = partial(_compared, script, arguments, progress=progress, num_workers=num_workers, steps=steps)
+    folder.prepare()
+    inputs(folder)
     found = compared("verify", folder=folder)
     if found.equal or not _is_near(found):
         return found
     progress.status.announce(f"gradients differ by {found.gradient:.1e}: comparing in float64, which tells rounding")
+    finer_folder = RunFolder(path=folder.path / "float64")
+    finer_folder.prepare()
+    inputs(finer_folder)
     try:
         finer = compared("verify in float64", folder=finer_folder)
     except MeshwrightError as error:

@@ -19,6 +19,7 @@ from meshwright.parallel._agreement import Buffers
 from meshwright.parallel._batch_norm import GlobalBatchNorm
 from meshwright.parallel._encoded_shards import EncodedShards
 from meshwright.parallel._gather_ahead import GatherAhead
+from meshwright.parallel._global_norm import global_norm
 from meshwright.parallel._named import state_pieces
 from meshwright.parallel._parallelized import Held, Parallelized
 from meshwright.parallel._pieces import Piece
@@ -150,15 +151,14 @@ class FullySharded(Parallelized):
     def clip(self, max_norm: float) -> Tensor:
         """Scales all gradients to a global norm; the norm before."""
         started = time.perf_counter()
-        squares = torch.zeros(1, dtype=torch.float64, device=self._device)
-        for gradient in self._local_gradients(sharded=True):
-            squares += torch.linalg.vector_norm(gradient).double().square()
-        self._transport.all_reduce(squares).wait()
-        squares /= self._num_replicas
-        for gradient in self._local_gradients(sharded=False):
-            squares += torch.linalg.vector_norm(gradient).double().square()
+        norm = global_norm(
+            self._local_gradients(sharded=True),
+            self._local_gradients(sharded=False),
+            transport=self._transport,
+            device=self._device,
+            num_copies=self._num_replicas,
+        )
         self._waited += time.perf_counter() - started
-        norm = squares.sqrt()[0]
         gradients = self._local_gradients()
         if gradients:
             torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))

@@ -1,6 +1,6 @@
 """Parameters replaced by their shards, in the modules that run them, the user's model and the optimizer."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -126,14 +126,26 @@ def _place(mesh: DeviceMesh) -> ShardPlacementResult:
     return ShardPlacementResult(placement=Shard(0), mesh_info=FSDPMeshInfo(mesh, shard_mesh_dim=0))
 
 
-def repoint(optimizer: Optimizer, successors: dict[Tensor, Tensor]) -> None:
-    """Gives the optimizer the sharded parameters in the places of the whole ones, with what it knows of them."""
+def repoint(
+    optimizer: Optimizer,
+    successors: dict[Tensor, Tensor],
+    *,
+    part: Callable[[Any, Tensor, Tensor], Any] | None = None,
+) -> None:
+    """Gives the optimizer the sharded parameters in the places of the whole ones, with what it knows of them.
+
+    Args:
+        optimizer: the user's.
+        successors: by what they replace.
+        part: of a value of its state, a whole parameter and its successor; None: sharded as the successor is.
+    """
+    cut = part or _like
     for group in optimizer.param_groups:
         group["params"][:] = [successors.get(tensor, tensor) for tensor in group["params"]]
     for old, new in successors.items():
         if old is not new and old in optimizer.state:
             state = optimizer.state.pop(old)
-            optimizer.state[new] = {key: _like(value, old, new) for key, value in state.items()}
+            optimizer.state[new] = {key: cut(value, old, new) for key, value in state.items()}
 
 
 def update_apart(optimizer: Optimizer, *_: Any) -> None:

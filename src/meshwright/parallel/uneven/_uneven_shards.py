@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -17,10 +17,12 @@ from meshwright.errors import PlanError
 from meshwright.exchange import GradientExchange, Transport
 from meshwright.parallel._agreement import Buffers
 from meshwright.parallel._batch_norm import GlobalBatchNorm
+from meshwright.parallel._global_norm import global_norm
 from meshwright.parallel._named import stands_alone, state_pieces
 from meshwright.parallel._parallelized import Held, Parallelized
 from meshwright.parallel._pieces import Piece, Span, everywhere
 from meshwright.parallel._recompute import Recomputation
+from meshwright.parallel._shards import adopt, repoint
 from meshwright.parallel.uneven._parts import GroupParts, Parts, SharedParts
 from meshwright.parallel.uneven._passes import Order, Passes, RootPasses
 from meshwright.parallel.uneven._unit import Cut, Unit, cut
@@ -79,10 +81,11 @@ class UnevenShards(Parallelized):
         for root, blocks in layout.roots:
             self._take(root, blocks, names)
         cuts = {one.name: one for unit in (*self._blocks, *self._between) for one in unit.cuts}
-        successors = {tensor: cuts[name] for name, tensor in before if name in cuts}
-        _adopt(model, successors)
+        found = {tensor: cuts[name] for name, tensor in before if name in cuts}
+        successors: dict[Tensor, Tensor] = {tensor: one.shard for tensor, one in found.items()}
+        adopt(model, successors)
         if optimizer is not None:
-            _repoint(optimizer, successors, rank=transport.rank)
+            repoint(optimizer, successors, part=lambda value, old, _: _rows_of(value, old, found[old], transport.rank))
         self._spans = {id(one.shard): (Span(dim=0, index=transport.rank),) for one in cuts.values()}
         self._named = [(name, cuts[name].shard if name in cuts else tensor) for name, tensor in before]
         self._cut_names = [name for name, tensor in self._named if name in cuts and tensor.requires_grad]
@@ -141,17 +144,14 @@ class UnevenShards(Parallelized):
     def clip(self, max_norm: float) -> Tensor:
         """Scales all gradients to a global norm; the norm before."""
         started = time.perf_counter()
-        squares = torch.zeros(1, dtype=torch.float64, device=self._device)
         held = [(tensor.grad, id(tensor) in self._spans) for _, tensor in self._named if tensor.grad is not None]
-        for gradient, is_cut in held:
-            if is_cut:
-                squares += torch.linalg.vector_norm(gradient).double().square()
-        self._transport.all_reduce(squares).wait()
-        for gradient, is_cut in held:
-            if not is_cut:
-                squares += torch.linalg.vector_norm(gradient).double().square()
+        norm = global_norm(
+            [gradient for gradient, is_cut in held if is_cut],
+            [gradient for gradient, is_cut in held if not is_cut],
+            transport=self._transport,
+            device=self._device,
+        )
         self._waited += time.perf_counter() - started
-        norm = squares.sqrt()[0]
         if held:
             torch._foreach_mul_([gradient for gradient, _ in held], (max_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm
@@ -293,25 +293,7 @@ def _cuttable(layout: UnevenLayout) -> dict[Tensor, str]:
     }
 
 
-def _adopt(model: nn.Module, successors: Mapping[Tensor, Cut]) -> None:
-    """Gives the user's modules the shards, where other modules run in their stead."""
-    for module in model.modules():
-        for name, tensor in module._parameters.items():
-            if tensor is not None and tensor in successors:
-                module._parameters[name] = successors[tensor].shard
-
-
-def _repoint(optimizer: Optimizer, successors: Mapping[Tensor, Cut], *, rank: int) -> None:
-    """Gives the optimizer the rows in the places of whole parameters, with its rows of what it knows of them."""
-    for group in optimizer.param_groups:
-        group["params"][:] = [successors[one].shard if one in successors else one for one in group["params"]]
-    for old, new in successors.items():
-        if old in optimizer.state:
-            state = optimizer.state.pop(old)
-            optimizer.state[new.shard] = {key: _rows_of(value, old, new, rank) for key, value in state.items()}
-
-
-def _rows_of(value: object, old: Tensor, new: Cut, rank: int) -> object:
-    if isinstance(value, Tensor) and value.shape == old.shape:
-        return value[new.borders[rank] : new.borders[rank + 1]].clone()
+def _rows_of(value: Any, whole: Tensor, part: Cut, rank: int) -> Any:
+    if isinstance(value, Tensor) and value.shape == whole.shape:
+        return value[part.borders[rank] : part.borders[rank + 1]].clone()
     return value
