@@ -98,3 +98,22 @@ def test_what_was_measured_elsewhere_cannot_be_tried_here(tmp_path: Path) -> Non
     for kept, written in (("", "another machine"), (identity(), identity())):
         write_cluster(replace(machine(), identity=written), path)
         assert named_cluster(str(path)).identity == kept
+
+
+def test_what_is_asked_besides_speed_holds_on_this_machine_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing takes less memory; a deadline that is not kept, and money that nobody knows, are refused."""
+    saved = tmp_path / "plan.toml"
+    options = ["--minimize", "memory", "--save", str(saved), "--json", str(tmp_path / "graph.json")]
+    assert run_command(["plan", *options]) == 0
+    chosen, *others = json.loads(capsys.readouterr().out)["plan"]["candidates"]
+    assert chosen["memory"] == min(item["memory"] for item in [*others, chosen])
+    assert chosen["step"] > min(item["step"] for item in others)
+    for options, said in (
+        (["--deadline", "1h", "--tokens", "1T"], "no plan keeps the deadline: the fastest takes"),
+        (["--minimize", "cost"], "--minimize cost: the price of "),
+        (["--budget", "5k", "--steps", "10"], "--budget: the price of "),
+    ):
+        assert run_command(["plan", *options, "--save", str(saved), str(tmp_path / "graph.json")]) == 7
+        assert said in capsys.readouterr().err

@@ -164,3 +164,65 @@ def test_a_budget_that_nothing_keeps_is_told_what_would_do() -> None:
         plan_outright(graph, replace(cluster, hosts=priced), Goal(tokens=1e9, budget=1e-3))
     assert any(item.startswith("--budget of at least ") for item in caught.value.alternatives)
     assert "may cost $0.0 " not in str(caught.value)
+
+
+def test_what_one_kind_of_device_costs_is_not_what_all_do() -> None:
+    """A kind without a price is not free: no sum is told, and what weighs money is refused with its name."""
+    graph, cluster = _case()
+    (host,) = cluster.hosts
+    unknown = replace(host, name="other", device=replace(host.device, name="kind 7", price=0.0))
+    both = replace(cluster, hosts=(host, unknown))
+    assert plan_outright(graph, cluster, Goal()).prediction.money > 0
+    assert plan_outright(graph, both, Goal()).prediction.money == 0
+    for goal in (Goal(minimize="cost"), Goal(steps=10, budget=1e9)):
+        with pytest.raises(PlanError, match="the price of kind 7 is not known"):
+            plan_outright(graph, both, goal)
+
+
+@pytest.mark.parametrize("trait", ["data_dependent", "batch_statistics", "batch_norm"])
+def test_what_a_model_forbids_here_is_not_planned_elsewhere(trait: str) -> None:
+    """No split of a step that is another one every time, no second worker for coupled examples, no second BatchNorm."""
+    graph, cluster = _case()
+    (host,) = cluster.hosts
+    if trait == "batch_statistics":
+        cluster = replace(cluster, hosts=(replace(host, device=replace(host.device, memory=4 * 10**9)),))
+    free = plan_outright(graph, cluster, Goal(pins=Pins(recompute="all")) if trait == "batch_norm" else Goal())
+    assert free.strategy.num_workers > 1
+    odd = replace(graph, traits=(trait,), gaps=("net.py:9: 'if y.max() > 0:'",))
+    plan = plan_outright(odd, cluster, Goal(minimize="memory" if trait == "batch_norm" else "time"))
+    if trait == "batch_norm":
+        assert plan.strategy.recompute == ()
+        return
+    assert not plan.strategy.mesh.splits_the_model
+    assert (plan.strategy.num_workers == 1) == (trait == "batch_statistics")
+    with pytest.raises(PlanError, match="is not one fixed graph") as caught:
+        plan_outright(replace(odd, traits=("data_dependent",)), cluster, Goal(pins=Pins(tensor=2)))
+    assert caught.value.cause == "net.py:9: 'if y.max() > 0:'"
+
+
+def test_reasons_are_those_of_what_is_made_small() -> None:
+    """Under a goal of money, neighbours lose by money or by the deadline, and twice the batch is weighed in money."""
+    graph, cluster = _case()
+    (host,) = cluster.hosts
+    cluster = replace(cluster, hosts=(replace(host, device=replace(host.device, price=2.0)),))
+    fastest = plan_outright(graph, cluster, Goal(tokens=1000.0))
+    assert fastest.target is not None
+    goal = Goal(tokens=1000.0, minimize="cost", deadline=1.01 * fastest.target.time)
+    plan = plan_outright(graph, cluster, goal)
+    reasons = [item.reason for item in plan.candidates[1:]]
+    assert all("dearer" in reason or "a step takes at least" in reason or "needs" in reason for reason in reasons)
+    assert any("a step takes at least" in reason for reason in reasons)
+    assert any("by the example" in flip for flip in plan.flips)
+    assert not any("more examples per second" in flip for flip in plan.flips)
+
+
+def test_twice_the_hardware_of_one_host_is_priced_or_said_to_be_unknown() -> None:
+    graph, cluster = _case()
+    alone = replace(cluster, hosts=(replace(cluster.hosts[0], count=1),), links=cluster.links[:1])
+    (said,) = (flip for flip in plan_outright(graph, alone, Goal()).flips if "twice the hardware" in flip)
+    assert "not priced, for the catalogue does not know what network hosts of kind 0 have" in said
+    known = replace(alone.hosts[0], device=replace(alone.hosts[0].device, name="NVIDIA H100"))
+    (said,) = (
+        flip for flip in plan_outright(graph, replace(alone, hosts=(known,)), Goal()).flips if "twice the hard" in flip
+    )
+    assert "times as fast" in said

@@ -167,6 +167,17 @@ def test_what_a_model_was_not_captured_whole_for_is_said_with_its_line() -> None
     assert "Captured" not in _text(layout_view(replace(made, uncaptured=())))
 
 
+def test_what_every_worker_does_whole_is_said() -> None:
+    shown = _text(layout_view(build.plan(gathered=tuple(f"aten.sort in layer{number} …" for number in range(9)))))
+    assert "Whole     aten.sort in layer7 …" in shown
+    assert "Whole     and 1 more" in shown
+
+
+def test_equal_shards_are_said_too() -> None:
+    strategy = replace(build.strategy(workers=8), mesh=Mesh(dp_shard=8), sharding="parameters")
+    assert "Shards    of parameters, over dp_shard: 12.500% each" in _text(layout_view(build.plan(strategy=strategy)))
+
+
 def test_a_plan_says_what_a_step_and_a_million_tokens_cost() -> None:
     """A step of 73 ms on 250,000 tokens for 7.2 kJ, which are 2 Wh, and half a cent: four times that a million."""
     known = replace(build.prediction(), energy=7200.0, money=0.005)

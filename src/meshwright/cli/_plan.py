@@ -13,7 +13,7 @@ from meshwright.documents import to_mapping, write_text
 from meshwright.graph import read_graph
 from meshwright.hardware import Cluster, write_cluster
 from meshwright.launch import Progress, check_script
-from meshwright.plan import Plan, choose, is_elsewhere, plan_outright, shortlist, write_plan
+from meshwright.plan import Plan, check_deadline, choose, is_elsewhere, plan_outright, shortlist, write_plan
 from meshwright.report import layout_view, plan_table
 
 GRAPH_SUFFIX = ".json"
@@ -73,8 +73,11 @@ def _keep(found: Path, cluster: Cluster, plan: Path) -> None:
 
 
 def _plan_of_graph(path: Path, settings: Settings, progress: Progress, save: Path) -> Plan:
-    graph, cluster = read_graph(path), find_cluster(settings, progress=progress)
-    _keep(path, cluster, save)
-    if is_elsewhere(cluster):
-        return plan_outright(graph, cluster, settings.goal)
-    return choose(graph, cluster, settings.goal, shortlist(graph, cluster, settings.goal))
+    graph, cluster, goal = read_graph(path), find_cluster(settings, progress=progress), settings.goal
+    if is_elsewhere(cluster) or goal.weighs_more_than_time:
+        made = plan_outright(graph, cluster, goal)
+    else:
+        made = choose(graph, cluster, goal, shortlist(graph, cluster, goal))
+        check_deadline(made.target, goal)
+    _keep(path, cluster, save)  # not before: an earlier plan stays with what it was made of
+    return made

@@ -2,7 +2,7 @@
 
 In: a `Graph`, a `Cluster`, a `Goal`. Out: a `Plan`.
 Reading order: `_goal`, `_plan` (the data); `_layouts`, `_space` (what is legal; `_legality` says why something is not),
-`_priced`, `_model_splits`, `_shortlist` (`_fit` says why nothing fits), `_choice`
+`_known_figures` (prices and power), `_priced`, `_model_splits`, `_shortlist` (`_fit` says why nothing fits), `_choice`
 (with `_reasons` and `_flips`), `_heap_room` (where memory is tight), `_uneven_here` with
 `_shard_sizes` (hosts of unequal memory), `_compiled` (one more trial in long runs),
 `_explain`; `_balanced_cuts` (where a pipeline's stages begin), `_offer` (what is better once steps were seen).
@@ -42,5 +42,8 @@ from meshwright.plan._priced import choice as choice
 from meshwright.plan._priced import spans_hosts as spans_hosts
 from meshwright.plan._shortlist import Shortlist as Shortlist
 from meshwright.plan._shortlist import shortlist as shortlist
+from meshwright.plan._space import SPLITS as SPLITS
 from meshwright.plan._target import Target as Target
+from meshwright.plan._target import check_deadline as check_deadline
+from meshwright.plan._target import target_of as target_of
 from meshwright.plan._trial_result import TrialResult as TrialResult

@@ -48,11 +48,12 @@ def choose(
     others = [item for item in shortlist.others if not item.strategy.mesh.splits_the_model]
     contenders += [_contender(item, None, factor) for item in others]
     pricer = Pricer(with_splits(graph), cluster, correction=correction or Correction())
+    prediction = anchored(chosen.prediction, trial)
     return Plan(
         model=graph.model,
         blocks=graph.block_paths,
         strategy=chosen.strategy,
-        prediction=anchored(chosen.prediction, trial),
+        prediction=prediction,
         allow=goal.allow,
         memory_limit=chosen.memory_limit,
         capacity=max(capacity(cluster, chosen.strategy), chosen.memory_limit),
@@ -63,7 +64,7 @@ def choose(
         cluster=f"{cluster.name} {cluster.identity}".strip(),
         stages=_stages(pricer, chosen.strategy),
         tokens=tokens_of_step(graph),
-        target=target_of(goal, graph, chosen.prediction),
+        target=target_of(goal, graph, prediction),
         corrections={} if correction is None else {"model": correction},
     )
 

@@ -78,3 +78,8 @@ class Goal:
     deadline: Seconds = 0.0
     budget: Dollars = 0.0
     origins: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def weighs_more_than_time(self) -> bool:
+        """Whether money, energy or memory is asked about, of which a short trial says nothing."""
+        return self.minimize != "time" or self.budget > 0

@@ -10,12 +10,11 @@ from meshwright.plan._goal import Goal, Pins
 from meshwright.plan._outright import with_splits
 from meshwright.plan._places import workers_of
 from meshwright.plan._priced import Priced, memory_limit
+from meshwright.plan._space import OBSTACLES
 from meshwright.plan.search import Aim, Effort, Found, Search, limits
 
 # Of one axis on one machine; there the search ends by itself long before.
 _EFFORT = Effort(priced=20, visited=200, total=2_000)
-# What makes a step another one from batch to batch, so that there is no one program that could be split.
-_OBSTACLES = {"data_dependent", "batch_statistics"}
 # What carries activations as well as gradients.
 _CARRIERS = ("gloo", "nccl", "shared_memory")
 _USES: dict[str, tuple[Callable[[Splits], bool], Callable[[Mesh], bool]]] = {
@@ -66,7 +65,7 @@ def _may_split(graph: Graph, pins: Pins) -> bool:
         pins.updates not in (None, "every_step", "local"),
         pins.transport not in (None, *_CARRIERS),
     )
-    return not any(whole_only) and not _OBSTACLES & set(graph.traits)
+    return not any(whole_only) and not OBSTACLES & set(graph.traits)
 
 
 def _with_kernels(pins: Pins, kernels: Kernels | None) -> Pins:

@@ -12,9 +12,11 @@ from meshwright.hardware import Cluster, Correction
 from meshwright.plan._fit import itemised
 from meshwright.plan._goal import Goal, Pins
 from meshwright.plan._heap_room import with_heap_room
+from meshwright.plan._known_figures import check_figures_of, with_common_figures
 from meshwright.plan._legality import check_pins, no_strategy
 from meshwright.plan._places import workers_of
 from meshwright.plan._plan import Candidate, FrontPoint, Plan, PlannedStage
+from meshwright.plan._space import OBSTACLES, SPLITS, settled
 from meshwright.plan._target import aim_of, target_of, tokens_of_step
 from meshwright.plan.explanation import Neighbour, binding, flips, more_memory, neighbours, summary, with_memory
 from meshwright.plan.search import Aim, Found, Result, Search, limits
@@ -35,17 +37,36 @@ def plan_outright(graph: Graph, cluster: Cluster, goal: Goal, *, correction: Cor
     """The best plan by the model, with its reasons.
 
     Raises:
-        PlanError: the pins allow nothing, or no plan keeps the deadline or the budget.
+        PlanError: the pins allow nothing, no plan keeps the deadline or the budget, or what is weighed is not known.
         DoesNotFitError: no layout fits the memory.
     """
     graph = with_splits(graph)
     check_pins(graph, cluster, goal)
-    pricer = Pricer(graph, cluster, correction=correction or Correction())
-    hybrid, aim = pricer.hybrid, aim_of(goal, graph)
-    result = Search(hybrid, goal, aim).run()
+    check_figures_of(cluster, goal)
+    if is_elsewhere(cluster):
+        _check_split(graph, goal)
+    pricer = Pricer(graph, with_common_figures(cluster), correction=correction or Correction())
+    hybrid, aim, fixed = pricer.hybrid, aim_of(goal, graph), settled(goal, graph)
+    result = Search(hybrid, fixed, aim).run()
     if result.best is None:
         raise _nothing(hybrid, graph, cluster, goal, aim)
-    return _plan(pricer, goal, aim, result, result.best)
+    return replace(_plan(pricer, fixed, aim, result, result.best), origins=_origins(goal))
+
+
+def _check_split(graph: Graph, goal: Goal) -> None:
+    """Refuses to split a model whose step is another one every time; where it is captured, the program says so.
+
+    Raises:
+        PlanError: names the construct.
+    """
+    split = [f"{name} = {degree}" for name in SPLITS if (degree := getattr(goal.pins, name) or 1) > 1]
+    if split and OBSTACLES & set(graph.traits):
+        raise PlanError(
+            f"{', '.join(split)}: {graph.model} is not one fixed graph",
+            cause=graph.gaps[0] if graph.gaps else "it normalizes over the batch outside of a BatchNorm module",
+            alternatives=["data parallelism, in shards or not: --set sharding=parameters", "a model without it"],
+            command="meshwright plan SCRIPT --cluster CLUSTER, without them",
+        )
 
 
 def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -> Plan:
@@ -71,10 +92,9 @@ def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -
         allow=goal.allow,
         memory_limit=limit,
         capacity=hybrid.hosts[tightest].device.memory // hybrid.processes(layout, tightest)[1],
-        binding=binding(hybrid, layout, price, roomy),
+        binding=binding(hybrid, aim, layout, price, roomy),
         flips=tuple(flips(hybrid, goal, aim, chosen, rivals, roomy)),
         candidates=(_candidate(summary(layout, names), price), *(_of_neighbour(one, aim) for one in beside)),
-        origins=_origins(goal),
         cluster=f"{pricer.cluster.name} {pricer.cluster.identity}".strip(),
         gap=result.gap,
         front=tuple(_point(hybrid, one) for one in result.front),
@@ -147,6 +167,7 @@ def _origins(goal: Goal) -> dict[str, str]:
 
 def _nothing(pricer: HybridPricer, graph: Graph, cluster: Cluster, goal: Goal, aim: Aim) -> Exception:
     """Why there is no plan: the limits on the run, the memory, or the pins."""
+    asked, goal = goal, settled(goal, graph)
     if aim != Aim(minimize=aim.minimize):
         fastest = Search(pricer, goal, Aim()).run().best
         cheapest = Search(pricer, goal, Aim(minimize="cost")).run().best if isfinite(aim.dearest) else fastest
@@ -155,13 +176,13 @@ def _nothing(pricer: HybridPricer, graph: Graph, cluster: Cluster, goal: Goal, a
     roomy = with_memory(pricer, 1000.0)
     least = Search(roomy, replace(goal, memory_limit=0), Aim(minimize="memory")).run().best
     if least is None:
-        return no_strategy(graph, cluster, goal)
+        return no_strategy(graph, cluster, asked)
     memory = max(least.price.memory, key=lambda items: items.peak)
     return DoesNotFitError(
         f"{graph.model} needs at least {format_bytes(memory.peak)} per device; "
         f"{format_bytes(min(limits(pricer, goal, least.layout)))} may be used",
         cause=f"{summary(least.layout)}: {itemised(memory)}{_kept(least.layout)}",
-        alternatives=_remedies(cluster, goal),
+        alternatives=_remedies(cluster, asked),
         command="meshwright plan SCRIPT, with one of these changes",
     )
 

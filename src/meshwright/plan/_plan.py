@@ -18,7 +18,7 @@ class Candidate:
         memory: predicted peak of the fullest worker (B).
         trial: measured in a throw-away process (s); 0 where it was not tried.
         reason: why it was not chosen; empty for the chosen one.
-        fits: whether its memory fits.
+        fits: whether it fits the memory and the limits on the run.
         value: what was made small, such as the time to a loss; 0: not known.
     """
 
@@ -99,6 +99,7 @@ class Plan:
         load: share of the processor that others used while it was made (0 to 1).
         blocks: paths of the model's repeated blocks, which are sharded, computed again and offloaded one by one.
         uncaptured: constructs that the model's step could not be captured whole for, each with what was done instead.
+        gathered: operations without a rule for parts, that every worker of a split model does whole; a sentence each.
     """
 
     model: str
@@ -122,3 +123,4 @@ class Plan:
     load: float = 0.0
     blocks: tuple[str, ...] = ()
     uncaptured: tuple[str, ...] = ()
+    gathered: tuple[str, ...] = ()

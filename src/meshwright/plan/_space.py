@@ -7,7 +7,7 @@ on a level's price can skip everything inside it.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from meshwright.cost import (
     Batch,
@@ -39,6 +39,11 @@ REDUCTIONS = ("as_written", "bfloat16")
 
 # Connections between every two workers.
 DIRECT: tuple[TransportName, ...] = ("direct", "direct_packed")
+
+# What makes a step another one from batch to batch, so that there is no one program that could be split.
+OBSTACLES = frozenset({"data_dependent", "batch_statistics"})
+# Pins that split the model itself where they are above 1.
+SPLITS = ("tensor", "context", "expert", "pipeline")
 
 Shares = Callable[[tuple[Worker, ...]], tuple[int, ...]]
 
@@ -127,6 +132,23 @@ def recomputations(graph: Graph) -> tuple[str, ...]:
 def couples_examples(graph: Graph) -> bool:
     """Whether the loss of one example depends on the others of its micro-batch, so that a batch cannot be cut up."""
     return "batch_norm" in graph.traits or "batch_statistics" in graph.traits
+
+
+def settled(goal: Goal, graph: Graph) -> Goal:
+    """The goal with what the model leaves no choice about among its pins.
+
+    A loss that couples examples stays on one worker, a step that is another one every time has no program that could be
+    split, and BatchNorm would count a batch twice that is computed again.
+    """
+    traits, fixed = set(graph.traits), dict[str, Any]()
+    if "batch_statistics" in traits:
+        fixed["workers"] = 1
+    if OBSTACLES & traits:
+        fixed |= dict.fromkeys(SPLITS, 1)
+    if "batch_norm" in traits:
+        fixed["recompute"] = "none"
+    open_ = {name: value for name, value in fixed.items() if getattr(goal.pins, name) is None}
+    return replace(goal, pins=replace(goal.pins, **open_)) if open_ else goal
 
 
 def kernel_choices(graph: Graph, device: Device, goal: Goal) -> tuple[Kernels, ...]:

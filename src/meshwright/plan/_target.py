@@ -4,10 +4,13 @@ from dataclasses import dataclass
 from math import ceil
 
 from meshwright.cost import Prediction
+from meshwright.errors import PlanError
 from meshwright.graph import Graph, tokens_per_example
 from meshwright.plan._goal import Goal
 from meshwright.plan.search import Aim
-from meshwright.units import Dollars, Joules, Seconds
+from meshwright.units import Dollars, Joules, Seconds, format_seconds
+
+DAY: Seconds = 86400.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,4 +65,26 @@ def target_of(goal: Goal, graph: Graph, prediction: Prediction) -> Target | None
         time=steps * prediction.time.step,
         energy=steps * prediction.energy,
         money=steps * prediction.money,
+    )
+
+
+def check_deadline(target: Target | None, goal: Goal) -> None:
+    """Refuses a run that takes longer than it may, where nothing faster was found.
+
+    Raises:
+        PlanError: says by how much, and what deadline would do.
+    """
+    if target is None or not goal.deadline or target.time <= goal.deadline:
+        return
+    raise PlanError(
+        f"no plan keeps the deadline: the fastest takes {target.time / DAY:.3g} days, and {goal.deadline / DAY:.3g} "
+        "were given",
+        cause=f"{target.steps:,} steps of {format_seconds(target.time / target.steps)}; one may take "
+        f"{format_seconds(goal.deadline / target.steps)}",
+        alternatives=[
+            f"--deadline {ceil(10 * target.time / DAY) / 10:g}d",
+            "fewer tokens or steps",
+            "other hardware: --cluster h100:8, say",
+        ],
+        command="meshwright plan SCRIPT --cluster CLUSTER",
     )

@@ -13,6 +13,7 @@ from meshwright.plan import Change, Plan, overflow
 from meshwright.units import Dollars, Joules, format_bytes, format_scaled, format_seconds
 
 _MOST_STAGES = 32  # rows shown
+_MOST_GATHERED = 8  # lines shown
 
 
 def layout_view(plan: Plan) -> RenderableType:
@@ -33,7 +34,7 @@ def change_view(change: Change) -> RenderableType:
 def _parts(plan: Plan) -> Iterator[RenderableType]:
     if plan.strategy.num_workers > 1:
         yield Text.assemble(("Grid      ", "bold"), grid(plan.strategy))
-    if plan.strategy.shards:
+    if plan.strategy.sharding != "none":
         yield Text.assemble(("Shards    ", "bold"), shards(plan.strategy))
     if len(plan.stages) > 1:
         yield _stages(plan)
@@ -55,10 +56,19 @@ def _parts(plan: Plan) -> Iterator[RenderableType]:
         money = f", ${point.money:,.2f}" if point.money else ""
         text = f"{format_seconds(point.step)}{money}, {format_bytes(point.memory)}: {point.summary}"
         yield Text.assemble(("Also      ", "bold"), text)
+    yield from _gathered(plan)
     for construct in plan.uncaptured:
         yield Text.assemble(("Captured  ", "bold"), construct)
     if plan.gap:
         yield Text(f"At most {plan.gap:.2%} could be gained by what the search only bounded.", style="dim")
+
+
+def _gathered(plan: Plan) -> Iterator[RenderableType]:
+    """What every worker of a split model does whole, because no rule divides it."""
+    for operation in plan.gathered[:_MOST_GATHERED]:
+        yield Text.assemble(("Whole     ", "bold"), operation)
+    if (more := len(plan.gathered) - _MOST_GATHERED) > 0:
+        yield Text.assemble(("Whole     ", "bold"), f"and {more} more operations without a rule")
 
 
 def _step_price(plan: Plan) -> str:
@@ -96,6 +106,9 @@ def grid(strategy: Strategy) -> str:
 
 def shards(strategy: Strategy) -> str:
     """Who keeps how much of what is in shards: `of parameters, by data rank: 0 to 3: 15.0% each, 4: 40.0%`."""
+    if not strategy.shards:
+        degree = strategy.mesh.dp_shard
+        return f"of {strategy.sharding}, over dp_shard: {1 / degree:.3%} each"
     total, told, first = sum(strategy.shards), [], 0
     for size, same in groupby(strategy.shards):
         last = first + len(list(same)) - 1

@@ -8,9 +8,7 @@ from meshwright import hardware
 from meshwright.cost import Strategy
 from meshwright.graph import Graph
 from meshwright.hardware import Cluster, Correction
-from meshwright.plan import Pins
-
-SPLITS = ("tensor", "context", "expert", "pipeline")
+from meshwright.plan import SPLITS, Pins
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,18 +25,20 @@ from meshwright.plan import (
     Priced,
     Shortlist,
     TrialResult,
+    check_deadline,
     choose,
     compiled_rival,
     is_elsewhere,
     plan_outright,
     shortlist,
+    target_of,
     winner,
     write_plan,
 )
 from meshwright.run._experience import Experience
 from meshwright.run._job import Job
 from meshwright.run._role import Role, role_of
-from meshwright.run._split_plan import asks_for_a_split, split_plan, with_programs
+from meshwright.run._split_plan import is_priced_only, plan_by_model, settled, with_programs
 from meshwright.units import Bytes, Seconds
 
 # From the start of the process; a trial's last heats and the choice come on top, and the whole stays under 10 s.
@@ -118,6 +120,8 @@ def plan_first(
         experience = Experience(graph=graph, cluster=cluster, loop=loop, load=meter.read)
         plan, alone = _planned(job, batch, experience, goal=goal, progress=progress, laps=laps)
         plan = replace(plan, kind=experience.kind(plan.strategy), load=meter.read())
+        plan = replace(plan, target=target_of(goal, graph, plan.prediction))
+        check_deadline(plan.target, goal)
         write_toml(_times(laps), role.folder / "planning.toml")
     plan = replace(plan, blocks=graph.block_paths, uncaptured=graph.gaps)
     write_plan(plan, role.folder / "plan.toml")
@@ -137,12 +141,12 @@ def _planned(
     graph, cluster = experience.graph, experience.cluster
     progress(f"pricing strategies for {graph.model}")
     correction = experience.correction(goal.pins, basis="model")
-    if asks_for_a_split(goal.pins):
-        plan = split_plan(job, batch, graph, cluster, goal, correction=correction)
+    if is_priced_only(goal):
+        plan = plan_by_model(job, batch, graph, cluster, goal, correction=correction)
         laps += [time.perf_counter()] * 2
         return plan, False
     listed = shortlist(graph, cluster, goal, correction=correction)
-    listed, whole = with_programs(job, batch, listed)
+    listed, programs = with_programs(job, batch, listed)
     laps.append(time.perf_counter())
     progress(f"trying the best {len(listed.candidates)} of {listed.considered} strategies")
 
@@ -150,10 +154,12 @@ def _planned(
         return compiled_rival(graph, cluster, goal, listed, trials, correction=correction)
 
     room = Room(cluster=cluster, size=_tensor_bytes(job), processes=role_of(os.environ).world_size)
+    whole = {open_: found.strategy for open_, found in programs.items()}
     listed, trials = _tried(job, batch, listed, whole=whole, room=room, rival=rival, progress=progress)
     laps.append(time.perf_counter())
     plan = choose(graph, cluster, goal, listed, trials, correction=correction)
-    plan = replace(plan, strategy=whole.get(plan.strategy, plan.strategy))
+    if plan.strategy in programs:
+        plan = settled(plan, programs[plan.strategy])
     alone = any(
         listed.candidates[place].strategy.num_workers == 1 and result.step > 0 for place, result in trials.items()
     )
@@ -315,8 +321,8 @@ def _plan_for_world(job: Job, batch: Any, role: Role, *, pins: Pins, allow: tupl
     graph = capture(job.model, job.optimizer, job.loss, batch)
     experience = Experience(graph=graph, cluster=cluster, load=hardware.load_now)
     correction = experience.correction(goal.pins, basis="model")
-    if asks_for_a_split(goal.pins):
-        return split_plan(job, batch, graph, cluster, goal, correction=correction)
+    if is_priced_only(goal):
+        return plan_by_model(job, batch, graph, cluster, goal, correction=correction)
     return choose(graph, cluster, goal, shortlist(graph, cluster, goal, correction=correction), correction=correction)
 
 

@@ -38,6 +38,8 @@ def reconsideration(plan: Plan, folder: Path | None, request: Request) -> Callab
 
         try:
             goal = merged_goal(read_toml(Goal, folder / "goal.toml"), pins=request.pins, allow=request.allow)
+            if goal.weighs_more_than_time:
+                return ""  # what is faster may cost more
             graph, cluster = read_graph(folder / "graph.json"), read_cluster(folder / "cluster.toml")
             offer = better_plan(plan, graph, cluster, goal, measured)
         except MeshwrightError as error:

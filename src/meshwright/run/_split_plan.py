@@ -1,17 +1,19 @@
-"""Plans that split the model itself, over tensor, pipeline, context, expert: pinned, or found by the shortlist."""
+"""Plans that the model decides alone: splits over tensor, pipeline, context, expert, and what weighs more than time."""
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meshwright.cost import Strategy
 from meshwright.errors import PlanError, ProgramError
 from meshwright.graph import Graph
 from meshwright.graph.capture_batch import batch_size
 from meshwright.hardware import Cluster, Correction
-from meshwright.plan import Goal, Pins, Plan, Priced, Shortlist
+from meshwright.plan import SPLITS, Goal, Pins, Plan, Priced, Shortlist
 from meshwright.run._batch import bounds, examples_of
-from meshwright.run._experience import SPLITS
 from meshwright.run._job import Job
+
+if TYPE_CHECKING:
+    from meshwright.parallel.hybrid import Completed
 
 
 def asks_for_a_split(pins: Pins) -> bool:
@@ -19,31 +21,51 @@ def asks_for_a_split(pins: Pins) -> bool:
     return any((getattr(pins, name) or 1) > 1 for name in SPLITS)
 
 
-def split_plan(
+def is_priced_only(goal: Goal) -> bool:
+    """Whether the model alone decides: a pin splits the model, or more than time is weighed, which no trial shows."""
+    return asks_for_a_split(goal.pins) or goal.weighs_more_than_time
+
+
+def plan_by_model(
     job: Job, batch: Any, graph: Graph, cluster: Cluster, goal: Goal, *, correction: Correction | None = None
 ) -> Plan:
-    """The best plan by the model among those with the pinned split; what it leaves open, the program decides.
+    """The best plan by prices alone; what it leaves open of a split, the program decides.
+
+    Where no pin asks for a split, and the program has not the one that would be best, the model stays whole.
 
     Args:
         job: as the user handed it over.
         batch: a global batch.
         graph: of its step.
         cluster: to run on.
-        goal: with the split among its pins.
-        correction: how far earlier runs that were split so were off.
+        goal: for which `is_priced_only` holds.
+        correction: how far earlier runs of its kind were off.
 
     Raises:
-        PlanError: the pins allow nothing, or the program cannot be split so.
+        PlanError: the pins allow nothing, the limits are not kept, or the program cannot be split as pinned.
         ProgramError: the step is not one fixed graph.
         DoesNotFitError: no layout fits the memory.
     """
     from meshwright.plan import plan_outright
 
     plan = plan_outright(graph, cluster, goal, correction=correction)
-    return replace(plan, strategy=completed_for(job, batch, plan.strategy))
+    if not plan.strategy.mesh.splits_the_model:
+        return plan
+    try:
+        return settled(plan, completed_for(job, batch, plan.strategy))
+    except (PlanError, ProgramError):
+        if asks_for_a_split(goal.pins):
+            raise
+    whole = replace(goal.pins, tensor=1, context=1, expert=1, pipeline=1)
+    return plan_outright(graph, cluster, replace(goal, pins=whole), correction=correction)
 
 
-def with_programs(job: Job, batch: Any, listed: Shortlist) -> tuple[Shortlist, dict[Strategy, Strategy]]:
+def settled(plan: Plan, found: "Completed") -> Plan:
+    """A plan with what its program settles about the split: placements, cuts, and what no rule divides."""
+    return replace(plan, strategy=found.strategy, gathered=found.gathered)
+
+
+def with_programs(job: Job, batch: Any, listed: Shortlist) -> tuple[Shortlist, dict[Strategy, "Completed"]]:
     """The shortlist without what the program cannot be split into.
 
     Returns:
@@ -52,7 +74,7 @@ def with_programs(job: Job, batch: Any, listed: Shortlist) -> tuple[Shortlist, d
     Raises:
         PlanError, ProgramError: no candidate is left.
     """
-    completed: dict[Strategy, Strategy] = {}
+    completed: dict[Strategy, Completed] = {}
     declined: list[tuple[Priced, str]] = []
     refusal: PlanError | ProgramError | None = None
     for item in listed.candidates:
@@ -68,16 +90,20 @@ def with_programs(job: Job, batch: Any, listed: Shortlist) -> tuple[Shortlist, d
     return replace(listed, candidates=left, declined=tuple(declined)), completed
 
 
-def completed_for(job: Job, batch: Any, strategy: Strategy) -> Strategy:
-    """A strategy with placements and cuts that the program of its micro-batches has.
+def completed_for(job: Job, batch: Any, strategy: Strategy) -> "Completed":
+    """A strategy that splits the model, with placements and cuts that the program of its micro-batches has.
 
     Args:
         job: as the user handed it over.
         batch: a global batch.
         strategy: whose placements and cuts may be open, or found from operations alone.
+
+    Raises:
+        PlanError: the program cannot be split so.
+        ProgramError: the step is not one fixed graph.
     """
-    if not strategy.mesh.splits_the_model:
-        return strategy
+    from meshwright.parallel.context import along_sequence
+    from meshwright.parallel.expert import folded
     from meshwright.parallel.hybrid import check, completed
     from meshwright.parallel.program import capture_program
 
@@ -87,4 +113,8 @@ def completed_for(job: Job, batch: Any, strategy: Strategy) -> Strategy:
     share = bounds(size, strategy.batch.shares)[1]
     examples = max(1, share // strategy.batch.accumulation)
     program = capture_program(job.model, job.loss, examples_of(batch, slice(0, examples), size))
-    return completed(strategy, program)
+    found = completed(strategy, program)
+    if strategy.mesh.cp == 1:
+        return found
+    along = along_sequence(folded(program), degree=strategy.mesh.cp, attention=strategy.attention)
+    return replace(found, gathered=(*found.gathered, *along.gathered))

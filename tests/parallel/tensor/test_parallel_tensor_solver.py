@@ -9,7 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from meshwright.cost import Batch, Mesh, Strategy, Worker
 from meshwright.errors import PlanError
+from meshwright.parallel.hybrid import completed
 from meshwright.parallel.program import capture_program
 from meshwright.parallel.tensor import Rates, Split, choose_placements
 from meshwright.parallel.tensor._problem import problem_of, written_operands
@@ -149,3 +151,26 @@ def test_placement_that_does_not_divide():
     placements = choose_placements(program, degree=2).placements
     with pytest.raises(PlanError, match=r"cannot be split by dim \d into \d × 3 equal parts"):
         choose_placements(program, degree=3, placements=placements)
+
+
+class Sorted(nn.Module):
+    """Between two layers something that needs all of a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 16, bias=False), nn.Linear(16, 8, bias=False)
+
+    def forward(self, x):
+        return self.down(self.up(x).sort(dim=-1).values)
+
+
+def test_what_no_rule_divides_is_gathered_and_said():
+    """The layer before it stays split; what is done about it goes into the plan."""
+    program = capture_program(Sorted(), lambda model, batch: model(batch).square().mean(), torch.randn(4, 8))
+    workers = tuple(Worker(rank=rank, host="a", device="cpu", threads=1) for rank in range(2))
+    found = completed(Strategy(workers=workers, mesh=Mesh(tp=2), batch=Batch(size=4, shares=(4,))), program)
+    assert {one.parameter for one in found.strategy.placements} == {"up.weight", "down.weight"}
+    assert found.gathered == (
+        "aten.sort has no rule for parts along that dim: its operands are gathered and it is done whole",
+    )
+    assert completed(found.strategy, program).gathered == found.gathered

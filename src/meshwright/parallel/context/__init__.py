@@ -6,3 +6,4 @@ over the data axes. Reading order: `_axis`, `_ring` (keys and values go round th
 """
 
 from meshwright.parallel.context._axis import ContextAxis as ContextAxis
+from meshwright.parallel.context._axis import along_sequence as along_sequence

@@ -1,20 +1,34 @@
 """What a strategy leaves open about how the model is split, decided from the captured program."""
 
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
-from meshwright.cost import Pipeline, Placement, Strategy
+from meshwright.cost import Pipeline, Strategy
 from meshwright.errors import PlanError
 from meshwright.parallel.pipeline import possible_cuts
 from meshwright.parallel.pipeline._flow import Flow
 from meshwright.parallel.program import Program
-from meshwright.parallel.tensor import Rates, choose_placements
+from meshwright.parallel.tensor import Rates, Scheme, choose_placements
 from meshwright.parallel.tensor._operation import operation_of
 from meshwright.parallel.tensor._rates import work_time
 from meshwright.plan import Piece, StageWorker, balanced_cuts
 from meshwright.units import Seconds
 
 
-def completed(strategy: Strategy, program: Program) -> Strategy:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completed:
+    """A strategy that leaves nothing open about how the model is split.
+
+    Args:
+        strategy: with placements and cuts.
+        gathered: what no rule splits and every worker therefore does whole, a sentence each.
+    """
+
+    strategy: Strategy
+    gathered: tuple[str, ...] = ()
+
+
+def completed(strategy: Strategy, program: Program) -> Completed:
     """The strategy with a placement for every parameter that `tp` splits, and cuts for every stage.
 
     What the strategy says already stays, as long as the program can be split so.
@@ -26,7 +40,15 @@ def completed(strategy: Strategy, program: Program) -> Strategy:
     Raises:
         PlanError: the program cannot be split as the strategy's mesh says.
     """
-    return replace(strategy, placements=_placements(strategy, program), pipeline=_pipeline(strategy, program))
+    scheme, placements = None, strategy.placements
+    if strategy.mesh.tp > 1:
+        scheme = _as_given(strategy, program)
+        if scheme is None:
+            scheme = _best(strategy, program)
+            others = (placement for placement in strategy.placements if placement.axis != "tp")
+            placements = (*others, *scheme.placements)
+    whole = replace(strategy, placements=placements, pipeline=_pipeline(strategy, program))
+    return Completed(strategy=whole, gathered=() if scheme is None else scheme.gathered)
 
 
 def is_complete(strategy: Strategy) -> bool:
@@ -35,29 +57,28 @@ def is_complete(strategy: Strategy) -> bool:
     return split and (strategy.mesh.pp == 1 or (strategy.pipeline is not None and bool(strategy.pipeline.cuts)))
 
 
-def _placements(strategy: Strategy, program: Program) -> tuple[Placement, ...]:
+def _as_given(strategy: Strategy, program: Program) -> Scheme | None:
+    """The program split as the strategy's placements say; None where there are none, or it cannot be.
+
+    A plan that was made from the model's operations alone may say what its program does not allow.
+    """
     given = tuple(placement for placement in strategy.placements if placement.axis == "tp")
-    if strategy.mesh.tp == 1 or (given and _is_possible(given, strategy, program)):
-        return strategy.placements
-    others = tuple(placement for placement in strategy.placements if placement.axis != "tp")
+    if given:
+        with suppress(PlanError):
+            return choose_placements(program, degree=strategy.mesh.tp, sequence=strategy.sequence, placements=given)
+    return None
+
+
+def _best(strategy: Strategy, program: Program) -> Scheme:
     scheme = choose_placements(program, degree=strategy.mesh.tp, sequence=strategy.sequence)
     if not scheme.placements:
         raise PlanError(
             f"tensor = {strategy.mesh.tp}: no parameter can be split over {strategy.mesh.tp} workers",
-            cause="; ".join(scheme.notes) or "no dim of a parameter can be divided so",
+            cause="; ".join((*scheme.notes, *scheme.gathered)) or "no dim of a parameter can be divided so",
             alternatives=["another degree", "data parallelism: --set data=2", "--set pipeline=2"],
             command="meshwright plan SCRIPT, without tensor",
         )
-    return (*others, *scheme.placements)
-
-
-def _is_possible(given: tuple[Placement, ...], strategy: Strategy, program: Program) -> bool:
-    """Whether the program can be split as a plan says that was made from its operations alone."""
-    try:
-        choose_placements(program, degree=strategy.mesh.tp, sequence=strategy.sequence, placements=given)
-    except PlanError:
-        return False
-    return True
+    return scheme
 
 
 def _pipeline(strategy: Strategy, program: Program) -> Pipeline | None:

@@ -246,7 +246,7 @@ class Portion:
         message: list[Any] = [None, ""]
         if self._grid.rank == 0:
             try:
-                message[0] = completed(self._strategy, program)
+                message[0] = completed(self._strategy, program).strategy
             except PlanError as error:
                 message[1] = to_json(error)
         whole = self._grid.whole

@@ -65,6 +65,7 @@ def choose_placements(
         choices=choices,
         exchanges=tuple(_exchanges(problem, solution.choices)),
         notes=tuple(_notes(problem, solution.choices)),
+        gathered=tuple(_gathered(problem, solution.choices)),
         time=solution_time(problem, solution.choices, rates or Rates()),
     )
 
@@ -180,11 +181,28 @@ def _exchanges(problem: Problem, choices: Mapping[Node, Choice]) -> Iterator[Exc
 def _notes(problem: Problem, choices: Mapping[Node, Choice]) -> Iterator[str]:
     if not any(isinstance(choices[node].results[0], Split) for node in problem.held):
         yield f"nothing to split over {problem.degree} workers: every one would do everything"
-    noted = set()
-    for node, _, before, _ in _conversions(problem, choices):
-        operation = problem.operations[node]
-        unknown = node.op == "call_function" and rule_of(node) is None and isinstance(before, Split)
-        if unknown and (operation.name, operation.module) not in noted:
-            noted.add((operation.name, operation.module))
-            where = f" in {operation.module}" if operation.module else ""
-            yield f"{operation.name}{where} has no rule for parts: its operands are gathered and it is done whole"
+
+
+def _gathered(problem: Problem, choices: Mapping[Node, Choice]) -> Iterator[str]:
+    """Operations that no rule does with the parts they are given: once for all modules that differ in numbers only."""
+    counts: dict[tuple[str, str, str], int] = {}
+    for node, operation in problem.operations.items():
+        layouts = [choices[one.producer].results[one.number] for one in problem.operand_values(node)]
+        if node.op != "call_function" or choices[node].divided or not _no_rule_for(problem.choices[node], layouts):
+            continue
+        module = ".".join("*" if part.isdigit() else part for part in operation.module.split("."))
+        lacking = "has no rule for parts" if rule_of(node) is None else "has no rule for parts along that dim"
+        key = operation.name, module, lacking
+        counts[key] = counts.get(key, 0) + 1
+    for (name, module, lacking), count in counts.items():
+        where = f" in {module}" if module else ""
+        times = f" ({count} times)" if count > 1 else ""
+        yield f"{name}{where}{times} {lacking}: its operands are gathered and it is done whole"
+
+
+def _no_rule_for(possible: Sequence[Choice], layouts: Sequence[Layout]) -> bool:
+    """Whether some operand is split in a way in which none of an operation's choices takes it."""
+    return any(
+        isinstance(layout, Split) and not any(choice.operands[place] == layout for choice in possible)
+        for place, layout in enumerate(layouts)
+    )

@@ -40,6 +40,7 @@ class Scheme:
         choices: how each node is done, by its name.
         exchanges: collectives of one micro-batch.
         notes: what could not be split, and why, for the user.
+        gathered: operations that have no rule, whose operands are split and gathered for them; for the user.
         time: predicted communication and work of one micro-batch (s).
     """
 
@@ -50,6 +51,7 @@ class Scheme:
     choices: dict[str, Choice]
     exchanges: tuple[Exchange, ...] = ()
     notes: tuple[str, ...] = ()
+    gathered: tuple[str, ...] = ()
     time: Seconds = 0.0
 
     def layout(self, name: str) -> Layout:

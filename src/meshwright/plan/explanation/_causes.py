@@ -4,9 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from meshwright.cost.hybrid import HybridPricer, Layout, Price
+from meshwright.errors import UsageError
+from meshwright.hardware import hosts_like
 from meshwright.plan._flips import scaled_links
 from meshwright.plan._goal import Goal, Pins
-from meshwright.plan.explanation._comparison import by_axis, longest_items, unproven
+from meshwright.plan._target import aim_of
+from meshwright.plan.explanation._comparison import by_axis, by_example, gained, longest_items, unproven
 from meshwright.plan.explanation._departures import exactly, meeting, ruled_out
 from meshwright.plan.explanation._names import AXES, summary
 from meshwright.plan.explanation._neighbours import with_memory
@@ -31,16 +34,16 @@ def _near(goal: Goal, chosen: Layout, *, workers: int) -> Pins:
     return replace(goal.pins, workers=workers, expert=mesh.ep, context=mesh.cp, sequence=goal.pins.sequence)
 
 
-def binding(pricer: HybridPricer, chosen: Layout, best: Price, roomy: Found | None) -> str:
-    """What keeps the step from being faster, in a sentence with numbers."""
+def binding(pricer: HybridPricer, aim: Aim, chosen: Layout, best: Price, roomy: Found | None) -> str:
+    """What keeps the step from being faster, or what is asked from being less, in a sentence with numbers."""
     first = meeting(chosen, best)
-    if roomy is not None and roomy.price.pace < 0.99 * best.pace and roomy.price.peak > best.peak:
+    if roomy is not None and aim.value(roomy.price) < 0.99 * aim.value(best) and roomy.price.peak > best.peak:
         stage, items = max(enumerate(best.memory), key=lambda pair: pair[1].peak)
         where = f" of stage {stage + 1}" if len(best.memory) > 1 else ""
         return first + (
             f"memory{where}: {format_bytes(items.peak)} are used; with {format_bytes(roomy.price.peak)} "
             f"{summary(roomy.layout)} would take {format_seconds(roomy.price.step)} instead of "
-            f"{format_seconds(best.step)}"
+            f"{format_seconds(best.step)}{'' if aim.minimize == 'time' else ', ' + gained(roomy.price, best, aim)}"
         )
     if best.loading and best.loading >= best.step * (1 - ROUNDING):
         host, size = pricer.loading.most(chosen)
@@ -69,32 +72,37 @@ def flips(
     best = chosen.price
     yield from exactly(pricer, chosen.layout, best)
     yield from ruled_out(chosen.layout, goal)
-    if roomy is not None and roomy.price.pace < best.pace and roomy.price.peak > best.peak:
-        saved = format_seconds(best.pace - roomy.price.pace)
-        yield f"with {format_bytes(roomy.price.peak)} per device: {summary(roomy.layout)}, {saved} faster"
-    yield from _links(pricer, chosen, rivals)
+    if roomy is not None and aim.value(roomy.price) < aim.value(best) and roomy.price.peak > best.peak:
+        better = gained(roomy.price, best, aim)
+        yield f"with {format_bytes(roomy.price.peak)} per device: {summary(roomy.layout)}, {better}"
+    yield from _links(pricer, aim, chosen, rivals)
     if chosen.price.loading < chosen.price.step * (1 - ROUNDING):
         yield _loading(pricer, chosen)
-    yield from _batch(pricer, goal, aim, chosen)
+    yield from _batch(pricer, goal, chosen)
     yield from _hardware(pricer, goal, aim, chosen)
 
 
-def _links(pricer: HybridPricer, chosen: Found, rivals: Sequence[Found]) -> Iterator[str]:
-    """The smallest change of all links at which one of the layouts that were looked at is faster."""
+def _links(pricer: HybridPricer, aim: Aim, chosen: Found, rivals: Sequence[Found]) -> Iterator[str]:
+    """The smallest change of all links at which one of the layouts that were looked at is better."""
     for word, sign in (("faster", 1.0), ("slower", -1.0)):
         for factor in _FACTORS:
             changed = HybridPricer(
                 pricer.graph, scaled_links(pricer.cluster, factor**sign), correction=pricer.correction
             )
-            own = changed.price(chosen.layout).pace
-            times = [(changed.price(rival.layout).pace, place) for place, rival in enumerate(rivals)]
-            fastest = min(times, default=(own, 0))
-            if fastest[0] < own * 0.999:
+            own = _within(changed.price(chosen.layout), aim)
+            values = [(_within(changed.price(rival.layout), aim), place) for place, rival in enumerate(rivals)]
+            least = min(values, default=(own, 0))
+            if least[0] < own * 0.999:
                 yield (
-                    f"links {factor:g} times {word}: {summary(rivals[fastest[1]].layout)} "
+                    f"links {factor:g} times {word}: {summary(rivals[least[1]].layout)} "
                     f"(of this plan and the {len(rivals)} beside it)"
                 )
                 break
+
+
+def _within(price: Price, aim: Aim) -> float:
+    """What is made small, of a layout within the limits; infinite beyond them."""
+    return aim.value(price) if aim.allows(price) else float("inf")
 
 
 def _loading(pricer: HybridPricer, chosen: Found) -> str:
@@ -106,20 +114,21 @@ def _loading(pricer: HybridPricer, chosen: Found) -> str:
     return f"{needed}; not priced, for the cluster's file does not say what a host loads (`loading`, B/s)"
 
 
-def _batch(pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Found) -> Iterator[str]:
+def _batch(pricer: HybridPricer, goal: Goal, chosen: Found) -> Iterator[str]:
     """What twice the batch would change."""
     size = pricer.graph.batch_size
     graph = replace(pricer.graph, batch_size=2 * size)
     changed = HybridPricer(graph, pricer.cluster, correction=pricer.correction)
     pins = _near(goal, chosen.layout, workers=chosen.layout.mesh.num_workers)
+    aim = aim_of(goal, graph)
     result = Search(changed, replace(goal, pins=pins), aim, effort=_MODERATE).run()
     found = result.best
     if found is None:
         return
     same = replace(found.layout, replicas=(), micro_batches=1) == replace(chosen.layout, replicas=(), micro_batches=1)
-    gain = 2 * chosen.price.pace / found.price.pace - 1
     plan = "the same plan" if same else summary(found.layout)
-    yield f"a batch of {2 * size} instead of {size}: {plan}, {gain:.1%} more examples per second{unproven(result.gap)}"
+    gain = by_example(found.price, chosen.price, aim)
+    yield f"a batch of {2 * size} instead of {size}: {plan}, {gain}{unproven(result.gap)}"
 
 
 def _hardware(pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Found) -> Iterator[str]:
@@ -127,9 +136,14 @@ def _hardware(pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Found) -> Iter
     hosts = tuple(
         replace(host, count=2 * host.count) if host in pricer.hosts else host for host in pricer.cluster.hosts
     )
-    if not any(link.tier in ("network", "rack") for link in pricer.cluster.links):
-        return
-    doubled = HybridPricer(pricer.graph, replace(pricer.cluster, hosts=hosts), correction=pricer.correction)
+    cluster = replace(pricer.cluster, hosts=hosts)
+    if not any(link.tier in ("network", "rack") for link in cluster.links):
+        try:
+            cluster = hosts_like(pricer.cluster, 2)
+        except UsageError as error:
+            yield f"twice the hardware: not priced, for {error.fact}"
+            return
+    doubled = HybridPricer(pricer.graph, cluster, correction=pricer.correction)
     workers = 2 * chosen.layout.mesh.num_workers
     pins = _near(goal, chosen.layout, workers=workers)
     result = Search(doubled, replace(goal, pins=pins), aim, effort=_MODERATE).run()

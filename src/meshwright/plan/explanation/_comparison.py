@@ -10,6 +10,8 @@ from meshwright.plan.search import Aim
 from meshwright.units import Bytes, format_bytes, format_seconds
 
 _WORTH_SAYING = 0.005  # items under this share of the step are left out
+_LESS = {"cost": "cheaper", "energy": "less energy", "memory": "less memory"}
+_MORE = {"cost": "dearer", "energy": "more energy", "memory": "more memory"}
 
 
 def why_not(pricer: HybridPricer, other: Layout, price: Price, chosen: Layout, best: Price, aim: Aim) -> str:
@@ -24,6 +26,13 @@ def too_large(price: Price, limit: Bytes) -> str:
     rank, memory = max(enumerate(price.memory), key=lambda pair: pair[1].peak)
     where = f" in stage {rank + 1} of {len(price.memory)}" if len(price.memory) > 1 else ""
     return f"needs {format_bytes(memory.peak)}{where} of {format_bytes(limit)}: {itemised(memory)}"
+
+
+def beyond_limits(price: Price, aim: Aim) -> str:
+    """Which limit on a step even the fastest, or the cheapest, of some layouts does not keep."""
+    if price.step > aim.longest:
+        return f"a step takes at least {format_seconds(price.step)}, and may take {format_seconds(aim.longest)}"
+    return f"a step costs at least ${price.money:,.4g}, and may cost ${aim.dearest:,.4g}"
 
 
 def unproven(gap: float) -> str:
@@ -46,6 +55,23 @@ def settled(found: Price, gap: float, best: Price, aim: Aim) -> str:
     if least >= aim.value(best):
         return f" (any other such takes at least {text})"
     return f" (between {text} and this by what was only bounded)"
+
+
+def gained(price: Price, best: Price, aim: Aim) -> str:
+    """By how much a layout is better than another in what is made small."""
+    if aim.minimize == "time":
+        return f"{format_seconds(best.pace - price.pace)} faster"
+    return f"{1 - aim.value(price) / aim.value(best):.1%} {_LESS[aim.minimize]}"
+
+
+def by_example(doubled: Price, best: Price, aim: Aim) -> str:
+    """What a step of twice the batch changes in what is made small, by the example."""
+    if aim.minimize == "memory":
+        return f"{format_bytes(doubled.peak)} instead of {format_bytes(best.peak)}"
+    ratio = 2 * aim.value(best) / aim.value(doubled)
+    if aim.minimize == "time":
+        return f"{ratio - 1:.1%} more examples per second"
+    return f"{abs(1 - 1 / ratio):.1%} {_LESS[aim.minimize] if ratio > 1 else _MORE[aim.minimize]} by the example"
 
 
 def longest_items(time: TimeBreakdown) -> Mapping[str, float]:
@@ -73,8 +99,7 @@ def _worse(price: Price, best: Price, aim: Aim) -> str:
     share = (ours - theirs) / theirs if theirs else 0.0
     if aim.minimize == "time":
         return f"{format_seconds(ours - theirs)} ({share:.1%}) slower" if ours > theirs else "as fast"
-    name = {"cost": "dearer", "energy": "more energy", "memory": "more memory"}[aim.minimize]
-    return f"{share:.1%} {name}, {format_seconds(price.step)} per step"
+    return f"{share:.1%} {_MORE[aim.minimize]}, {format_seconds(price.step)} per step"
 
 
 def _items(pricer: HybridPricer, other: Layout, price: Price, chosen: Layout, best: Price) -> list[str]:

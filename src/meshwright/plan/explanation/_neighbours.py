@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from math import isfinite, prod
 from typing import Any, get_args
 
 from meshwright.cost import Sharding
 from meshwright.cost.hybrid import HybridPricer, Layout, Price
 from meshwright.graph import Splits
 from meshwright.plan._goal import Goal, Pins
-from meshwright.plan.explanation._comparison import settled, too_large, why_not
+from meshwright.plan.explanation._comparison import beyond_limits, settled, too_large, why_not
 from meshwright.plan.explanation._departures import other_departures
 from meshwright.plan.search import Aim, Effort, Search, limits
 
@@ -29,7 +29,7 @@ class Neighbour:
         layout: the best with it; None where none is legal.
         price: of it.
         reason: why it is not chosen.
-        fits: whether its memory fits.
+        fits: whether it fits the memory and the limits on the run.
     """
 
     change: str
@@ -77,6 +77,23 @@ def neighbour(
             reason = why_not(pricer, layout, price, chosen, best, aim)
             reason += settled(price, max(0.0, 1 - lowest / aim.value(price)), best, aim)
             return Neighbour(change=change, layout=layout, price=price, reason=reason)
+    return _beyond_limits(pricer, goal, aim, change) or _beyond_memory(pricer, goal, change)
+
+
+def _beyond_limits(pricer: HybridPricer, goal: Goal, aim: Aim, change: str) -> Neighbour | None:
+    """The fastest, or the cheapest, where even that does not keep the limits on the run."""
+    if aim == Aim(minimize=aim.minimize):
+        return None
+    extreme = Aim() if isfinite(aim.longest) else Aim(minimize="cost")
+    found = Search(pricer, goal, extreme, effort=_QUICK).run().best
+    if found is None or aim.allows(found.price):
+        return None
+    reason = beyond_limits(found.price, aim)
+    return Neighbour(change=change, layout=found.layout, price=found.price, reason=reason, fits=False)
+
+
+def _beyond_memory(pricer: HybridPricer, goal: Goal, change: str) -> Neighbour | None:
+    """What takes the least memory, where even that is too much."""
     boundless = _boundless(pricer)
     smallest = Search(boundless, goal, Aim(minimize="memory"), effort=_QUICK).run().best
     if smallest is None:
@@ -84,6 +101,8 @@ def neighbour(
     fullest = max(range(len(smallest.price.memory)), key=lambda rank: smallest.price.memory[rank].peak)
     kinds = {replica.kinds[fullest] for replica in smallest.layout.replicas}
     limit = min(limits(pricer, goal, smallest.layout)[kind] for kind in kinds)
+    if smallest.price.memory[fullest].peak <= limit:
+        return None
     return Neighbour(
         change=change, layout=smallest.layout, price=smallest.price, reason=too_large(smallest.price, limit), fits=False
     )
