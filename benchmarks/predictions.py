@@ -5,13 +5,13 @@
     python benchmarks/predictions.py --methods tensor-2 pipeline-2 --json
 
 A GPT of 3.7M parameters, and a mixture of experts for the expert axis (and, to tell apart what is its operations' and
-what is the axis's error, on one worker and on two of data), each as its script is written for one device, is
-run under `meshwright run --set …`. The prediction is the one that the run prints before its first step, by the model of
-cost alone: what a trial timed is shown beside it and not judged. The cache holds this machine's calibration and nothing
-else, so that no outcome of an earlier run corrects what is predicted. The planner refuses more workers than cores; such
-methods are run with `--cluster`, a description of this machine with as many cores as workers, each with its part of the
-measured rates; the longest split of the sequence is two, since each worker keeps 64 positions. Run it on a machine that
-does nothing else: its load is in the prediction, and in the steps.
+what is the axis's error, on one worker and on two of data), each as its script is written for one device, is run under
+`meshwright run --set …`. The prediction is the one that the run prints before its first step, by the model of cost
+alone: what a trial timed is shown beside it and not judged. The machine is measured first, into a cache that holds
+nothing else, so that no outcome of an earlier run corrects what is predicted. The planner refuses more workers than
+cores; such methods are run with `--cluster`, a description of this machine with as many cores as workers, each with
+its part of the measured rates; the longest split of the sequence is two, since each worker keeps 64 positions. Run it
+on a machine that does nothing else: its load is in the prediction, and in the steps.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from typing import cast
 
 import outcome
 from meshwright.cost import Schedule, balanced_bubble
-from meshwright.hardware import Cluster, here, identity, write_cluster
+from meshwright.hardware import Cluster, here, identity, read_cluster, write_cluster
 from meshwright.hardware._cache import calibration_path
 from meshwright.plan import read_plan
 from meshwright.units import format_bytes, format_seconds
@@ -184,7 +184,7 @@ class MethodError(Exception):
     """A method did not run; says why."""
 
 
-def measured(method: str, *, steps: int, cache: Path) -> Row:
+def measured(method: str, *, steps: int, machine: Cluster) -> Row:
     """Runs a method under the product's own command.
 
     Raises:
@@ -196,13 +196,13 @@ def measured(method: str, *, steps: int, cache: Path) -> Row:
         crowd = workers_of(method)
         if crowd > (os.cpu_count() or 1):
             description = Path(folder) / "cluster.toml"
-            write_cluster(taking_turns(here(), crowd, idle=idle_share(method)), description)
+            write_cluster(taking_turns(machine, crowd, idle=idle_share(method)), description)
             sets += ["--cluster", str(description)]
         script = [str(HERE / "predictions_contestant.py"), model, str(steps)]
         product = str(Path(sys.executable).parent / "meshwright")
         done = subprocess.run(
             [product, "run", "--json", "--output", folder, *sets, *script],
-            capture_output=True, text=True, check=False, env={**os.environ, "MESHWRIGHT_CACHE": str(cache)},
+            capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode != 0:
             raise MethodError(done.stderr.strip()[-2000:])
@@ -224,11 +224,18 @@ def measured(method: str, *, steps: int, cache: Path) -> Row:
     )
 
 
-def calibrated(cache: Path) -> None:
-    """Makes a cache with this machine's calibration alone."""
-    cluster = here()
-    path = cache / calibration_path(identity()).name
-    write_cluster(cluster, path)
+def calibrated(cache: Path, *, measured_before: Path | None = None) -> Cluster:
+    """This machine, measured now or before, as the only thing in a cache.
+
+    Args:
+        cache: folder to make.
+        measured_before: a cluster that `meshwright hardware --save` wrote here; None: measure now.
+    """
+    os.environ["MESHWRIGHT_CACHE"] = str(cache)
+    if measured_before is None:
+        return here(fresh=True, progress=lambda line: print(line, file=sys.stderr, flush=True))
+    write_cluster(read_cluster(measured_before), calibration_path(identity()))
+    return here()
 
 
 def known(path: Path | None) -> dict[str, Row]:
@@ -264,6 +271,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="three methods, 12 steps each")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of lines")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=tuple(METHODS))
+    parser.add_argument(
+        "--machine", type=Path, help="cluster file of `meshwright hardware --save`; else measured first"
+    )
     parser.add_argument("--rows", type=Path, help="file that keeps finished methods; known ones are not run again")
     parser.add_argument("--budget", type=float, default=1800.0, help="no method starts after so many seconds")
     parser.add_argument("--steps", type=int, default=25, help="of each method; the first five are not counted")
@@ -277,16 +287,17 @@ def main() -> int:
     there, rows, ends = outcome.machine(), known(chosen.rows), time.monotonic() + chosen.budget
     failed = 0
     with tempfile.TemporaryDirectory(prefix="predictions-cache-") as cache:
-        calibrated(Path(cache))
+        machine = calibrated(Path(cache), measured_before=chosen.machine)
         for method in (name for name in methods if name not in rows):
             if time.monotonic() > ends:
                 break
             try:
-                rows[method] = measured(method, steps=steps, cache=Path(cache))
+                rows[method] = measured(method, steps=steps, machine=machine)
             except MethodError as error:
                 failed += 1
                 print(f"{method}: {error}", file=sys.stderr, flush=True)
                 continue
+            print(line(rows[method]), file=sys.stderr, flush=True)
             if chosen.rows is not None:
                 with chosen.rows.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(asdict(rows[method])) + "\n")

@@ -22,6 +22,16 @@ def test_digest_differs_between_machines_and_is_stable() -> None:
     assert identity_digest("a machine") != identity_digest("another machine")
 
 
+def test_digest_differs_between_probes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    digests = [identity_digest("a machine")]
+    for number, text in enumerate(("rates of a cache", "rates of a step")):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "probe_rates.py").write_text(text)
+        monkeypatch.setattr(_identity, "__file__", str(tmp_path / str(number) / "_identity.py"))
+        digests.append(identity_digest("a machine"))
+    assert len(set(digests)) == 3
+
+
 def test_one_hardware_thread_of_each_core_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Four hardware threads on two cores, numbered as Linux does: 0 and 2 are siblings, 1 and 3 are."""
     for number, siblings in enumerate(("0,2", "1,3", "0,2", "1,3")):

@@ -12,9 +12,6 @@ import psutil
 from meshwright.hardware._control_groups import memory_groups
 from meshwright.units import GIB, Bytes, format_bytes
 
-# A calibration measured by an older probe lacks rows that newer code reads; raising this number measures again.
-PROBE_FORMAT = 4
-
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 _CGROUP = Path("/sys/fs/cgroup")
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
@@ -33,8 +30,11 @@ def identity() -> str:
 
 
 def identity_digest(text: str) -> str:
-    """A short name for files that belong to one identity and one version of the probe."""
-    return sha256(f"{PROBE_FORMAT} {text}".encode()).hexdigest()[:12]
+    """A short name for files that belong to one identity and one probe: what other code measured is not used."""
+    known = sha256(text.encode())
+    for source in sorted(Path(__file__).parent.glob("probe*.py")):
+        known.update(source.read_bytes())
+    return known.hexdigest()[:12]
 
 
 def processor_name() -> str:
