@@ -2,7 +2,7 @@
 
 import pytest
 
-from meshwright.cli._tokens import own_tokens, shadowed, with_script_separated, with_target_first
+from meshwright.cli._tokens import misspelt, own_tokens, shadowed, with_script_separated, with_target_first
 
 TAKES_VALUE = {"--set": True, "--memory": True, "--json": False}
 
@@ -32,6 +32,19 @@ def test_own_options_end_at_the_script() -> None:
 def test_options_of_ours_among_the_script_s_are_noticed() -> None:
     tokens = ["--json", "--", "train.py", "--memory=1", "--lr", "--memory"]
     assert shadowed(tokens, options=TAKES_VALUE) == ["--memory"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--memory=1 -- train.py --memroy=4GiB", {"--memroy": "--memory"}),
+        ("-- train.py --sets a --memory 1 --jsn", {"--sets": "--set", "--jsn": "--json"}),
+        ("-- train.py --seed 3 --batch-size 8 -- memory", {}),
+        ("--memroy 1", {}),
+    ],
+)
+def test_slips_of_the_finger_among_the_script_s_are_noticed(typed: str, meant: dict[str, str]) -> None:
+    assert misspelt(typed.split(), options=["--set", "--memory", "--json"]) == meant
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,14 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from cyclopts import App
 from cyclopts.exceptions import CycloptsError, UnknownCommandError, UnknownOptionError
 
 from meshwright import __version__
 from meshwright.cli._output import print_error
-from meshwright.cli._tokens import own_tokens, shadowed, with_script_separated, with_target_first
+from meshwright.cli._tokens import misspelt, own_tokens, shadowed, with_script_separated, with_target_first
 from meshwright.errors import MeshwrightError, UsageError, suggestion
 
 INTERRUPTED = 130
@@ -46,7 +46,7 @@ VERBS = {
 }
 SCRIPT_VERBS = ("plan", "run", "verify")
 # What a plan is for; taken wherever they stand, because no plan here is meant where they are typed.
-TARGET_OPTIONS = ("--cluster", "--minimize", "--deadline", "--budget", "--tokens")
+TARGET_OPTIONS = ("--cluster", "--minimize", "--deadline", "--budget", "--tokens", "--set", "--allow")
 
 
 def make_app() -> App:
@@ -88,11 +88,7 @@ def run_command(tokens: Sequence[str]) -> int:
             takes_value = {name: argument.token_count()[0] > 0 for argument in collection for name in argument.names}
             typed = with_target_first(tokens[1:], options=TARGET_OPTIONS) if verb == "plan" else tokens[1:]
             separated = [verb, *with_script_separated(typed, takes_value=takes_value)]
-            for name in shadowed(separated, options=takes_value):
-                print(
-                    f"note: {name} stands after the script and goes to it; Meshwright's own stand before",
-                    file=sys.stderr,
-                )
+            _note_script_options(separated, options=takes_value)
         code = app(separated, exit_on_error=False, print_error=False, result_action="return_value")
         return code if isinstance(code, int) else 0
     except CycloptsError as error:
@@ -106,6 +102,14 @@ def run_command(tokens: Sequence[str]) -> int:
         # Whoever read the output is gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _note_script_options(tokens: Sequence[str], *, options: Collection[str]) -> None:
+    """Says which of the script's arguments the user may have meant for Meshwright."""
+    for name in shadowed(tokens, options=options):
+        print(f"note: {name} stands after the script and goes to it; Meshwright's own stand before", file=sys.stderr)
+    for name, near in misspelt(tokens, options=options).items():
+        print(f"note: {name} goes to the script; for Meshwright's {near} put it before the script", file=sys.stderr)
 
 
 def usage_error(error: CycloptsError, *, verb: str) -> UsageError:

@@ -1,8 +1,12 @@
 """Where Meshwright's own options end and the script's arguments begin."""
 
 from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
 
 SEPARATOR = "--"
+# Likeness of a script's option to one of ours, as difflib counts it: two letters of nine exchanged leave 0.89. Options of
+# scripts are often like ours in part (`--batch-size`: 0.74), which is no slip of the finger.
+_SLIP = 0.87
 
 
 def with_script_separated(tokens: Sequence[str], *, takes_value: Mapping[str, bool]) -> list[str]:
@@ -58,3 +62,10 @@ def shadowed(tokens: Sequence[str], *, options: Collection[str]) -> list[str]:
     """Options of ours that stand among the script's arguments: the user may have meant either."""
     arguments = tokens[len(own_tokens(tokens)) :]
     return [name for name in dict.fromkeys(token.partition("=")[0] for token in arguments) if name in options]
+
+
+def misspelt(tokens: Sequence[str], *, options: Collection[str]) -> dict[str, str]:
+    """Options among the script's arguments that differ from one of ours by a slip of the finger, each with that one."""
+    names = [token.partition("=")[0] for token in tokens[len(own_tokens(tokens)) :] if token.startswith(SEPARATOR)]
+    near = {name: get_close_matches(name, options, n=1, cutoff=_SLIP) for name in names if name not in options}
+    return {name: found[0] for name, found in near.items() if found}
