@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 
 SEPARATOR = "--"
-# Likeness of a script's option to one of ours, as difflib counts it: two letters of nine exchanged leave 0.89. Options of
-# scripts are often like ours in part (`--batch-size`: 0.74), which is no slip of the finger.
+# Likeness of a script's option to one of ours, as difflib counts it: two letters of nine exchanged leave 0.89. Other
+# options are often like ours in part (`--batch-size`: 0.74), which is no slip of the finger.
 _SLIP = 0.87
 
 
