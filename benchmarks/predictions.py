@@ -10,8 +10,9 @@ what is the axis's error, on one worker and on two of data), each as its script 
 alone: what a trial timed is shown beside it and not judged. The machine is measured first, into a cache that holds
 nothing else, so that no outcome of an earlier run corrects what is predicted. The planner refuses more workers than
 cores; such methods are run with `--cluster`, a description of this machine with as many cores as workers, each with
-its part of the measured rates; the longest split of the sequence is two, since each worker keeps 64 positions. Run it
-on a machine that does nothing else: its load is in the prediction, and in the steps.
+its part of the measured rates, and with exchanges as they are measured among so many; the longest split of the
+sequence is two, since each worker keeps 64 positions. Run it on a machine that does nothing else: its load is in the
+prediction, and in the steps.
 """
 
 import argparse
@@ -22,13 +23,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from statistics import median
 from typing import cast
 
 import outcome
+from crowded_machine import crowd_rates, taking_turns
 from meshwright.cost import Schedule, balanced_bubble
 from meshwright.hardware import Cluster, here, identity, read_cluster, write_cluster
 from meshwright.hardware._cache import calibration_path
@@ -116,47 +118,6 @@ class Row:
         return self.predicted_memory / self.measured_memory - 1
 
 
-def taking_turns(cluster: Cluster, workers: int, *, idle: float = 0.0) -> Cluster:
-    """The machine as more workers than cores see it: every rate of one thread times the part of a core that it has.
-
-    A worker that waits for its neighbours leaves its core to the others. It has no identity, so that plans for it are
-    searched and not tried.
-
-    Args:
-        workers: that share the cores.
-        idle: share of their time in which they wait (0 to 1).
-    """
-    host = cluster.hosts[-1]
-    cores = host.device.cores
-    part = min(1.0, cores / (workers * (1 - idle)))
-    device = replace(
-        host.device,
-        cores=workers,
-        matrix_rates=tuple(replace(row, rate=row.rate * part) for row in host.device.matrix_rates if row.threads == 1),
-        operation_rates=tuple(
-            replace(row, bandwidth=row.bandwidth * part, overhead=row.overhead / part)
-            for row in host.device.operation_rates
-            if row.threads == 1
-        ),
-    )
-    links = tuple(
-        replace(
-            link,
-            collectives=tuple(
-                replace(row, bandwidth=row.bandwidth * part, latency=row.latency / part) for row in link.collectives
-            ),
-        )
-        for link in cluster.links
-    )
-    return replace(
-        cluster,
-        name=f"{workers} workers on {cores} cores",
-        identity="",
-        hosts=(replace(host, device=device),),
-        links=links,
-    )
-
-
 def workers_of(method: str) -> int:
     """How many workers a method has."""
     degrees = dict(pin.split("=") for pin in METHODS[method])
@@ -196,7 +157,7 @@ def measured(method: str, *, steps: int, machine: Cluster) -> Row:
         crowd = workers_of(method)
         if crowd > (os.cpu_count() or 1):
             description = Path(folder) / "cluster.toml"
-            write_cluster(taking_turns(machine, crowd, idle=idle_share(method)), description)
+            write_cluster(taking_turns(machine, crowd, idle=idle_share(method), crowd=crowd_rates(crowd)), description)
             sets += ["--cluster", str(description)]
         script = [str(HERE / "predictions_contestant.py"), model, str(steps)]
         product = str(Path(sys.executable).parent / "meshwright")

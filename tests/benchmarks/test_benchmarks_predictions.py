@@ -2,11 +2,12 @@
 
 import pytest
 
+from crowded_machine import taking_turns
 from meshwright.documents import from_mapping
 from meshwright.errors import PlanError
 from meshwright.plan import Goal, Pins, plan_outright
 from planning_builders import machine, multilayer
-from predictions import METHODS, Row, checks_of, idle_share, taking_turns, workers_of
+from predictions import METHODS, Row, checks_of, idle_share, workers_of
 
 GRAPH = multilayer(layers=8, batch=16)
 
