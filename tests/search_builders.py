@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 
+from meshwright.cost.accelerator import calibration
 from meshwright.cost.hybrid import HybridPricer, Layout, Price
 from meshwright.graph import (
     Activation,
@@ -21,7 +22,7 @@ from meshwright.graph import (
     Splits,
     TensorSplit,
 )  # fmt: skip
-from meshwright.hardware import Cluster, Device, Host, Link, MatrixRate, OperationRate
+from meshwright.hardware import Cluster, Device, Host, Link, MatrixRate, OperationRate, parse_cluster
 from meshwright.plan import Goal
 from meshwright.plan.search import Aim, choices_of, device_sets, frames, keeps_all, limits, shapes
 
@@ -101,6 +102,22 @@ def random_cluster(rng: random.Random, *, mixed: bool = False) -> Cluster:
         Link(tier="network", latency=2e-5, bandwidth=rng.uniform(0.3, 50) * 1e9),
     )
     return Cluster(name="random", hosts=hosts, links=links)
+
+
+def catalogue_pricer(graph: Graph, rng: random.Random, *, mixed: bool = False) -> HybridPricer:
+    """Up to 4 accelerators of the catalogue with little memory, in programs that wait for more or less."""
+    clusters = [parse_cluster(f"{name}:2x2") for name in (("h100", "a100") if mixed else ("h100",))]
+    hosts = tuple(
+        replace(host, name=f"node{index}", count=2 // len(clusters))
+        for index, one in enumerate(clusters) for host in one.hosts
+    )  # fmt: skip
+    cluster = with_memory(replace(clusters[0], hosts=hosts), tuple(rng.randint(3, 8) * 10**9 for _ in hosts))
+    links = tuple(replace(link, bandwidth=link.bandwidth * rng.choice((0.01, 0.1, 1.0))) for link in cluster.links)
+    habits = replace(
+        calibration().own, bubble=rng.choice((0.7, 1.0, 1.2)), gradient_bytes=rng.choice((0.0, 2.0)),
+        hidden_share=rng.choice((0.2, 0.9)), step=rng.choice((0.0, 1e-3)),
+    )  # fmt: skip
+    return HybridPricer(graph, replace(cluster, links=links), habits=habits)
 
 
 def _device(rng: random.Random, name: str) -> Device:

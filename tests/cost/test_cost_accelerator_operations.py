@@ -8,7 +8,7 @@ from accelerator_builders import CALIBRATION, HABITS, MACHINE
 
 from meshwright.cost import Kernels, Precision
 from meshwright.cost._workload import Workload
-from meshwright.cost.accelerator import accelerated_times, launches
+from meshwright.cost.accelerator import accelerated_times
 from meshwright.graph import Graph, Linear, MatrixShape, Operation, OptimizerState, Parameter
 
 
@@ -70,10 +70,10 @@ def test_a_norm_is_one_kernel() -> None:
     parts = [_operation("pointwise", "norm", bytes_read=Linear(fixed=size)) for size in (1e9, 4e9, 2e9, 4e9)]
     workload = _workload(*parts)
     assert _times(workload).sum() == pytest.approx(4e-3)
-    assert launches(workload).sum() == pytest.approx(1.0)
+    assert workload.launches.sum() == pytest.approx(1.0)
     apart = _workload(*(replace(part, module="other") for part in parts))
     assert _times(apart).sum() == pytest.approx(11e-3)
-    assert launches(apart).sum() == 4.0
+    assert apart.launches.sum() == 4.0
     assert _times(apart, compiled=True).sum() == pytest.approx(5.5e-3)
 
 

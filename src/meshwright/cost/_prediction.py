@@ -61,6 +61,8 @@ class MemoryBreakdown:
 
     def scaled(self, factor: float) -> "MemoryBreakdown":
         """Every item times a factor."""
+        if factor == 1:
+            return self
         return MemoryBreakdown(**{item.name: round(getattr(self, item.name) * factor) for item in fields(self)})
 
 

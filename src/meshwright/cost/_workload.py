@@ -74,6 +74,24 @@ class Workload:
         self.backward: Index = np.flatnonzero([operation.phase == "backward" for operation in operations])
 
     @cached_property
+    def saved(self) -> LinearColumn:
+        """Every saved activation (B)."""
+        return _column([item.size for item in self.graph.activations])
+
+    @cached_property
+    def mixes(self) -> NDArray[np.bool_]:
+        """Which operations are attention."""
+        return np.array([operation.kind == "attention" for operation in self.graph.operations], dtype=np.bool_)
+
+    @cached_property
+    def launches(self) -> Column:
+        """Kernels that a host launches for every operation on an accelerator (one instance of a repeated one)."""
+        counts = np.array([float(operation.kind != "view") for operation in self.graph.operations])
+        for rows in self.norms:
+            counts[rows] /= max(1.0, counts[rows].sum())
+        return counts
+
+    @cached_property
     def blocks(self) -> tuple[str, ...]:
         """Paths of every repeated block: what can be recomputed."""
         return tuple(path for block in self.graph.blocks for path in block.paths)

@@ -19,6 +19,7 @@ from meshwright.cost.accelerator._collectives import Collectives as Collectives
 from meshwright.cost.accelerator._exposure import after_backward as after_backward
 from meshwright.cost.accelerator._exposure import beside as beside
 from meshwright.cost.accelerator._exposure import host_time as host_time
+from meshwright.cost.accelerator._exposure import least_waited as least_waited
 from meshwright.cost.accelerator._exposure import tensor_exposed as tensor_exposed
 from meshwright.cost.accelerator._exposure import together as together
 from meshwright.cost.accelerator._exposure import turn_time as turn_time
@@ -35,7 +36,6 @@ from meshwright.cost.accelerator._machine import Rack as Rack
 from meshwright.cost.accelerator._machine import machine as machine
 from meshwright.cost.accelerator._machine import machine_of as machine_of
 from meshwright.cost.accelerator._operations import accelerated_times as accelerated_times
-from meshwright.cost.accelerator._operations import launches as launches
 from meshwright.cost.accelerator._setup import MatrixType as MatrixType
 from meshwright.cost.accelerator._setup import Recomputation as Recomputation
 from meshwright.cost.accelerator._setup import Setup as Setup

@@ -62,6 +62,17 @@ def after_backward(
     return max(beyond, habits.reduction_exposed * reduced) + habits.gather_exposed * gathered
 
 
+def least_waited(habits: Habits, slowdown: Slowdown = _NONE) -> tuple[float, float]:
+    """Linear bounds on `after_backward` for an exchange of gradients of $e$ beside a backward of $w$.
+
+    Returns:
+        $κ$ and $φ$ of which $e - κ w$ and $φ e$ are both waited for at least.
+    """
+    slowed, slowing = slowdown.exchange, slowdown.computing
+    hiding = max(0.0, 1 - slowing * (1 - 1 / slowed))
+    return habits.hidden_share * hiding, max(habits.reduction_exposed, min(1.0, slowed * (1 - 1 / slowing)))
+
+
 def host_time(habits: Habits, *, tp: int, pp: int, num_hosts: int) -> Seconds:
     """The host's time to launch a layer; more where messages between hosts share its queue with collectives (s)."""
     if pp == 1 or num_hosts == 1 or tp == 1:

@@ -58,14 +58,6 @@ def accelerated_times(
     return _norms_at_once(workload, times)
 
 
-def launches(workload: Workload) -> Column:
-    """Kernels that the host launches for every operation (one instance of a repeated one)."""
-    counts = np.array([float(item.kind != "view") for item in workload.graph.operations])
-    for rows in workload.norms:
-        counts[rows] /= max(1.0, counts[rows].sum())
-    return counts
-
-
 def _kernels(machine: Machine, dtype: str, fitted: Calibration) -> Kernels:
     return kernels(machine, MATRIX_TYPES.get(dtype, "single"), fitted)
 

@@ -5,9 +5,10 @@ Reading order: `_layout` (the data), `_units` (blocks from which stages are made
 split model runs), `_devices` (what operations and updates take: as measured, or as fitted to published runs), `_ring`
 (attention over a split sequence), `_pieces` (what a unit costs), `_topology` and `_exchanges` (collectives by axis),
 `_data_exchange` (gradients) with `_apart` (islands), `_loading` (batches), `_pipeline_time`, `_step`, `_held` (memory),
-`_price`, `_hybrid`, which puts them together, and `_conversion` (layouts and strategies).
+`_price`, `_hybrid`, which puts them together, `_least` with `_after` (bounds), `_conversion` (layouts and strategies).
 """
 
+from meshwright.cost.hybrid._after import After as After
 from meshwright.cost.hybrid._apart import Standing as Standing
 from meshwright.cost.hybrid._apart import standing as standing
 from meshwright.cost.hybrid._conversion import layout_of as layout_of
@@ -23,6 +24,7 @@ from meshwright.cost.hybrid._layout import AttentionMode as AttentionMode
 from meshwright.cost.hybrid._layout import Layout as Layout
 from meshwright.cost.hybrid._layout import Order as Order
 from meshwright.cost.hybrid._layout import Replica as Replica
+from meshwright.cost.hybrid._least import Least as Least
 from meshwright.cost.hybrid._pipeline_time import Form as Form
 from meshwright.cost.hybrid._pipeline_time import in_flight as in_flight
 from meshwright.cost.hybrid._pipeline_time import least_span as least_span

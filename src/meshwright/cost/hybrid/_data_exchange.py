@@ -23,7 +23,7 @@ from meshwright.cost._lossy import (
 )
 from meshwright.cost._prediction import Collective
 from meshwright.cost._workload import Column
-from meshwright.cost.accelerator import Slowdown, after_backward
+from meshwright.cost.accelerator import Slowdown, after_backward, least_waited
 from meshwright.cost.hybrid._exchanges import Exchanges
 from meshwright.cost.hybrid._layout import Layout
 from meshwright.cost.hybrid._pieces import Weights
@@ -70,6 +70,23 @@ class Synchronised:
 
     exposed: Seconds
     collectives: tuple[Collective, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sums:
+    """What one worker of the pipeline exchanges once a step, apart from when.
+
+    Args:
+        collectives: of gradients and updated parameters.
+        reduced: of gradients, on the links (s).
+        gathered: of parameters, on the links (s).
+        passes: encoding and decoding (s).
+    """
+
+    collectives: tuple[Collective, ...]
+    reduced: Seconds
+    gathered: Seconds
+    passes: Seconds
 
 
 class DataExchange:
@@ -151,6 +168,19 @@ class DataExchange:
             window: that backward (s); 0 where nothing can be hidden behind it.
             copying: bytes that a worker reads and writes over time when gradients are copied (B/s).
         """
+        sums = self.sums(layout, gradients, expert, parameters, copying=copying)
+        exposed = self.loss(layout) + sums.passes
+        exposed += self._after(layout, sums.reduced, sums.gathered, gradients, window=window)
+        return Synchronised(exposed=exposed, collectives=sums.collectives)
+
+    def loss(self, layout: Layout) -> Seconds:
+        """The loss summed over an island (s)."""
+        return self._exchanges.time(layout, "all_reduce", layout.mesh.num_workers // layout.islands, 1, _LOSS_SIZE)
+
+    def sums(
+        self, layout: Layout, gradients: float, expert: float, parameters: float, *, copying: BytesPerSecond
+    ) -> Sums:  # fmt: skip
+        """The exchange of gradients and updated parameters (arguments as for `synchronised`)."""
         mesh = layout.mesh
         islands = layout.islands
         replicate, shard, context = mesh.dp_replicate // islands, mesh.dp_shard, mesh.cp
@@ -189,9 +219,22 @@ class DataExchange:
             handed = parameters if of_gradients(layout.exchange) is None else self._in_eight_bits(parameters)
             add("all_gather", "dp_shard", shard, layout.stride("dp_shard"), handed)
         gathered = sum(item.duration for item in found) - total
-        loss = self._exchanges.time(layout, "all_reduce", mesh.num_workers // islands, 1, _LOSS_SIZE)
-        exposed = loss + passes + self._after(layout, total, gathered, gradients, window=window)
-        return Synchronised(exposed=exposed, collectives=tuple(found))
+        return Sums(collectives=tuple(found), reduced=total, gathered=gathered, passes=passes)
+
+    def least_waited(self, layout: Layout) -> tuple[float, float, float]:
+        """Of an exchange beside the last backward, what is waited for at least.
+
+        Returns:
+            The share of that backward that hides it at most; the share that is waited for in any case; and the share of
+            the gathering of parameters that is.
+        """
+        habits = self._exchanges.habits
+        hiding, share, gathering = 1.0, 0.0, 1.0
+        if habits is not None:
+            slowdown = self._exchanges.slowdown(layout.mesh.num_shares, layout.stride("dp_shard"))
+            hiding, share = least_waited(habits, slowdown)
+            gathering = habits.gather_exposed
+        return (hiding, share, gathering) if layout.exchange.overlap else (0.0, 1.0, gathering)
 
     def _summed(
         self, layout: Layout, name: CollectiveName, axis: str, degree: int, stride: int, size: float, calls: int,

@@ -21,7 +21,6 @@ from meshwright.cost.accelerator import (
     Messages,
     accelerated_times,
     host_time,
-    launches,
     machine,
     machine_of,
     stall_time,
@@ -71,7 +70,7 @@ class Devices:
         times = accelerated_times(
             workload, where, self.fitted, self.habits, kernels=kernels, precision=precision, examples=examples
         )
-        return times, launches(workload)
+        return times, workload.launches
 
     def host(self, kind: int, layout: Layout) -> Seconds:
         """The host's time to launch a layer (s); 0 where it is in the operations' own."""
@@ -116,6 +115,11 @@ class Devices:
         ways = {way: max((row.bandwidth for row in rows if row.kind == "copy" and row.variant == way), default=0.0)
                 for way in ("to_device", "from_device")}  # fmt: skip
         return min(ways.values())
+
+    def least_step(self, micro_batches: int) -> Seconds:
+        """What a step takes at least besides computing and exchanging (s)."""
+        own = self.own_habits
+        return own.step if own is not None else ENGINE * micro_batches
 
     def step(self, layout: Layout, parameters: float) -> Seconds:
         """What a step takes besides computing and exchanging (s).

@@ -75,7 +75,7 @@ def held(
     level = {"none": 0, "optimizer": 1, "gradients": 2, "parameters": 3}[layout.sharding]
     parameters, gradients = float(units @ weights.parameters), float(units @ weights.gradients)
     kept = gradients / (shard if level == 3 or (level == 2 and layout.micro_batches == 1) else 1)
-    activations = float(activation_bytes(layout, stages, pieces)[rank :: stages.workers].sum())
+    activations = float(activation_bytes(layout, stages, pieces, rank=rank).sum())
     transient, _ = _in_passes(stages, pieces, rank)
     update = _in_update(graph, layout, gradients, shard)
     items = MemoryBreakdown(
@@ -94,7 +94,7 @@ def held(
 
 def peak_moment(graph: Graph, layout: Layout, stages: Stages, weights: Weights, pieces: Pieces, *, rank: int) -> Moment:
     """When a worker of the first replica's pipeline holds most."""
-    activations = float(activation_bytes(layout, stages, pieces)[rank :: stages.workers].sum())
+    activations = float(activation_bytes(layout, stages, pieces, rank=rank).sum())
     transient, moment = _in_passes(stages, pieces, rank)
     units = stages.units[rank :: stages.workers].sum(axis=0)
     update = _in_update(graph, layout, float(units @ weights.gradients), layout.parts(layout.replicas[0]))
@@ -174,10 +174,12 @@ def _piece(graph: Graph, weights: Weights) -> float:
     return max(float(OFFLOADED_PIECE), graph.optimizer.bytes_per_element * largest)
 
 
-def activation_bytes(layout: Layout, stages: Stages, pieces: Pieces) -> Column:
-    """Saved activations of every stage: of all micro-batches that are under way in it (B)."""
-    flying = np.array(in_flight(layout.form), dtype=np.float64)
-    return flying * (stages.units @ pieces.activations - stages.again @ (pieces.activations - pieces.inputs))
+def activation_bytes(layout: Layout, stages: Stages, pieces: Pieces, *, rank: int) -> Column:
+    """Saved activations of a worker's stages: of all micro-batches that are under way in them (B)."""
+    own = slice(rank, None, stages.workers)
+    flying = np.array(in_flight(layout.form)[own], dtype=np.float64)
+    freed = pieces.activations - pieces.inputs
+    return flying * (stages.units[own] @ pieces.activations - stages.again[own] @ freed)
 
 
 def _communication(

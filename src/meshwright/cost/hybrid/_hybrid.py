@@ -14,7 +14,7 @@ from meshwright.cost._strategy import Kernels, Precision
 from meshwright.cost._workload import Column, Workload
 from meshwright.cost.accelerator import Calibration, Habits, calibration
 from meshwright.cost.hybrid._apart import meetings
-from meshwright.cost.hybrid._data_exchange import DataExchange
+from meshwright.cost.hybrid._data_exchange import DataExchange, Synchronised
 from meshwright.cost.hybrid._devices import devices_of
 from meshwright.cost.hybrid._exchanges import Exchanges, UnitExchange
 from meshwright.cost.hybrid._held import Stages, carrying, held, least_held
@@ -22,6 +22,7 @@ from meshwright.cost.hybrid._layout import Layout, Replica, timed_alike
 from meshwright.cost.hybrid._loading import Loading
 from meshwright.cost.hybrid._local import Division, local_graph
 from meshwright.cost.hybrid._pieces import Pieces, Weights, pieces_of, weights_of, with_blocks_away
+from meshwright.cost.hybrid._pipeline_time import in_flight
 from meshwright.cost.hybrid._price import Price
 from meshwright.cost.hybrid._ring import ring_times
 from meshwright.cost.hybrid._stage_durations import stage_durations
@@ -129,16 +130,6 @@ class HybridPricer:
         """FLOP of one step over all workers."""
         return sum(item.flops.at(self.graph.batch_size) * item.repeats for item in self.graph.operations)
 
-    @property
-    def least_factor(self) -> float:
-        """What a lower bound on a pipeline's span is to be multiplied with.
-
-        The correction, and less where not all of filling and emptying is waited for: a step then takes that share of
-        the span, and the rest of the busiest worker's time.
-        """
-        own = self.devices.own_habits
-        return self.correction.time * min(1.0, own.bubble if own is not None else 1.0)
-
     def stages(self, layout: Layout) -> Stages:
         """The units of every stage, by kind."""
         kinds = self.units.kinds
@@ -178,14 +169,23 @@ class HybridPricer:
         for kind in set(replica.kinds):
             pieces = self.pieces_for(layout, replica, kind)
             host = self.devices.host(kind, layout)
-            shards = self.data.shards(layout, weights, copying=self._copying(layout, kind))
+            shards = self.data.shards(layout, weights, copying=self.copying(layout, kind))
             way = self.devices.host_link(kind) if layout.offload == "activations" else float("inf")
             found[kind] = (pieces, unit_times(self.exchanges, listed, pieces, shards=shards, host=host, way=way))
         return [found[kind] for kind in replica.kinds]
 
     def memory(self, layout: Layout, stages: Stages, replica: Replica) -> tuple[MemoryBreakdown, ...]:
-        """What every worker of a replica's pipeline holds."""
-        return tuple(self.memory_of(layout, stages, replica, rank) for rank in range(stages.workers))
+        """What every worker of a replica's pipeline holds; those with the same stages hold the same."""
+        flying, late = in_flight(layout.form), layout.schedule == "asynchronous"
+        found: dict[tuple, MemoryBreakdown] = {}
+        listed = []
+        for rank, kind in enumerate(replica.kinds):
+            own = slice(rank, None, stages.workers)
+            key = kind, stages.units[own].tobytes(), stages.again[own].tobytes(), flying[own], rank if late else 0
+            if key not in found:
+                found[key] = self.memory_of(layout, stages, replica, rank)
+            listed.append(found[key])
+        return tuple(listed)
 
     def memory_of(self, layout: Layout, stages: Stages, replica: Replica, rank: int) -> MemoryBreakdown:
         """What one worker of a replica's pipeline holds; the other workers' stages do not matter to it."""
@@ -205,31 +205,6 @@ class HybridPricer:
         """Parameters, gradients and state of one unit of a kind (B)."""
         _, weights = self.local(layout.division)
         return least_held(self.graph, layout, np.eye(self.units.num_kinds)[kind], weights)
-
-    def least_after(self, layout: Layout) -> Seconds:
-        """What exchange and state add after the last backward, in the mean over workers at least (s).
-
-        Exchanges take a latency for each of a whole number of buckets and are otherwise linear in what they carry.
-        """
-        _, weights = self.local(layout.division)
-        units = np.bincount(self.units.kinds, minlength=self.units.num_kinds) / layout.mesh.pp
-        fastest = (
-            max(self.devices.host_link(kind) for kind in range(len(self.hosts))) if layout.offload != "none" else 0
-        )
-        copying = max(self._copying(layout, kind) for kind in range(len(self.hosts)))
-        carried = carrying(self.graph, layout, units, weights, fastest, shard=layout.parts())
-        updates = layout.exchange.updates
-        if updates is not None and updates.kind == "local" and not updates.delay:  # others meet as the step allows
-            outer = self._meetings(layout, units, float("inf"), copying)
-            carried += outer.exposed + outer.passes
-        if self.devices.own_habits is None:
-            return carried
-        gradients = float(units @ weights.gradients)
-        exposed = self.data.synchronised(
-            layout, gradients, float(units @ weights.expert), float(units @ weights.parameters),
-            window=float("inf"), copying=copying,
-        ).exposed  # fmt: skip
-        return carried + exposed * (1 - 1 / max(2.0, 2 * gradients / layout.exchange.bucket_size))
 
     def pieces_for(self, layout: Layout, replica: Replica, kind: int) -> Pieces:
         """Pieces of a replica's micro-batch on one of the cluster's training hosts."""
@@ -269,11 +244,21 @@ class HybridPricer:
             units: of each kind on it.
         """
         _, weights = self.local(layout.division)
+        shard = layout.parts(replica)
+        way = self.devices.host_link(kind)
+        carried = carrying(self.graph, layout, units, weights, way, shard=shard)
+        return self.updated(layout, kind, units, shards=shard) + carried
+
+    def updated(self, layout: Layout, kind: int, units: Column, *, shards: float) -> Seconds:
+        """The same without what is carried from the host's memory and back (s).
+
+        Args:
+            shards: in how many parts as large as the worker's it is done.
+        """
+        _, weights = self.local(layout.division)
         rates = self._rates(kind, self.processes(layout, kind))
         elements = float(units @ weights.elements)
-        shard = layout.parts(replica)
-        update = self.devices.update(kind, self.whole, rates, layout, elements=elements, shards=shard)
-        return update + carrying(self.graph, layout, units, weights, self.devices.host_link(kind), shard=shard)
+        return self.devices.update(kind, self.whole, rates, layout, elements=elements, shards=shards)
 
     def _gradients(self, size: float, weights: Weights, units: Column) -> float:
         """Bytes of gradients on the network, where it is known how wide their elements are there."""
@@ -302,31 +287,37 @@ class HybridPricer:
         self, layout: Layout, stages: Stages, replica: Replica, run: Run
     ) -> tuple[int, TimeBreakdown, tuple[Collective, ...]]:
         """The worker that ends last, after its gradients and its update."""
-        _, weights = self.local(layout.division)
-        best: tuple[Seconds, int, TimeBreakdown, tuple[Collective, ...]] | None = None
         on_cpu = self.hosts[replica.kinds[0]].device.kind == "cpu"
         overhead = self.devices.step(layout, self.whole.trainable_elements) + self._feeding(layout, replica)
+        known: dict[tuple, tuple[Synchronised, Seconds]] = {}  # workers with the same stages
+        ended = []
         for rank, kind in enumerate(replica.kinds):
-            units = stages.units[rank :: stages.workers].sum(axis=0)
-            after = self.data.synchronised(
-                layout, self._gradients(units @ weights.gradients, weights, units),
-                self._gradients(units @ weights.expert, weights, units), float(units @ weights.parameters),
-                window=0.0 if on_cpu else float(run.last[rank]), copying=self._copying(layout, kind),
-            )  # fmt: skip
-            optimizer = self.update(layout, replica, kind, units)
+            units, window = stages.units[rank :: stages.workers].sum(axis=0), 0.0 if on_cpu else float(run.last[rank])
+            key = kind, units.tobytes(), window
+            if key not in known:
+                known[key] = self._after(layout, units, window, kind), self.update(layout, replica, kind, units)
+            after, optimizer = known[key]
             end = run.ends[rank] + after.exposed + optimizer + overhead
-            outer = self._meetings(layout, units, end, self._copying(layout, kind))
-            end += outer.exposed + outer.passes
-            if best is None or end > best[0]:
-                time = broken_down(
-                    run, rank, end=end, exposed=after.exposed + outer.exposed + outer.passes, optimizer=optimizer,
-                    overhead=overhead, factor=self.correction.time,
-                )  # fmt: skip
-                best = (end, rank, time, (*after.collectives, *outer.collectives))
-        assert best is not None
-        return best[1:]
+            outer = self.meetings(layout, units, end, self.copying(layout, kind))
+            ended.append((end + outer.exposed + outer.passes, after, outer, optimizer))
+        rank = max(range(stages.workers), key=lambda one: ended[one][0])
+        end, after, outer, optimizer = ended[rank]
+        time = broken_down(
+            run, rank, end=end, exposed=after.exposed + outer.exposed + outer.passes, optimizer=optimizer,
+            overhead=overhead, factor=self.correction.time,
+        )  # fmt: skip
+        return rank, time, (*after.collectives, *outer.collectives)
 
-    def _meetings(self, layout: Layout, units: Column, step: Seconds, copying: BytesPerSecond) -> Meetings:
+    def _after(self, layout: Layout, units: Column, window: Seconds, kind: int) -> Synchronised:
+        """What follows the last backward, which takes so long, of a worker on a kind of host with these units."""
+        _, weights = self.local(layout.division)
+        return self.data.synchronised(
+            layout, self._gradients(float(units @ weights.gradients), weights, units),
+            self._gradients(float(units @ weights.expert), weights, units), float(units @ weights.parameters),
+            window=window, copying=self.copying(layout, kind),
+        )  # fmt: skip
+
+    def meetings(self, layout: Layout, units: Column, step: Seconds, copying: BytesPerSecond) -> Meetings:
         """What meetings of islands add to a step of one worker, which has these units."""
         if layout.exchange.updates is None:
             return Meetings()
@@ -385,7 +376,7 @@ class HybridPricer:
             times = ring_times(workload, rates, times, examples=examples, degree=ring)
         return pieces_of(workload, self.units, times, launched, examples=examples)
 
-    def _copying(self, layout: Layout, kind: int) -> BytesPerSecond:
+    def copying(self, layout: Layout, kind: int) -> BytesPerSecond:
         """How fast a worker copies gradients, where it encodes them or meets others; infinite elsewhere (B/s)."""
         if layout.exchange.updates is None and not sends_less(layout.exchange, layout.precision):
             return float("inf")

@@ -93,14 +93,13 @@ def pieces_of(workload: Workload, units: Units, times: Column, launches: Column,
     """
     graph = workload.graph
     forward = np.where(workload.in_forward, times, 0.0)
-    mixing = np.array([item.kind == "attention" for item in graph.operations])
-    sizes = np.array([item.size.at(examples) for item in graph.activations], dtype=np.float64)
+    sizes = workload.saved.at(examples)
     inputs = np.array([0.0, *(block.input_size.at(examples) for block in graph.blocks), 0.0])
     activations = units.by_kind(sizes, units.activations, units.saved)
     return Pieces(
         forward=units.by_kind(forward, units.operations, units.times),
         backward=units.by_kind(times - forward, units.operations, units.times),
-        attention=units.by_kind(np.where(mixing, forward, 0.0), units.operations, units.times),
+        attention=units.by_kind(np.where(workload.mixes, forward, 0.0), units.operations, units.times),
         activations=activations,
         inputs=np.minimum(inputs, activations),
         transient=graph.transient.at(examples),

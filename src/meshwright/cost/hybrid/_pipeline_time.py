@@ -7,7 +7,7 @@ a search can afford it thousands of times. Long steps are simulated for a few ro
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,33 +120,44 @@ def in_flight(form: Form) -> tuple[int, ...]:
         return (form.micro_batches,) * form.num_stages
     if form.schedule == "asynchronous":
         return tuple(range(form.num_stages, 0, -1))
-    most: list[int] = [0] * form.num_stages
-    for rank in range(form.num_workers):
-        for chunk, number in enumerate(_worker_in_flight(form, rank)):
-            most[rank + chunk * form.num_workers] = number
-    return tuple(most)
+    if form.num_stages == form.num_workers:
+        return _with_one_stage(form)
+    return tuple(np.ravel(_with_several_stages(form).T).tolist())
 
 
-def _worker_in_flight(form: Form, rank: int) -> list[int]:
-    """Most micro-batches that each stage of one worker holds, counted along its order of work (`_schedule`)."""
+def _with_one_stage(form: Form) -> tuple[int, ...]:
+    """As many as a worker goes ahead with before each is answered by a backward, whose late half does not matter."""
+    shown = simulated_micro_batches(form)
+    return tuple(min(shown, ahead + 1) for ahead in _ahead(form, shown, first=shown))
+
+
+def _with_several_stages(form: Form) -> NDArray[np.intp]:
+    """Counted along each worker's order of work (`_schedule`; `workers chunks`)."""
     workers, shown = form.num_workers, simulated_micro_batches(form)
-    chunks = form.num_stages // workers
+    chunks = np.arange(form.num_stages // workers)
     num_rounds = max(1, shown // workers)
-    ends = [(shown * number + num_rounds - 1) // num_rounds for number in range(num_rounds + 1)]
-    sizes = [high - low for low, high in pairwise(ends)]
-    forwards = [chunk for size in sizes for chunk in range(chunks) for _ in range(size)]
-    backwards = [chunk for size in sizes for chunk in reversed(range(chunks)) for _ in range(size)]
-    hops = workers - 1 - rank
-    ahead = min(len(forwards), (chunks - 1) * sizes[0] + (2 * hops if form.schedule == "interleaved" else hops))
-    lag = rank if form.schedule == "zero_bubble" else 0
-    held, most = [0] * chunks, [0] * chunks
-    for number, chunk in enumerate(forwards):
-        held[chunk] += 1
-        most[chunk] = max(most[chunk], held[chunk])
-        done = number - ahead - lag
-        if done >= 0:
-            held[backwards[done]] -= 1
-    return most
+    sizes = np.diff([(shown * number + num_rounds - 1) // num_rounds for number in range(num_rounds + 1)])
+    there = np.concatenate([np.repeat(chunks, size) for size in sizes])
+    back = np.concatenate([np.repeat(chunks[::-1], size) for size in sizes])
+    begun = np.cumsum(there[:, None] == chunks, axis=0)
+    done = np.vstack((np.zeros_like(chunks), np.cumsum(back[:, None] == chunks, axis=0)))
+    found = []
+    for ahead in _ahead(form, len(there), first=int(sizes[0])):
+        before = min(ahead, len(there) - 1)
+        found.append(np.max(begun[before:] - done[: len(there) - before], axis=0))
+    return np.array(found)
+
+
+def _ahead(form: Form, forwards: int, *, first: int) -> list[int]:
+    """How many forwards each worker does before it has done its first backward whole.
+
+    Args:
+        forwards: of all its stages.
+        first: micro-batches of the first round.
+    """
+    hops = (2 if form.schedule == "interleaved" else 1) * np.arange(form.num_workers - 1, -1, -1)
+    ahead = np.minimum(forwards, (form.num_stages // form.num_workers - 1) * first + hops)
+    return (ahead + (np.arange(form.num_workers) if form.schedule == "zero_bubble" else 0)).tolist()
 
 
 def _cut_short(form: Form, micro_batches: int) -> Form:

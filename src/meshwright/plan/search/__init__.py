@@ -3,8 +3,9 @@
 In: a `HybridPricer`, a `Goal`, an `Aim`. Out: a `Result`, with how far from the best it may be.
 Reading order: `_aim` (what is made small), `_limits` (of memory), `_sending` (of gradients), `_shards` (unequal ones)
 and `_frame` (the space but for stages), `_cover` (what to compute again), `_burden` (a worker's time and memory),
-`_rooms`, `_bubble`, `_work`, `_relaxed`, `_walk` (bounds: of memory alone, of the work alone, of blocks in memory, of
-units in order), `_stages` (the stages of one frame), `_search`.
+`_rooms`, `_bubble`, `_span`, `_work`, `_relaxed`, `_walk` (bounds: of memory alone, of pipelines and their steps, of
+the work alone, of blocks in memory, of units in order), `_prospects` (of frames), `_stages` (the stages of one
+frame), `_search`.
 """
 
 from meshwright.plan.search._aim import Aim as Aim

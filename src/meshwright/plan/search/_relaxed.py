@@ -10,7 +10,7 @@ over the $n$ of them that free most.
 import numpy as np
 from numpy.typing import NDArray
 
-from meshwright.cost.hybrid import HybridPricer, Layout
+from meshwright.cost.hybrid import After, HybridPricer, Layout
 from meshwright.cost.hybrid._units import Units
 from meshwright.plan.search._burden import Burdens
 from meshwright.plan.search._rooms import room_of
@@ -54,6 +54,22 @@ def block_times(
         again = np.where(again > counts, np.inf, again)
         table = np.maximum(table, counts * each + again * forward)
     return np.maximum.accumulate(table, axis=1)
+
+
+def loaded(table: Times, after: After, kind: int, *, count: int) -> Times:
+    """Least time of 0, 1, 2, … blocks of a kind with what follows the last backward, for each micro-batch (s).
+
+    Args:
+        table: of `block_times`.
+        after: what follows.
+        count: of micro-batches.
+    """
+    blocks, possible = np.arange(table.shape[1]), np.where(np.isfinite(table), table, 0.0)
+    shown = [
+        possible * (1 - hiding / count) + (blocks * after.of_units(hiding)[kind] - after.spared) / count
+        for hiding in {0.0, after.hiding}
+    ]
+    return np.maximum(table, np.max(shown, axis=0))
 
 
 def _flying(burdens: Burdens, units: Units) -> Times:

@@ -3,16 +3,15 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush, nsmallest
-from itertools import chain, count
+from itertools import count
 
 import numpy as np
-from numpy.typing import NDArray
 
-from meshwright.cost import Mesh, Schedule
-from meshwright.cost.hybrid import HybridPricer, Layout, Price, Replica
+from meshwright.cost import Mesh
+from meshwright.cost.hybrid import HybridPricer, Layout, Least, Price, Replica
 from meshwright.plan._goal import Goal
 from meshwright.plan.search._aim import Aim
-from meshwright.plan.search._bubble import least_step
+from meshwright.plan.search._bubble import bubble
 from meshwright.plan.search._burden import Counts
 from meshwright.plan.search._frame import (
     Choices,
@@ -21,20 +20,15 @@ from meshwright.plan.search._frame import (
     arranged,
     choices_of,
     device_sets,
-    form_of,
-    framed,
     keeps_all,
-    levels,
     offloaded,
-    schedules,
     shapes,
 )
 from meshwright.plan.search._limits import limits
-from meshwright.plan.search._rooms import Rooms, may_hold
-from meshwright.plan.search._shards import with_shards
-from meshwright.plan.search._stages import ROUNDING, Effort, StageSearch, bubble, least_sent
+from meshwright.plan.search._prospects import Bare, Prospects
+from meshwright.plan.search._stages import ROUNDING, Effort, StageSearch
 from meshwright.plan.search._work import Work
-from meshwright.units import Bytes, Dollars, Watts
+from meshwright.units import Dollars, Watts
 
 # What is looked at, in partial choices of a pipeline: making a frame, bounding one; a price counts once per stage.
 _FRAME, _BOUND = 0.1, 2.0
@@ -88,10 +82,10 @@ class _Heap:
 
     def __init__(self, state: _State) -> None:
         self._state = state
-        self._items: list[tuple[float, int, float, Layout | Frame | StageSearch]] = []
+        self._items: list[tuple[float, int, float, Layout | Bare | Frame | StageSearch]] = []
         self._order = count()
 
-    def push(self, bound: float, estimate: float, item: Layout | Frame | StageSearch) -> None:
+    def push(self, bound: float, estimate: float, item: Layout | Bare | Frame | StageSearch) -> None:
         self._state.considered += 1
         if bound < self._state.value * (1 - ROUNDING):
             heappush(self._items, (estimate, next(self._order), bound, item))
@@ -106,7 +100,7 @@ class _Heap:
         found = [item for item in self._items if isinstance(item[3], StageSearch)]
         return [search for *_, search in nsmallest(number, found) if isinstance(search, StageSearch)]
 
-    def __iter__(self) -> Iterator[tuple[float, Layout | Frame | StageSearch]]:
+    def __iter__(self) -> Iterator[tuple[float, Layout | Bare | Frame | StageSearch]]:
         while self._items:
             _, _, bound, item = heappop(self._items)
             if bound < self._state.value * (1 - ROUNDING):
@@ -133,9 +127,9 @@ class Search:
         one_hot = np.eye(pricer.units.num_kinds, dtype=np.intp)[pricer.units.kinds]
         before = np.vstack((np.zeros(pricer.units.num_kinds, dtype=np.intp), np.cumsum(one_hot, axis=0)))
         self._summed: list[Counts] = [tuple(row) for row in before.tolist()]
-        self._work = Work(pricer, self._choices, self._summed[-1])
-        self._rooms: dict[tuple, Rooms] = {}
-        self._weighed: dict[tuple, NDArray[np.float64]] = {}
+        self._least = Least(pricer)
+        self._work = Work(pricer, self._choices, self._summed[-1], least=self._least)
+        self._prospects = Prospects(pricer, goal, aim, choices=self._choices, work=self._work)
 
     def run(self, *, accept: Callable[[Mesh], bool] = _any) -> Result:
         """The best layout of every set of devices, and the best of all; sets of different kinds share the effort.
@@ -180,6 +174,8 @@ class Search:
                 self._dive(heap.deepest(_DIVES), state)
                 break
             if isinstance(item, Layout):
+                self._look_closer(item, heap, state)
+            elif isinstance(item, Bare):
                 self._split_up(item, heap, state)
             elif isinstance(item, Frame):
                 self._bound(bound, item, heap, state)
@@ -210,10 +206,17 @@ class Search:
         if self._solve(search, state, Effort(priced=1, visited=4 + 2 * search.num_stages), probing=True):
             left.append(search)
 
-    def _split_up(self, shape: Layout, heap: "_Heap", state: _State) -> None:
+    def _look_closer(self, shape: Layout, heap: "_Heap", state: _State) -> None:
+        """Puts a shape back by a closer bound: most never come to be split up."""
+        bare = self._prospects.of_shape(shape, state.value * (1 - ROUNDING))
+        if bare is not None:
+            heap.push(bare.bound, bare.estimate, bare)
+        state.work += _FRAME
+
+    def _split_up(self, bare: Bare, heap: "_Heap", state: _State) -> None:
         """Puts the frames of a shape where it was."""
-        for low, frame in self._framed(shape, state.value):
-            heap.push(low, low * (1 + bubble(frame)), frame)
+        for low, frame in self._prospects.frames(bare, state.value * (1 - ROUNDING)):
+            heap.push(low, low * (1 + bubble(frame.form)), frame)
             state.work += _FRAME
         state.work += _FRAME
 
@@ -225,31 +228,17 @@ class Search:
         if frame.layout.offload == self._choices.offloads[0]:
             for layout in offloaded(frame.layout, self._choices):
                 other = replace(frame, layout=layout)
-                if not may_hold(self._orders(layout), frame.form, self._weights(layout)[None]).all():
-                    continue
-                low = max(bound, self._least(other))
-                heap.push(low, low * (1 + bubble(frame)) * _AFTER_ITSELF, other)
-        weights = self._weights(frame.layout)[None]
+                low = max(bound, self._prospects.of_frame(other, state.value * (1 - ROUNDING)))
+                heap.push(low, low * (1 + bubble(frame.form)) * _AFTER_ITSELF, other)
+        weights = self._prospects.weights(frame.layout)[None]
         for one in arranged(frame):
-            if not self._rooms_of(one.layout).hold(frame.form, weights).all():
+            if not self._prospects.rooms(one.layout).hold(frame.form, weights).all():
                 continue
             search = self.stages(one)
             state.work += _BOUND * len(dict.fromkeys(frame.layout.replicas[0].kinds))
             if search.may_beat(state.value):
                 estimate = search.estimate if state.best is not None else 0.0  # any that fits is wanted first
                 heap.push(max(bound, search.bound), estimate, search)
-
-    def _least(self, frame: Frame) -> float:
-        """A lower bound on a frame's value: work with its exchange, the least bubble, and what follows."""
-        layout, pricer = frame.layout, self._pricer
-        work, ahead, shared = self._work.of(layout)
-        sent = least_sent(pricer, layout)
-        span = least_step(
-            frame.form, work + 2 * (frame.num_stages - 1) * sent, ahead=ahead, after=pricer.least_after(layout)
-        )  # fmt: skip
-        least = max(span, layout.micro_batches * shared)
-        draw, held = self._work.drawn(layout), self._held(layout)
-        return self._aim.least(least * pricer.least_factor, *draw, peak=held, steps=layout.steps_over_exact)
 
     def _finish(self, left: list[StageSearch], state: _State, effort: float) -> None:
         """Searches what probing left open, as far as the effort goes; the rest keeps its bound."""
@@ -274,91 +263,6 @@ class Search:
             state.open = min(state.open, search.least(state.value))
         return solved.open < state.value * (1 - ROUNDING)
 
-    def _framed(self, shape: Layout, best: float) -> Iterator[tuple[float, Frame]]:
-        """Frames of a shape with a lower bound: work with its exchange and the least bubble; weights that may fit.
-
-        Args:
-            best: what the bound must be below.
-        """
-        pricer, draw = self._pricer, self._work.drawn(shape)
-        known: dict[object, tuple[float, float, float]] = {}
-        sent = least_sent(pricer, shape)
-        for layout, ways in self._roomy(shape):
-            shards = layout.mesh.dp_shard, layout.shards
-            data = (*shards, layout.exchange) if layout.sharding == "parameters" else None
-            key = data, layout.offload
-            if key not in known:
-                known[key] = self._work.of(layout)
-            work, ahead, shared = known[key]
-            after = pricer.least_after(layout)
-            for schedule, stages in ways:
-                form = form_of(layout, schedule, stages)
-                least = least_step(form, work + 2 * (stages - 1) * sent, ahead=ahead, after=after)
-                least = max(least, layout.micro_batches * shared)
-                value = self._aim.least(
-                    least * pricer.least_factor, *draw, peak=self._held(layout), steps=layout.steps_over_exact
-                )  # fmt: skip
-                if value < best * (1 - ROUNDING):
-                    yield value, framed(layout, schedule, stages)
-
-    def _roomy(self, shape: Layout) -> Iterator[tuple[Layout, list[tuple[Schedule, int]]]]:
-        """Levels of sharding with what may fit of them; parts go to the hosts at once only where they must."""
-        found = (with_shards(self._pricer, self._goal, one) for one in levels(shape, self._choices))
-        listed = [(layout, *offloaded(layout, self._choices)) for layout in chain(*found)]
-        fitting = iter(self._fitting(shape, list(chain(*listed))))
-        for level in listed:
-            here = next(fitting)
-            if here:
-                yield level[0], here
-            for away in level[1:]:
-                if ways := [way for way in next(fitting) if way not in here]:
-                    yield away, ways
-
-    def _fitting(self, shape: Layout, layouts: Sequence[Layout]) -> list[list[tuple[Schedule, int]]]:
-        """The schedules, with numbers of stages, of each of a shape's layouts that may fit the memory."""
-        ways = [list(schedules(one, self._choices)) for one in layouts]
-        found: list[list[tuple[Schedule, int]]] = [[] for _ in layouts]
-        for offload in dict.fromkeys(one.offload for one in layouts):
-            places = [place for place, one in enumerate(layouts) if one.offload == offload]
-            weights = np.array([self._weights(layouts[place]) for place in places])
-            away = replace(shape, offload=offload) if offload != shape.offload else shape
-            for way in dict.fromkeys(chain(*(ways[place] for place in places))):
-                fits = may_hold(self._orders(away), form_of(shape, *way), weights)
-                for place, held in zip(places, fits, strict=True):
-                    if held and way in ways[place]:
-                        found[place].append(way)
-        return found
-
-    def _weights(self, layout: Layout) -> NDArray[np.float64]:
-        """Parameters, gradients and state of one unit of each kind (B)."""
-        key = (
-            layout.division, layout.sharding, layout.mesh.dp_shard, layout.offload, layout.micro_batches == 1,
-            layout.exchange, layout.shards and (layout.shards, layout.replicas),
-        )  # fmt: skip
-        if key not in self._weighed:
-            kinds = range(self._pricer.units.num_kinds)
-            self._weighed[key] = np.array([self._pricer.weight_of(layout, kind) for kind in kinds])
-        return self._weighed[key]
-
-    def _held(self, layout: Layout) -> Bytes:
-        """What the fullest worker holds at least, where that counts, with the same in the hosts' memory too (B)."""
-        if self._aim.minimize != "memory":
-            return 0
-        least = min(self._pricer.weighs(one) for one in (layout, *offloaded(layout, self._choices)))
-        return int(least * self._pricer.correction.memory / layout.mesh.pp)
-
-    def _orders(self, layout: Layout) -> Iterator[Rooms]:
-        """The rooms of a layout's workers, for each order of its kinds of devices."""
-        return (self._rooms_of(one.layout) for one in arranged(Frame(layout=layout, num_stages=1)))
-
-    def _rooms_of(self, layout: Layout) -> Rooms:
-        how = layout.division, layout.mesh.cp, layout.kernels, layout.precision, layout.threads, layout.offload
-        key = *how, layout.replicas, layout.micro_batches
-        if key not in self._rooms:
-            most = limits(self._pricer, self._goal, layout)
-            self._rooms[key] = Rooms(self._pricer, layout, limits=most, recompute=self._goal.pins.recompute)
-        return self._rooms[key]
-
     def _bounded(
         self, devices: Devices, state: _State, *, accept: Callable[[Mesh], bool]
     ) -> Iterator[tuple[float, Layout]]:
@@ -372,21 +276,22 @@ class Search:
                 draws.append(self._pricer.draw(replace(base, replicas=(places,))))
             most = state.value * (1 - ROUNDING)
             return all(
-                self._aim.least(least(base, kind, examples) * self._pricer.least_factor, *draws[0]) < most
+                self._aim.least(least(base, kind, examples), *draws[0]) < most
                 for least in (self._work.evenly, self._work.computed)
             )
 
         for shape in shapes(self._pricer, self._choices, devices, worth=worth):
             if not accept(shape.mesh):
                 continue
-            least = self._work.alone(shape)
-            yield self._aim.least(least * self._pricer.least_factor, *self._work.drawn(shape)), shape
+            yield self._aim.least(self._work.alone(shape), *self._work.drawn(shape)), shape
 
     def stages(self, frame: Frame) -> StageSearch:
         """What finds the stages of one frame, with its bounds."""
         recompute = "none" if keeps_all(frame.layout) else self._goal.pins.recompute
         most = limits(self._pricer, self._goal, frame.layout)
-        return StageSearch(self._pricer, frame, self._aim, limits=most, recompute=recompute, summed=self._summed)
+        return StageSearch(
+            self._pricer, frame, self._aim, least=self._least, limits=most, recompute=recompute, summed=self._summed
+        )
 
 
 def _front(seen: list[Found]) -> tuple[Found, ...]:

@@ -12,13 +12,14 @@ from functools import cached_property
 
 import numpy as np
 
-from meshwright.cost.hybrid import HybridPricer, Layout, Price
+from meshwright.cost.hybrid import HybridPricer, Layout, Least, Price
 from meshwright.plan.search._aim import Aim
-from meshwright.plan.search._bubble import least_share, least_shared, least_step, may_interleave
+from meshwright.plan.search._bubble import bubble, fillings, least_shared, least_shares, least_step, may_interleave
 from meshwright.plan.search._burden import Burdens, Counts
 from meshwright.plan.search._frame import Frame
-from meshwright.plan.search._relaxed import Times, block_times, capacity, least_bottleneck, least_total
+from meshwright.plan.search._relaxed import Times, block_times, capacity, least_bottleneck, least_total, loaded
 from meshwright.plan.search._rooms import least_blocks
+from meshwright.plan.search._span import SpanInStep
 from meshwright.plan.search._walk import Walk
 from meshwright.units import Bytes, Seconds
 
@@ -70,19 +71,19 @@ class StageSearch:
         pricer: prices layouts.
         frame: everything else.
         aim: what is made small.
+        least: what layouts take beside their work.
         limits: bytes that a worker may use, by kind of training host.
         recompute: `none` and `all` as pinned; None: as needed.
         summed: units of each kind before every unit, and in all.
     """
 
     def __init__(
-        self, pricer: HybridPricer, frame: Frame, aim: Aim, *, limits: tuple[Bytes, ...], recompute: str | None,
-        summed: list[Counts],
+        self, pricer: HybridPricer, frame: Frame, aim: Aim, *, least: Least, limits: tuple[Bytes, ...],
+        recompute: str | None, summed: list[Counts],
     ) -> None:  # fmt: skip
         self._pricer, self._frame, self._aim, self._limits = pricer, frame, aim, limits
         layout = replace(frame.layout, bounds=(0,) * frame.num_stages)
-        self._layout, self._form, self._factor = layout, layout.form, pricer.least_factor
-        thrifty = aim.minimize == "memory"
+        self._layout, self._form, thrifty = layout, layout.form, aim.minimize == "memory"
         self._burdens = Burdens(pricer, layout, limits=limits, recompute=recompute, thrifty=thrifty)
         self._summed = summed
         self._usable = sorted(pricer.units.cuts)
@@ -93,24 +94,39 @@ class StageSearch:
         split = self._form.schedule in ("zero_bubble", "asynchronous")
         self._way: list[list[float]] = (self._burdens.forward if split else both).min(axis=0).tolist()
         # A micro-batch passes through every unit; the fastest worker of the slowest replica bounds its time.
-        self._sent = least_sent(pricer, layout)
+        self._sent = least.sent(layout)
         self._work = float((both @ np.array(summed[-1])).min(axis=1).max()) + 2 * (frame.num_stages - 1) * self._sent
         units, each = np.array(summed[-1], dtype=np.float64), np.ones(layout.mesh.pp)
         self._shared = max(least_shared(part, each, units) for part in both)
-        self._after = pricer.least_after(layout)
-        self._ahead = least_share(self._burdens.forward, both)
         self._draw, self._steps = pricer.draw(layout), layout.steps_over_exact
         self._tables = {
             kind: block_times(pricer, layout, self._burdens, kind, limits=limits, recompute=recompute)
             for kind, block in enumerate(self._burdens.is_block) if block and self._summed[-1][kind]
         }  # fmt: skip
+        after, mean = least.after(layout), units / layout.mesh.pp
+        window = float((both @ mean).max())
+        self._after, self._spared = after.of_mean(mean, window), after.spared
+        rows, ahead = both.reshape(-1, len(units)), self._burdens.forward.reshape(-1, len(units))
+        self._ahead = fillings(least_shares(ahead, rows), rows.min(axis=0) * units, after.rate(rows.max(axis=0)))
+        self._loads = {
+            kind: loaded(table, after, kind, count=layout.micro_batches) for kind, table in self._tables.items()
+        }
+        self._span = self._around(least, once=after.once)
         self._weighs = pricer.weighs(layout) * pricer.correction.memory
         self.bound = self._value(self._least_step()) if self._may_fit() else float("inf")
         self._walk: Walk | None = None
         if 1 < layout.mesh.pp == frame.num_stages and np.isfinite(self.bound):
             self._walk = Walk(
-                pricer, layout, self._burdens, limits=limits, recompute=recompute, sent=self._sent
+                pricer, layout, self._burdens, limits=limits, recompute=recompute, sent=self._sent, after=after,
+                hiding=after.hides(mean, window),
             )  # fmt: skip
+
+    def _around(self, least: Least, *, once: Seconds) -> SpanInStep:
+        busy = self._form.micro_batches * max(self._work / self._form.num_workers, self._shared)
+        return SpanInStep(
+            busy=busy, waited=least.waited, overhead=least.overhead(self._layout) + once,
+            factor=self._pricer.correction.time,
+        )  # fmt: skip
 
     @property
     def num_stages(self) -> int:
@@ -122,34 +138,37 @@ class StageSearch:
         if self.bound >= value * (1 - ROUNDING):
             return False
         step = self._longest(value)
-        return not np.isfinite(step) or self._reaches(step / self._factor)
+        return not np.isfinite(step) or self._reaches(step)
 
     def least(self, value: float) -> float:
         """A lower bound on what is better than a value, closer than `bound`."""
-        high = self._longest(value) / self._factor
+        high = self._longest(value)
         if not np.isfinite(high) or self._aim.minimize == "memory":
             return self.bound
-        low = self._least_step() / self._factor
+        low = self._least_step()
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             low, high = (low, middle) if self._reaches(middle) else (middle, high)
-        return max(self.bound, self._value(low * self._factor))
+        return max(self.bound, self._value(low))
 
-    def _reaches(self, span: Seconds) -> bool:
-        """Whether stages may exist that are done within a time (before any correction)."""
+    def _reaches(self, step: Seconds) -> bool:
+        """Whether stages may exist whose step is no longer."""
         if self._walk is not None:
-            return self._walk.reaches(span)
+            return self._walk.reaches(self._span.longest(step), busy=self._span.within(step))
         if self._form.schedule != "interleaved" or len(self._tables) != 1:
             return True
         ((kind, table),) = self._tables.items()
         blocks = float(self._fastest[kind]) * self._summed[-1][kind]
-        again = least_total(table, span / self._form.micro_batches) - blocks
-        return may_interleave(self._form, self._work + max(0.0, again), span, after=self._after)
+        within = self._span.within(step)
+        again = least_total(table, within / self._form.micro_batches) - blocks
+        return may_interleave(
+            self._form, self._work + max(0.0, again), within, after=self._after, waited=self._span.waited
+        )  # fmt: skip
 
     @property
     def estimate(self) -> float:
         """The bound with a bubble: what is looked at first."""
-        return self.bound * (1 + bubble(self._frame))
+        return self.bound * (1 + bubble(self._form))
 
     def _may_fit(self) -> bool:
         """Whether parameters, gradients and state, shared out evenly, are within the limits."""
@@ -163,13 +182,13 @@ class StageSearch:
         count = self._form.micro_batches
         if self._form.num_workers == 1:
             burden = self._burdens.of(0, (self._summed[-1],))
-            span = count * burden.busy if burden is not None else float("inf")
-        else:
-            span = least_step(self._form, self._work, ahead=self._ahead, after=self._after)
-            span = max(
-                span, count * self._shared, *(count * self._bottleneck(table) for table in self._tables.values())
-            )
-        return span * self._factor
+            return self._span.step_around(count * burden.busy + self._after) if burden is not None else float("inf")
+        least = least_step(
+            self._form, self._work, ahead=self._ahead, after=self._after, spared=self._spared,
+            waited=self._span.waited,
+        )  # fmt: skip
+        busiest = (count * self._bottleneck(table) for table in self._loads.values())
+        return self._span.step_around(max(least, count * self._shared, *busiest))
 
     def solve(self, best: float, effort: Effort) -> Solved:
         """The best stages whose value is below `best`.
@@ -245,17 +264,17 @@ class StageSearch:
             rest = self._until[-1] - self._until[end]
             if stages == workers and left:
                 own = max(own, before + self._form.micro_batches * rest / left)
-            if self._value(own * self._factor) < state.best * (1 - ROUNDING):
+            if self._value(self._span.step_of(own)) < state.best * (1 - ROUNDING):
                 bounds = partial.bounds if last else (*partial.bounds, end)
                 yield _Partial(bounds=bounds, chosen=(*partial.chosen, counts), before=before, step=own)
 
     def _reach(self, place: int, state: "_Progress") -> list[tuple[int, int]]:
         """How many blocks of each kind the workers after a place can take before the step is as long as the best."""
         if state.reach is None or state.reach_best != state.best:
-            step = self._longest(state.best) / self._factor / self._form.micro_batches
+            step = self._span.within(self._longest(state.best)) / self._form.micro_batches
             state.reach_best = state.best
             state.reach = {
-                kind: np.cumsum(capacity(table, step)[::-1])[::-1].tolist() for kind, table in self._tables.items()
+                kind: np.cumsum(capacity(table, step)[::-1])[::-1].tolist() for kind, table in self._loads.items()
             }
         after = place + 1
         return [(kind, row[after] if after < len(row) else 0) for kind, row in state.reach.items()]
@@ -301,7 +320,7 @@ class StageSearch:
 
     def _shortest(self, walk: Walk) -> Seconds:
         """The least time in which stages may be done, to a thousandth or so; a long one where none may."""
-        low = high = self._least_step() / self._factor
+        low = high = self._span.within(self._least_step())
         for _ in range(_DOUBLINGS):
             if walk.reaches(high):
                 break
@@ -343,23 +362,6 @@ class StageSearch:
     def _value(self, step: Seconds) -> float:
         peak = self._weighs / self._form.num_workers
         return self._aim.least(step, *self._draw, peak=peak, steps=self._steps)
-
-
-def least_sent(pricer: HybridPricer, layout: Layout) -> Seconds:
-    """What a worker spends at least on what crosses one of its cuts, there and back (s)."""
-    habits = pricer.devices.own_habits
-    if habits is None or layout.mesh.pp == 1:
-        return 0.0
-    lightest = {(size.fixed, size.per_example): bound for bound, size in pricer.units.cuts.items()}
-    layout = replace(layout, bounds=(0, *lightest.values()))
-    return habits.send * min(min(pricer.transfers(layout, replica)) for replica in layout.replicas)
-
-
-def bubble(frame: Frame) -> float:
-    """Share of a step that equal stages wait, as its schedule's formula says; only the order of looking follows it."""
-    layout = frame.layout
-    filled = layout.micro_batches * frame.num_stages / layout.mesh.pp * (3 if layout.schedule == "zero_bubble" else 1)
-    return (layout.mesh.pp - 1) / filled
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

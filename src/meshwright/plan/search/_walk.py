@@ -11,7 +11,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from meshwright.cost.hybrid import HybridPricer, Layout
+from meshwright.cost.hybrid import After, HybridPricer, Layout
 from meshwright.plan.search._burden import Burdens
 from meshwright.plan.search._rooms import room_of
 from meshwright.units import Bytes, Seconds
@@ -36,11 +36,13 @@ class Walk:
         limits: bytes that a worker may use, by kind of training host.
         recompute: `none` and `all` as pinned; None: as needed.
         sent: a worker's time for what crosses one of its cuts, there and back (s).
+        after: what follows a worker's last backward.
+        hiding: of its `hides`.
     """
 
     def __init__(
         self, pricer: HybridPricer, layout: Layout, burdens: Burdens, *, limits: tuple[Bytes, ...],
-        recompute: str | None, sent: Seconds,
+        recompute: str | None, sent: Seconds, after: After, hiding: float,
     ) -> None:  # fmt: skip
         self._sent, self._count, self._workers = sent, layout.micro_batches, burdens.workers
         self._kinds = pricer.units.kinds
@@ -63,36 +65,51 @@ class Walk:
         weights = np.array([pricer.weight_of(layout, kind) for kind in range(pricer.units.num_kinds)])
         held = weights + flying * saved
         room = np.max([room_of(pricer, layout, one, limits=limits) for one in layout.replicas], axis=0)
-        work = forward + backward + (forward * blocks if recompute == "all" else 0.0)
-        self._work: Rows = work.tolist()
+        last = backward + (forward * blocks if recompute == "all" else 0.0)
+        later = (after.of_units(hiding) - hiding * last) / self._count
+        work = forward + last
+        # a worker whose last backward is not followed by the way back then exchanges and updates by itself
+        alone, self._spared_after = (later if split or late else 0.0), after.spared / self._count
+        self._spared_alone = self._spared_after if split or late else 0.0
+        self._work: Rows = (work + alone).tolist()
+        self._busy: Rows = [] if split or late else (work + later).tolist()
         self._least: Rows = (held if recompute == "none" else held - freed).tolist()
         worth = np.divide(forward, freed, out=np.full_like(forward, np.inf), where=freed > 0).min(axis=1)
         rate = np.where(np.isfinite(worth), worth, 0.0) if recompute is None else np.zeros_like(worth)
-        self._crowded: Rows = (forward + backward + rate[:, None] * held).tolist() if rate.any() else []
+        rate = rate * (1 - hiding / self._count)
+        self._crowded: Rows = (forward + backward + alone + rate[:, None] * held).tolist() if rate.any() else []
         self._spared: list[float] = (rate * room).tolist()
         self._room_bytes: list[float] = (room * _SLACK).tolist()
 
-    def reaches(self, step: Seconds) -> bool:
-        """Whether stages may exist that are done within a time (before any correction)."""
-        return self.ends(step)[-1] >= len(self._kinds)
+    def reaches(self, span: Seconds, *, busy: Seconds = float("inf")) -> bool:
+        """Whether stages may exist that are done within a time (before any correction).
 
-    def ends(self, step: Seconds) -> list[int]:
-        """Up to which unit each worker comes at most within a time (before any correction)."""
+        Args:
+            span: from the first forward to the last backward (s).
+            busy: what each worker has to do in it, at most (s).
+        """
+        return self.ends(span, busy=busy)[-1] >= len(self._kinds)
+
+    def ends(self, span: Seconds, *, busy: Seconds = float("inf")) -> list[int]:
+        """Up to which unit each worker comes at most within a time (as `reaches`)."""
         place, size, found = 0, len(self._kinds), list[int]()
         for rank in range(self._workers):
-            place = min(self._furthest(rank, place, step), size - (self._workers - rank - 1))
+            place = min(self._furthest(rank, place, span, busy), size - (self._workers - rank - 1))
             found.append(place)
         return found
 
-    def _furthest(self, rank: int, place: int, step: Seconds) -> int:
+    def _furthest(self, rank: int, place: int, span: Seconds, busy: Seconds) -> int:
         cuts = (rank > 0) + (rank < self._workers - 1)
-        spare = (step * _SLACK - self._way[place]) / self._count - cuts * self._sent
+        spare = (span * _SLACK - self._way[place]) / self._count - cuts * self._sent + self._spared_alone
         end = self._end(self._work[rank], place, spare)
+        if self._busy:
+            whole = busy * _SLACK / self._count - cuts * self._sent + self._spared_after
+            end = min(end, self._end(self._busy[rank], place, whole))
         end = min(end, self._end(self._least[rank], place, self._room_bytes[rank]))
         if self._crowded:
             end = min(end, self._end(self._crowded[rank], place, spare + self._spared[rank]))
         if self._back:
-            spare = step * _SLACK - self._forward - (self._return[-1] - self._return[place])
+            spare = span * _SLACK - self._forward - (self._return[-1] - self._return[place])
             end = min(end, self._end(self._back[rank], place, spare))
         return end
 

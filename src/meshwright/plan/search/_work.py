@@ -1,13 +1,36 @@
 """What a layout's work takes at least, whatever its stages are: alone, with its exchange, and on unequal workers."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from meshwright.cost.hybrid import Form, HybridPricer, Layout, Replica
-from meshwright.plan.search._bubble import least_share, least_shared, least_step
+from meshwright.cost.hybrid import After, Form, HybridPricer, Layout, Least, Replica
+from meshwright.plan.search._bubble import Column, Filling, fillings, least_shared, least_shares, least_step
 from meshwright.plan.search._burden import Counts
 from meshwright.plan.search._frame import Choices, schedules
 from meshwright.units import Dollars, Seconds, Watts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeastWork:
+    """What the slowest replica's work takes at least.
+
+    Args:
+        work: of a micro-batch on its fastest workers (s).
+        shares: of the forward in a unit of each kind, at least.
+        each: of a unit of each kind, at least (s).
+        most: of a unit of each kind, at most (s).
+        shared: of a micro-batch on the busiest worker, where they differ (s).
+        window: of a micro-batch on the mean worker, at most (s).
+    """
+
+    work: Seconds
+    shares: Column
+    each: Column
+    most: Column
+    shared: Seconds
+    window: Seconds
 
 
 class Work:
@@ -17,20 +40,20 @@ class Work:
         pricer: prices layouts.
         choices: what may be combined.
         units: of each kind.
+        least: what layouts take beside their work.
     """
 
-    def __init__(self, pricer: HybridPricer, choices: Choices, units: Counts) -> None:
-        self._pricer, self._choices = pricer, choices
+    def __init__(self, pricer: HybridPricer, choices: Choices, units: Counts, *, least: Least) -> None:
+        self._pricer, self._choices, self.least = pricer, choices, least
         self._units = np.array(units, dtype=np.float64)
-        self._computed: dict[tuple, tuple[Seconds, float]] = {}
+        self._computed: dict[tuple, tuple[Seconds, tuple[Filling, ...]]] = {}
         self._draws: dict[tuple, tuple[Watts, Dollars]] = {}
+        self._sent: dict[tuple, Seconds] = {}
 
-    def of(self, layout: Layout) -> tuple[Seconds, float, Seconds]:
-        """Of the slowest replica: work of a micro-batch on its fastest workers (s), the forward's least share in any.
-
-        And what the busiest worker takes at least, where they differ (s).
-        """
-        work, ahead, shared = 0.0, 1.0, 0.0
+    def of(self, layout: Layout) -> LeastWork:
+        """The work of a layout with the exchange inside its model."""
+        work, shared, rows = 0.0, 0.0, list[Column]()
+        ahead: list[Column] = []
         for replica in layout.replicas:
             kinds = dict(zip(replica.kinds, (one for _, one in self._pricer.kinds(layout, replica)), strict=True))
             times = list(kinds.values())
@@ -38,12 +61,39 @@ class Work:
             if len(kinds) > 1:
                 shared = max(shared, self._shared(both, replica))
             work = max(work, float((both @ self._units).min()))
-            ahead = min(ahead, least_share(np.array([one.forward for one in times]), both))
-        return work, ahead, shared
+            rows += [*both]
+            ahead += [one.forward for one in times]
+        every = np.array(rows)
+        window = float((every @ self._units).max()) / layout.mesh.pp
+        return LeastWork(
+            work=work, shares=least_shares(np.array(ahead), every), each=every.min(axis=0), most=every.max(axis=0),
+            shared=shared, window=window,
+        )  # fmt: skip
+
+    def ahead(self, least: LeastWork, after: After | None = None) -> tuple[Filling, ...]:
+        """What fills a pipeline whose backwards are in halves."""
+        later = after.rate(least.most) if after is not None else None
+        return fillings(least.shares, least.each * self._units, later)
+
+    def mean_after(self, layout: Layout, least: LeastWork, after: After) -> Seconds:
+        """What follows a worker's last backward, in the mean over workers at least (s)."""
+        return after.once + after.of_mean(self._units / layout.mesh.pp, least.window)
+
+    def sent(self, layout: Layout) -> Seconds:
+        """What a worker spends at least on what crosses one of its cuts, there and back (s)."""
+        examples = tuple(replica.examples for replica in layout.replicas)
+        key = layout.mesh.tp, layout.mesh.cp, layout.stride("pp"), layout.sequence, examples, layout.exchange.transport
+        if key not in self._sent:
+            self._sent[key] = self.least.sent(layout)
+        return self._sent[key]
 
     def alone(self, shape: Layout) -> Seconds:
         """A step at least, by computing alone (s)."""
         return max(self._alone(shape, replica) for replica in shape.replicas)
+
+    def step_around(self, worked: Seconds, shape: Layout) -> Seconds:
+        """A step at least, from what a worker has to do in it (s)."""
+        return (worked + self.least.overhead(shape)) * self._pricer.correction.time
 
     def evenly(self, shape: Layout, kind: int, examples: float) -> Seconds:
         """A step of one kind of worker at least, all computing shared out evenly and nobody ever idle (s).
@@ -53,7 +103,7 @@ class Work:
             examples: of a micro-batch.
         """
         work, _ = self._computing(shape, kind, examples)
-        return shape.micro_batches * work / shape.mesh.pp
+        return self.step_around(shape.micro_batches * work / shape.mesh.pp, shape)
 
     def computed(self, shape: Layout, kind: int, examples: float) -> Seconds:
         """A step of one kind of worker at least, by computing alone, under whichever schedule (s).
@@ -66,11 +116,11 @@ class Work:
         found = (
             least_step(
                 Form(schedule=schedule, num_workers=shape.mesh.pp, num_stages=stages,
-                     micro_batches=shape.micro_batches), work, ahead=ahead,
+                     micro_batches=shape.micro_batches), work, ahead=ahead, waited=self.least.waited,
             )
             for schedule, stages in schedules(shape, self._choices)
         )  # fmt: skip
-        return min(found, default=float("inf"))
+        return self.step_around(min(found, default=float("inf")), shape)
 
     def drawn(self, layout: Layout) -> tuple[Watts, Dollars]:
         """Power and price of a layout's devices: of as many of the same kinds they are the same."""
@@ -89,7 +139,8 @@ class Work:
         if len(kinds) == 1:
             return self.computed(shape, replica.kinds[0], replica.examples)
         found = [self._pricer.pieces_for(shape, replica, kind) for kind in kinds]
-        return shape.micro_batches * self._shared(np.array([one.forward + one.backward for one in found]), replica)
+        shared = self._shared(np.array([one.forward + one.backward for one in found]), replica)
+        return self.step_around(shape.micro_batches * shared, shape)
 
     def _shared(self, times: NDArray[np.float64], replica: Replica) -> Seconds:
         """What the busiest worker of a pipeline takes at least for a micro-batch (s).
@@ -100,13 +151,14 @@ class Work:
         workers = np.array([replica.kinds.count(kind) for kind in dict.fromkeys(replica.kinds)], dtype=np.float64)
         return least_shared(times, workers, self._units)
 
-    def _computing(self, shape: Layout, kind: int, examples: float) -> tuple[Seconds, float]:
-        """A micro-batch on all workers of a pipeline of one kind together (s), and the forward's least part of any."""
+    def _computing(self, shape: Layout, kind: int, examples: float) -> tuple[Seconds, tuple[Filling, ...]]:
+        """A micro-batch on all workers of a pipeline of one kind together (s), and what fills it."""
         mesh = shape.mesh
         processes = self._pricer.processes(shape, kind)
         key = mesh.tp, mesh.cp, mesh.ep, shape.sequence, shape.kernels, shape.precision, kind, examples, processes
         if key not in self._computed:
             pieces = self._pricer.pieces_for(shape, Replica(count=1, kinds=(kind,), examples=examples), kind)
             both = pieces.forward + pieces.backward
-            self._computed[key] = float(both @ self._units), least_share(pieces.forward, both)
+            ahead = fillings(least_shares(pieces.forward[None], both[None]), both * self._units)
+            self._computed[key] = float(both @ self._units), ahead
         return self._computed[key]
