@@ -6,7 +6,9 @@ import pytest
 from accelerator_builders import CALIBRATION, MACHINE
 
 from meshwright.cost.accelerator import Collectives, Rack, machine_of
+from meshwright.cost.accelerator._machine import LINK_LATENCY
 from meshwright.hardware import Topology, parse_cluster
+from meshwright.hardware._catalog import catalog
 
 TIMES = Collectives(MACHINE, CALIBRATION.network)
 # NVLink 4 joins devices through switches that add.
@@ -104,3 +106,26 @@ def test_one_device_exchanges_nothing() -> None:
 def test_all_to_all_uses_one_card_each() -> None:
     """16 devices on 2 hosts: 15/16 of 16 MB at 10 GB/s, 16 messages of 10 µs."""
     assert TIMES.all_to_all(16, 1, 16e6) == pytest.approx(15e6 / 1e10 + 16e-5)
+
+
+def test_a_link_s_latency_counts_as_a_cluster_s_file_says_it() -> None:
+    """Three times the catalogue's latency inside a host is three times a hop; the catalogue's is what was fitted at."""
+    assert catalog().latency["link"].value == LINK_LATENCY
+    slow = Collectives(replace(MACHINE, link_latency=3 * LINK_LATENCY), CALIBRATION.network)
+    assert slow.gather(8, 1, 80e6) == pytest.approx(TIMES.gather(8, 1, 80e6) + 14e-6)
+    cluster = parse_cluster("h100:8x2")
+    links = tuple(replace(link, latency=1e-3, topology="ring") for link in cluster.links)
+    found = machine_of(replace(cluster, links=links))
+    assert (found.link_latency, found.network_topology) == (1e-3, "ring")
+
+
+@pytest.mark.parametrize(
+    ("topology", "part", "share"), [("ring", 1 / 2, 1 / 2), ("torus", 2 / 8**0.5, 1 / 4), ("mesh", 1.0, 1 / 7)]
+)
+def test_hosts_are_joined_as_a_cluster_s_file_says(topology: Topology, part: float, share: float) -> None:
+    """8 hosts of 8: all to all through the hosts between, a message to the next host over one of a host's links."""
+    times = Collectives(replace(MACHINE, network_topology=topology), CALIBRATION.network)
+    extra = 63e6 / 1e10 * (1 / part - 1)
+    assert times.all_to_all(64, 1, 64e6) == pytest.approx(TIMES.all_to_all(64, 1, 64e6) + extra)
+    assert times.send(8, 8e6) == pytest.approx(TIMES.send(8, 8e6) + 8e6 / 1e10 * (1 / share - 1))
+    assert times.all_reduce(64, 1, 1e9) >= TIMES.all_reduce(64, 1, 1e9)

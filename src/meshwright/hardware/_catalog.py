@@ -112,7 +112,8 @@ def catalog_entry(known: Catalog, name: str) -> CatalogEntry:
     raise UsageError(
         f"no device {name!r} in the catalogue",
         cause=suggestion(name.lower(), list(known.devices)),
-        alternatives=[f"known devices: {', '.join(known.devices)}"],
+        alternatives=[f"known devices: {', '.join(known.devices)}", "a cluster file that describes it"],
+        command="meshwright hardware --save cluster.toml",
     )
 
 

@@ -12,7 +12,7 @@ from meshwright.documents import from_mapping, read_mapping, write_toml
 from meshwright.errors import DocumentError, HardwareError
 from meshwright.hardware._cache import calibration_path
 from meshwright.hardware._cluster import Cluster
-from meshwright.hardware._figures import check_figures
+from meshwright.hardware._figures import EXAMPLE, check_figures
 from meshwright.hardware._identity import identity, load_now, memory_available
 from meshwright.hardware._named_devices import with_named_devices
 
@@ -75,7 +75,10 @@ def read_cluster(path: Path) -> Cluster:
         DocumentError: no such file, or not a cluster, or one with figures that cannot be.
         UsageError: the catalogue has no such device.
     """
-    cluster = from_mapping(Cluster, with_named_devices(read_mapping(path)), where=str(path))
+    try:
+        cluster = from_mapping(Cluster, with_named_devices(read_mapping(path)), where=str(path))
+    except DocumentError as error:
+        raise DocumentError(error.fact, cause=error.cause, alternatives=error.alternatives, command=EXAMPLE) from None
     check_figures(cluster, path)
     return cluster
 

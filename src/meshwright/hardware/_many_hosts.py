@@ -37,7 +37,10 @@ def hosts_like(cluster: Cluster, count: int, *, network: BytesPerSecond = 0.0) -
 
 
 def entry_of(known: Catalog, device: Device) -> CatalogEntry | None:
-    """The catalogue's entry of a measured device, by a word of its name: `NVIDIA H100 80GB HBM3` is `h100`."""
+    """The catalogue's entry of a device, by its name or a word of it: `NVIDIA H100 80GB HBM3` is `h100`."""
+    named = next((entry for entry in known.devices.values() if entry.name == device.name), None)
+    if named is not None:
+        return named
     words = device.name.lower().replace("-", " ").split()
     entries: Mapping[str, CatalogEntry] = known.devices
     return next((entry for key, entry in entries.items() if key in words and entry.kind == device.kind), None)

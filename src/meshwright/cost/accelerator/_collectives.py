@@ -13,6 +13,8 @@ with $r$ of them in a rack, no more than $r$ devices' part of what leads out of 
                                  side $k$, whose devices have 2 and 4: $4 / n$ and $2 / k$ of the rate are left
     message                      one neighbour's link: of a mesh of $d$ devices $1 / (d - 1)$ of what a device has, of a
                                  ring or torus one of 2 or 4 links
+
+Between hosts the same holds of what joins them: to a ring or torus of hosts a tree is nothing better.
 """
 
 from dataclasses import dataclass
@@ -20,7 +22,8 @@ from math import ceil, log2
 
 from meshwright.cost.accelerator._calibration import NetworkShares
 from meshwright.cost.accelerator._interference import Slowdown
-from meshwright.cost.accelerator._machine import Machine, Rack
+from meshwright.cost.accelerator._machine import LINK_LATENCY, Machine, Rack
+from meshwright.hardware import Topology
 from meshwright.units import BytesPerSecond, Seconds
 
 
@@ -66,7 +69,7 @@ class Collectives:
         _, hosts = self.span(size, stride)
         moved = bytes_ * (size - 1) / size
         if hosts == 1:
-            return calls * ((size - 1) * self.shares.link_hop + self.shares.link_start) + moved / self.link
+            return calls * ((size - 1) * self._link_hop + self.shares.link_start) + moved / self.link
         return calls * self._ring_latency(size, size * stride) + moved / self._crossing(size, stride)
 
     def all_reduce(self, size: int, stride: int, bytes_: float, *, calls: float = 1.0) -> Seconds:
@@ -77,13 +80,15 @@ class Collectives:
         moved = 2 * bytes_ * (size - 1) / size
         if hosts == 1:
             adding = self.shares.switch_reduction if self.machine.adds_in_switch else 1.0
-            latency = 2 * log2(size) * self.shares.link_hop + self.shares.link_start
+            latency = 2 * log2(size) * self._link_hop + self.shares.link_start
             return calls * latency + moved / (self.link * adding)
         crossing, extent = self._crossing(size, stride), size * stride
         ring = 2 * calls * self._ring_latency(size, extent) + moved / crossing
         deep = log2(hosts)
         start = 2 * deep * self._hop(extent) + self.shares.network_start
         tree = 2 * calls * start + 2 * bytes_ / crossing * (1 + self.shares.tree_slope * deep)
+        if self._topology(extent) in ("ring", "torus"):
+            tree = ring
         return min(ring, tree, self._two_levels(inside, hosts, stride, bytes_, calls=calls))
 
     def _two_levels(self, inside: int, hosts: int, stride: int, bytes_: float, *, calls: float) -> Seconds:
@@ -101,25 +106,29 @@ class Collectives:
             return 0.0
         _, hosts = self.span(size, stride)
         extent = size * stride
-        bandwidth = self.link * self._through(size) if hosts == 1 else self._card(extent)
+        near, far = _passing(self.machine.topology, size), _passing(self._topology(extent), hosts)
+        bandwidth = self.link * near if hosts == 1 else self._card(extent) * far
         return bytes_ * (size - 1) / size / bandwidth + size * self._hop(extent if hosts > 1 else 1)
 
     def send(self, distance: int, bytes_: float) -> Seconds:
         """A message to the device `distance` further on."""
         crosses = self.machine.num_devices > self.machine.domain and distance >= self.machine.domain
         if not crosses:
-            return self._hop(1) + bytes_ / (self.link * self._one_link())
-        return self._hop(distance + 1) + bytes_ / self._card(distance + 1)
+            return self._hop(1) + bytes_ / (self.link * _one_link(self.machine.topology, self.machine.domain))
+        joined = (self.machine.rack.devices if self._in_rack(distance + 1) and self.machine.rack else
+                  self.machine.num_devices) // self.machine.domain  # fmt: skip
+        share = _one_link(self._topology(distance + 1), joined)
+        return self._hop(distance + 1) + bytes_ / (self._card(distance + 1) * share)
 
-    def _through(self, size: int) -> float:
-        """Share of the inner bandwidth that is left where messages go through other devices."""
-        return min(1.0, {"ring": 4 / size, "torus": 2 / size**0.5}.get(self.machine.topology, 1.0))
+    @property
+    def _link_hop(self) -> Seconds:
+        """A hop's time inside a host, as fitted at the catalogue's latency."""
+        return self.shares.link_hop * (self.machine.link_latency / LINK_LATENCY)
 
-    def _one_link(self) -> float:
-        """Share of a device's inner bandwidth that one neighbour is reached with."""
-        return {"ring": 1 / 2, "torus": 1 / 4, "mesh": 1 / max(1, self.machine.domain - 1)}.get(
-            self.machine.topology, 1.0
-        )
+    def _topology(self, extent: int) -> Topology:
+        """How the hosts are joined that so many devices in a row are on."""
+        rack = self._in_rack(extent)
+        return rack.topology if rack is not None else self.machine.network_topology
 
     def _in_rack(self, extent: int) -> Rack | None:
         """The rack that holds so many devices in a row; None where they leave it, or where there are none."""
@@ -134,7 +143,7 @@ class Collectives:
     def _hop(self, extent: int) -> Seconds:
         """A hop's time in a group that reaches over so many devices; between racks, one hop in each rack leads out."""
         if extent <= self.machine.domain:
-            return self.shares.link_hop
+            return self._link_hop
         rack = self.machine.rack
         latency = self.machine.latency
         if rack is not None:
@@ -154,3 +163,13 @@ class Collectives:
         near = min(self.link, rack.network * self.shares.network * inside)
         together = max(inside, min(size, rack.devices // stride))
         return near if self._in_rack(size * stride) else min(near, self.network * together)
+
+
+def _passing(topology: Topology, size: int) -> float:
+    """Share of a member's bandwidth that is left where messages of all to all go through the others."""
+    return min(1.0, {"ring": 4 / size, "torus": 2 / size**0.5}.get(topology, 1.0))
+
+
+def _one_link(topology: Topology, size: int) -> float:
+    """Share of a member's bandwidth that one neighbour is reached with."""
+    return {"ring": 1 / 2, "torus": 1 / 4, "mesh": 1 / max(1, size - 1)}.get(topology, 1.0)

@@ -1,6 +1,6 @@
 """One kind of accelerator in equal hosts, as the step model sees it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshwright.errors import HardwareError
 from meshwright.hardware import Cluster, Device, Host, Topology
@@ -8,6 +8,8 @@ from meshwright.units import Bytes, BytesPerSecond, FLOPPerSecond, Seconds
 
 # Links below this come from PCIe, without a switch of their own (B/s).
 _FASTEST_PCIE: BytesPerSecond = 70e9
+# Of an empty message inside a host: the catalogue's, at which hops of such links were fitted.
+LINK_LATENCY: Seconds = 4.6e-6
 # NVLink 3 has 300 GB/s one way and NVLink 4 450.
 _FASTEST_COPYING_SWITCH: BytesPerSecond = 400e9
 
@@ -20,11 +22,13 @@ class Rack:
         devices: of a rack.
         network: of a device between its hosts, one way.
         latency: of an empty message between them (s).
+        topology: how the hosts are joined.
     """
 
     devices: int
     network: BytesPerSecond
     latency: Seconds
+    topology: Topology = "tree"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +48,8 @@ class Machine:
         domain: devices that the inner link joins.
         num_devices: all of them.
         topology: how the inner link joins them.
+        link_latency: of an empty message inside a host (s).
+        network_topology: how hosts are joined, or racks.
         rack: hosts that a faster network joins; None: there are no such.
         plain: 32-bit rate without matrix units; 0: not known.
     """
@@ -60,6 +66,8 @@ class Machine:
     domain: int
     num_devices: int
     topology: Topology = "switch"
+    link_latency: Seconds = LINK_LATENCY
+    network_topology: Topology = "tree"
     rack: Rack | None = None
     plain: FLOPPerSecond = 0.0
 
@@ -119,7 +127,7 @@ def machine_of(cluster: Cluster, *, host: Host | None = None, num_devices: int =
             alternatives=["a cluster file with a link of tier 'host'"],
             command="meshwright hardware --save cluster.toml",
         )
-    return machine(
+    found = machine(
         host.device,
         link=inner.bandwidth if inner else 0.0,
         network=network.bandwidth / host.devices if network else 0.0,
@@ -127,7 +135,14 @@ def machine_of(cluster: Cluster, *, host: Host | None = None, num_devices: int =
         domain=min(domain, num_devices),
         num_devices=num_devices,
         topology=inner.topology if inner else "switch",
-        rack=Rack(devices=near.reach, network=near.bandwidth, latency=near.latency) if near else None,
+        rack=Rack(devices=near.reach, network=near.bandwidth, latency=near.latency, topology=near.topology)
+        if near
+        else None,
+    )
+    return replace(
+        found,
+        link_latency=inner.latency if inner else LINK_LATENCY,
+        network_topology=network.topology if network else "tree",
     )
 
 
