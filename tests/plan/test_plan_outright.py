@@ -123,6 +123,23 @@ def test_nothing_fits() -> None:
     with pytest.raises(DoesNotFitError, match=r"needs at least .* per device") as caught:
         plan_outright(*_case(), Goal(memory_limit=10**6))
     assert "activations" in str(caught.value)
+    assert any(item.startswith("leave out --memory 976.56 KiB: 4 × kind 0") for item in caught.value.alternatives)
+
+
+def test_what_would_fit_was_found_by_searching() -> None:
+    """Without a pin, on more hosts, with a smaller batch: each with its plan, and following it there is one."""
+    graph, cluster = _case()
+    (host,) = cluster.hosts
+    small = replace(cluster, hosts=(replace(host, device=replace(host.device, memory=4 * 10**8)),))
+    larger = replace(cluster, hosts=(replace(host, device=replace(host.device, memory=5 * 10**8)),))
+    ways: list[str] = []
+    for there, pins in ((small, Pins(recompute="none")), (larger, Pins(sharding="none"))):
+        with pytest.raises(DoesNotFitError) as caught:
+            plan_outright(graph, there, Goal(pins=pins))
+        ways += [item.partition(":")[0] for item in caught.value.alternatives if " takes " in item]
+    assert {"8 hosts instead of 2", "a batch of 2 instead of 8", "leave out sharding = none"} <= set(ways)
+    fitting = plan_outright(replace(graph, batch_size=2), small, Goal(pins=Pins(recompute="none")))
+    assert fitting.prediction.memory.peak <= 4 * 10**8
 
 
 def test_the_cheapest_within_a_deadline(plan: Plan) -> None:
@@ -141,6 +158,22 @@ def test_a_change_is_priced(plan: Plan) -> None:
     assert change.before.step == plan.prediction.time.step
     assert change.after.reason
     assert ("tensor 2" in change.after.summary) == (other == 2)
+    for made_of in ((graph, replace(cluster, name="another")), (replace(graph, model="Other"), cluster)):
+        with pytest.raises(PlanError, match="and beside it lie"):
+            price_change(plan, *made_of, Pins(tensor=other))
+    with pytest.raises(PlanError, match="the plan is for batches of"):
+        price_change(plan, replace(graph, batch_size=2 * graph.batch_size), cluster, Pins(tensor=other))
+
+
+def test_a_degree_that_divides_no_number_of_workers_names_one_that_it_does() -> None:
+    graph, cluster = _case()
+    with pytest.raises(PlanError, match="data = 3") as caught:
+        plan_outright(graph, cluster, Goal(pins=Pins(data=3)))
+    assert "1, 2, 4 workers are looked at, and 3 divides none of them" in caught.value.cause
+    assert caught.value.alternatives[0] == "--set workers=3"
+    assert plan_outright(graph, cluster, Goal(pins=Pins(data=3, workers=3))).strategy.num_workers == 3
+    with pytest.raises(PlanError, match="are 2 sizes, and random has 1 kind of devices"):
+        plan_outright(graph, cluster, Goal(pins=Pins(shards="3:1")))
 
 
 def test_late_updates_are_planned_where_they_are_asked_for_and_allowed() -> None:
@@ -221,6 +254,10 @@ def test_twice_the_hardware_of_one_host_is_priced_or_said_to_be_unknown() -> Non
     alone = replace(cluster, hosts=(replace(cluster.hosts[0], count=1),), links=cluster.links[:1])
     (said,) = (flip for flip in plan_outright(graph, alone, Goal()).flips if "twice the hardware" in flip)
     assert "not priced, for the catalogue does not know what network hosts of kind 0 have" in said
+    reach = replace(cluster.links[0], tier="rack", reach=4)
+    pod = replace(cluster, links=(*cluster.links[:1], reach))
+    (said,) = (flip for flip in plan_outright(graph, pod, Goal()).flips if "twice the hardware" in flip)
+    assert "not priced" in said
     known = replace(alone.hosts[0], device=replace(alone.hosts[0].device, name="NVIDIA H100"))
     (said,) = (
         flip for flip in plan_outright(graph, replace(alone, hosts=(known,)), Goal()).flips if "twice the hard" in flip

@@ -5,6 +5,7 @@ from typing import Any
 
 from meshwright.cost import Pricer
 from meshwright.cost.hybrid import layout_of
+from meshwright.errors import PlanError
 from meshwright.graph import Graph
 from meshwright.hardware import Cluster
 from meshwright.plan._fit import itemised
@@ -42,8 +43,9 @@ def price_change(plan: Plan, graph: Graph, cluster: Cluster, pins: Pins) -> Chan
         pins: the choices to change.
 
     Raises:
-        PlanError: they are not legal.
+        PlanError: they are not legal, or the graph or cluster is not the plan's.
     """
+    _check_made_of(plan, graph, cluster)
     elsewhere = is_elsewhere(cluster)
     graph = with_splits(graph) if elsewhere or plan.strategy.mesh.splits_the_model else graph
     goal = Goal(allow=plan.allow, memory_limit=plan.memory_limit if elsewhere else 0, pins=pins)
@@ -53,6 +55,30 @@ def price_change(plan: Plan, graph: Graph, cluster: Cluster, pins: Pins) -> Chan
     )
     after = _outright(plan, graph, cluster, goal) if elsewhere else _here(plan, graph, cluster, goal)
     return Change(before=before, after=after)
+
+
+def _check_made_of(plan: Plan, graph: Graph, cluster: Cluster) -> None:
+    """Refuses a graph or a cluster that the plan was not made of.
+
+    Raises:
+        PlanError: names both.
+    """
+    own = f"{cluster.name} {cluster.identity}".strip()
+    if (plan.model, plan.cluster or own) != (graph.model, own):
+        raise PlanError(
+            f"the plan is of {plan.model} on {plan.cluster}, and beside it lie {graph.model} and {own}",
+            cause="a change is priced with the model and the hardware that the plan was made for",
+            alternatives=["the files that `meshwright plan` wrote beside the plan", "plan again, with the change"],
+            command="meshwright plan --cluster CLUSTER --set KEY=VALUE SCRIPT",
+        )
+    if plan.strategy.batch.size != graph.batch_size:
+        raise PlanError(
+            f"the plan is for batches of {plan.strategy.batch.size}, and {graph.model} beside it was captured with "
+            f"{graph.batch_size}",
+            cause="the files beside the plan were written for another one",
+            alternatives=["plan again, with the change"],
+            command="meshwright plan --cluster CLUSTER --set KEY=VALUE SCRIPT",
+        )
 
 
 def _outright(plan: Plan, graph: Graph, cluster: Cluster, goal: Goal) -> Candidate:

@@ -1,6 +1,7 @@
 """Why a pinned choice is not legal for this model, batch and cluster, with the values that are."""
 
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import get_args
 
 from meshwright.cost import Allowance, CompressionMethod, Schedule, Sharding, UpdatesKind, measured_transports
@@ -8,7 +9,7 @@ from meshwright.errors import PlanError
 from meshwright.graph import Graph
 from meshwright.hardware import Cluster, Device
 from meshwright.plan._goal import Goal, Pins
-from meshwright.plan._layouts import training_hosts
+from meshwright.plan._layouts import doublings, training_hosts
 from meshwright.plan._space import (
     DIRECT,
     allocators,
@@ -38,11 +39,11 @@ def check_pins(graph: Graph, cluster: Cluster, goal: Goal) -> None:
                 alternatives=[f"legal values of {rule.name}: {_listed(rule.legal)}"],
                 command=f"meshwright plan SCRIPT, without {rule.name}",
             )
-    _check_shards(goal.pins)
+    _check_shards(goal.pins, cluster)
     _check_products(cluster, goal)
 
 
-def _check_shards(pins: Pins) -> None:
+def _check_shards(pins: Pins, cluster: Cluster) -> None:
     """Sizes of shards, whole numbers, of something that is in shards.
 
     Raises:
@@ -56,6 +57,15 @@ def _check_shards(pins: Pins) -> None:
             f"shards = {pins.shards!r} are no sizes",
             cause="sizes are whole numbers, one for each kind of device elsewhere, one for each data rank here",
             alternatives=["--set shards=equal", "--set shards=3:1"],
+            command="meshwright plan SCRIPT, without shards",
+        )
+    kinds = len(training_hosts(cluster))
+    if not cluster.identity and len(sizes) > max(1, kinds):
+        raise PlanError(
+            f"shards = {pins.shards!r} are {len(sizes)} sizes, and {cluster.name} has {kinds} kind"
+            f"{'s' if kinds > 1 else ''} of devices",
+            cause="elsewhere sizes are those of the kinds of devices, in the order of the cluster's hosts",
+            alternatives=["--set shards=equal"],
             command="meshwright plan SCRIPT, without shards",
         )
     if pins.sharding == "none" or (pins.data or 1) > 1 or (pins.expert or 1) > 1:
@@ -195,7 +205,7 @@ def _check_products(cluster: Cluster, goal: Goal) -> None:
     """Pins that are legal one by one and contradict each other."""
     pins = goal.pins
     split = (pins.tensor or 1) * (pins.context or 1) * (pins.pipeline or 1)
-    degrees = (pins.data or 1) * (pins.shard or 1) * split
+    degrees = _degrees(pins)
     if pins.workers is not None and (pins.workers % degrees or (pins.data and pins.shard and degrees != pins.workers)):
         each = f" of {split} workers each" if split > 1 else ""
         raise PlanError(
@@ -231,10 +241,35 @@ def no_strategy(graph: Graph, cluster: Cluster, goal: Goal) -> PlanError:
     return PlanError(
         f"no strategy of {graph.model} on {cluster.name} agrees with all of: "
         + ", ".join(f"{name} = {_shown(value)}" for name, value in pinned.items()),
-        cause="each is legal by itself, together they contradict each other",
-        alternatives=[f"leave out {name}" for name in pinned],
+        cause=_why_none(cluster, goal.pins),
+        alternatives=[*_other_workers(cluster, goal.pins), *(f"leave out {name}" for name in pinned)],
         command="meshwright plan SCRIPT",
     )
+
+
+def _why_none(cluster: Cluster, pins: Pins) -> str:
+    if not _divides(cluster, pins):
+        return (
+            f"where nothing is pinned, {', '.join(map(str, doublings(_places(cluster))))} workers are looked at, and "
+            f"{_degrees(pins)} divides none of them"
+        )
+    return "each is legal by itself, together they contradict each other"
+
+
+def _other_workers(cluster: Cluster, pins: Pins) -> list[str]:
+    """The most workers that the pinned degrees divide, where they divide none that are looked at."""
+    degrees = _degrees(pins)
+    return [] if _divides(cluster, pins) else [f"--set workers={_places(cluster) // degrees * degrees}"]
+
+
+def _divides(cluster: Cluster, pins: Pins) -> bool:
+    numbers = (pins.workers,) if pins.workers is not None else doublings(_places(cluster))
+    return any(number % _degrees(pins) == 0 for number in numbers)
+
+
+def _degrees(pins: Pins) -> int:
+    """Product of the pinned degrees."""
+    return prod(getattr(pins, name) or 1 for name in ("data", "shard", "tensor", "context", "pipeline"))
 
 
 def _places(cluster: Cluster) -> int:

@@ -16,9 +16,19 @@ from meshwright.plan._known_figures import check_figures_of, with_common_figures
 from meshwright.plan._legality import check_pins, no_strategy
 from meshwright.plan._places import workers_of
 from meshwright.plan._plan import Candidate, FrontPoint, Plan, PlannedStage
+from meshwright.plan._remedies import Remedies
 from meshwright.plan._space import OBSTACLES, SPLITS, settled
 from meshwright.plan._target import aim_of, target_of, tokens_of_step
-from meshwright.plan.explanation import Neighbour, binding, flips, more_memory, neighbours, summary, with_memory
+from meshwright.plan.explanation import (
+    Neighbour,
+    binding,
+    device_names,
+    flips,
+    more_memory,
+    neighbours,
+    summary,
+    with_memory,
+)
 from meshwright.plan.search import Aim, Found, Result, Search, limits
 from meshwright.units import format_bytes, format_seconds
 
@@ -130,12 +140,6 @@ def peak_moments(pricer: HybridPricer, layout: Layout) -> list[Moment]:
     return [peak_moment(pricer.graph, layout, stages, weights, own, rank=rank) for rank, own in enumerate(pieces)]
 
 
-def device_names(pricer: HybridPricer, layout: Layout) -> str:
-    """Names of the devices that a layout stands on."""
-    kinds = dict.fromkeys(kind for replica in layout.replicas for kind in replica.kinds)
-    return " and ".join(pricer.hosts[kind].device.name for kind in kinds)
-
-
 def _candidate(text: str, price: Price) -> Candidate:
     return Candidate(summary=text, step=price.step, memory=price.peak)
 
@@ -172,7 +176,9 @@ def _nothing(pricer: HybridPricer, graph: Graph, cluster: Cluster, goal: Goal, a
         fastest = Search(pricer, goal, Aim()).run().best
         cheapest = Search(pricer, goal, Aim(minimize="cost")).run().best if isfinite(aim.dearest) else fastest
         if fastest is not None and cheapest is not None:
-            return _too_long(goal, graph, fastest, cheapest, aim)
+            return _too_long(
+                goal, graph, fastest, cheapest, aim, remedies=list(Remedies(pricer=pricer, goal=asked).listed())
+            )
     roomy = with_memory(pricer, 1000.0)
     least = Search(roomy, replace(goal, memory_limit=0), Aim(minimize="memory")).run().best
     if least is None:
@@ -181,8 +187,11 @@ def _nothing(pricer: HybridPricer, graph: Graph, cluster: Cluster, goal: Goal, a
     return DoesNotFitError(
         f"{graph.model} needs at least {format_bytes(memory.peak)} per device; "
         f"{format_bytes(min(limits(pricer, goal, least.layout)))} may be used",
-        cause=f"{summary(least.layout)}: {itemised(memory)}{_kept(least.layout)}",
-        alternatives=_remedies(cluster, asked),
+        cause=f"{summary(least.layout, device_names(pricer, least.layout))}: {itemised(memory)}{_kept(least.layout)}",
+        alternatives=[
+            *Remedies(pricer=pricer, goal=asked).listed(),
+            f"devices with {format_bytes(memory.peak)} for a worker, beside what plans leave free",
+        ],
         command="meshwright plan SCRIPT, with one of these changes",
     )
 
@@ -193,16 +202,9 @@ def _kept(layout: Layout) -> str:
     return "; every worker keeps what its island agreed on last, momentum and message beside its parameters"
 
 
-def _remedies(cluster: Cluster, goal: Goal) -> Sequence[str]:
-    pinned = [item.name for item in fields(Pins) if getattr(goal.pins, item.name) is not None]
-    return [
-        *(f"leave out {name}" for name in pinned),
-        f"more hosts than the {sum(host.count for host in cluster.hosts)} of {cluster.name}",
-        "devices with more memory, or a smaller batch",
-    ]
-
-
-def _too_long(goal: Goal, graph: Graph, fastest: Found, cheapest: Found, aim: Aim) -> PlanError:
+def _too_long(
+    goal: Goal, graph: Graph, fastest: Found, cheapest: Found, aim: Aim, *, remedies: Sequence[str]
+) -> PlanError:
     """What the limits would have to be, each by itself, and what they are for a step."""
     quick, cheap = (target_of(goal, graph, _Prediction(found.price)) for found in (fastest, cheapest))  # type: ignore[arg-type]
     assert quick is not None
@@ -219,7 +221,7 @@ def _too_long(goal: Goal, graph: Graph, fastest: Found, cheapest: Found, aim: Ai
         f"no plan keeps the limits: {', '.join(needed)}",
         cause=f"{quick.steps:,} steps; a step may {' and '.join(allowed)}; the fastest takes "
         f"{format_seconds(fastest.price.step)} and costs ${fastest.price.money:,.4g}",
-        alternatives=[*ways, "more hosts, where time is short" if isfinite(aim.longest) else "fewer tokens"],
+        alternatives=[*ways, *remedies, "fewer tokens"],
         command="meshwright plan SCRIPT --cluster CLUSTER",
     )
 

@@ -11,6 +11,7 @@ from meshwright.plan.explanation._causes import more_memory as more_memory
 from meshwright.plan.explanation._comparison import too_large as too_large
 from meshwright.plan.explanation._comparison import why_not as why_not
 from meshwright.plan.explanation._names import AXES as AXES
+from meshwright.plan.explanation._names import device_names as device_names
 from meshwright.plan.explanation._names import summary as summary
 from meshwright.plan.explanation._neighbours import Neighbour as Neighbour
 from meshwright.plan.explanation._neighbours import neighbour as neighbour

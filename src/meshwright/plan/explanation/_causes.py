@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from meshwright.cost.hybrid import HybridPricer, Layout, Price
-from meshwright.errors import UsageError
-from meshwright.hardware import hosts_like
+from meshwright.errors import HardwareError, UsageError
+from meshwright.hardware import Cluster, hosts_like
 from meshwright.plan._flips import scaled_links
 from meshwright.plan._goal import Goal, Pins
 from meshwright.plan._target import aim_of
@@ -133,20 +133,13 @@ def _batch(pricer: HybridPricer, goal: Goal, chosen: Found) -> Iterator[str]:
 
 def _hardware(pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Found) -> Iterator[str]:
     """What twice the hosts would buy."""
-    hosts = tuple(
-        replace(host, count=2 * host.count) if host in pricer.hosts else host for host in pricer.cluster.hosts
-    )
-    cluster = replace(pricer.cluster, hosts=hosts)
-    if not any(link.tier in ("network", "rack") for link in cluster.links):
-        try:
-            cluster = hosts_like(pricer.cluster, 2)
-        except UsageError as error:
-            yield f"twice the hardware: not priced, for {error.fact}"
-            return
-    doubled = HybridPricer(pricer.graph, cluster, correction=pricer.correction)
-    workers = 2 * chosen.layout.mesh.num_workers
-    pins = _near(goal, chosen.layout, workers=workers)
-    result = Search(doubled, replace(goal, pins=pins), aim, effort=_MODERATE).run()
+    pins = _near(goal, chosen.layout, workers=2 * chosen.layout.mesh.num_workers)
+    try:
+        doubled = HybridPricer(pricer.graph, _doubled(pricer), correction=pricer.correction)
+        result = Search(doubled, replace(goal, pins=pins), aim, effort=_MODERATE).run()
+    except (UsageError, HardwareError) as error:
+        yield f"twice the hardware: not priced, for {error.fact}"
+        return
     found = result.best
     if found is None:
         yield f"twice the hardware: nothing, a batch of {pricer.graph.batch_size} cannot be shared out further"
@@ -155,3 +148,16 @@ def _hardware(pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Found) -> Iter
     dearer = found.price.money / chosen.price.money - 1 if chosen.price.money else 0.0
     cost = f", {dearer:+.1%} money per step" if chosen.price.money else ""
     yield f"twice the hardware: {summary(found.layout)}, {speedup:.2f} times as fast{cost}{unproven(result.gap)}"
+
+
+def _doubled(pricer: HybridPricer) -> Cluster:
+    """Twice the hosts; where nothing is said of a network between them, the one that such hosts come with.
+
+    Raises:
+        UsageError: the catalogue knows none.
+    """
+    cluster = pricer.cluster
+    if len(cluster.hosts) == 1 and not any(link.tier == "network" for link in cluster.links):
+        return hosts_like(cluster, 2 * cluster.hosts[0].count)
+    hosts = (replace(host, count=2 * host.count) if host in pricer.hosts else host for host in cluster.hosts)
+    return replace(cluster, hosts=tuple(hosts))

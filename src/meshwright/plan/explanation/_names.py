@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from meshwright.cost.hybrid import Layout
+from meshwright.cost.hybrid import HybridPricer, Layout
 
 AXES = {"tp": "tensor", "cp": "context", "ep": "expert", "pp": "pipeline", "dp_shard": "shards",
         "dp_replicate": "replicas", "data": "data", "islands": "islands"}  # fmt: skip
@@ -34,6 +34,12 @@ def summary(layout: Layout, devices: str = "") -> str:
     if layout.offload != "none":
         parts.append(f"{layout.offload} offloaded")
     return ", ".join((*parts, *_departures(layout)))
+
+
+def device_names(pricer: HybridPricer, layout: Layout) -> str:
+    """Names of the devices that a layout stands on."""
+    kinds = dict.fromkeys(kind for replica in layout.replicas for kind in replica.kinds)
+    return " and ".join(pricer.hosts[kind].device.name for kind in kinds)
 
 
 def _departures(layout: Layout) -> Iterator[str]:

@@ -1,0 +1,99 @@
+"""What would make a plan possible where there is none: each change found by searching with it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from math import ceil
+
+from meshwright.cost.hybrid import HybridPricer
+from meshwright.errors import HardwareError
+from meshwright.hardware import Cluster
+from meshwright.plan._goal import Goal, Pins
+from meshwright.plan._space import settled
+from meshwright.plan._target import DAY, aim_of, steps_to
+from meshwright.plan.explanation import device_names, summary
+from meshwright.plan.search import Effort, Found, Search
+from meshwright.units import format_bytes, format_seconds
+
+_EFFORT = Effort(priced=4, visited=60, total=240)
+_MOST_TIMES = 64  # as many hosts are looked at
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Remedies:
+    """Changes of what was asked, or of what there is.
+
+    Args:
+        pricer: of the graph on the cluster.
+        goal: as it was asked, which nothing keeps.
+    """
+
+    pricer: HybridPricer
+    goal: Goal
+
+    def listed(self) -> Iterator[str]:
+        """Without a pin or the limit on memory, on more hosts, with a smaller batch: where there is a plan then."""
+        yield from self._without_pins()
+        if self.goal.memory_limit:
+            found = self._found(self.pricer, replace(self.goal, memory_limit=0))
+            if found is not None:
+                yield f"leave out --memory {format_bytes(self.goal.memory_limit)}: {self._told(found)}"
+                return
+        yield from self._more_hosts()
+        yield from self._smaller_batch()
+
+    def _without_pins(self) -> Iterator[str]:
+        for item in fields(Pins):
+            value = getattr(self.goal.pins, item.name)
+            if value is None:
+                continue
+            found = self._found(self.pricer, replace(self.goal, pins=replace(self.goal.pins, **{item.name: None})))
+            if found is not None:
+                yield f"leave out {item.name} = {value}: {self._told(found)}"
+
+    def _more_hosts(self) -> Iterator[str]:
+        """The smallest doubling of all hosts with which there is a plan; pinned workers stay as they are."""
+        cluster, times = self.pricer.cluster, 2
+        if self.goal.pins.workers is not None or not any(link.tier == "network" for link in cluster.links):
+            return
+        while times <= _MOST_TIMES:
+            larger = HybridPricer(self.pricer.graph, _times(cluster, times), correction=self.pricer.correction)
+            found = self._found(larger, self.goal)
+            if found is not None:
+                number = sum(host.count for host in cluster.hosts)
+                yield f"{times * number} hosts instead of {number}: {self._told(found)}"
+                return
+            times *= 2
+
+    def _smaller_batch(self) -> Iterator[str]:
+        """The largest halving of the batch with which there is a plan; a length in tokens stays, and has more steps."""
+        graph, size = self.pricer.graph, self.pricer.graph.batch_size // 2
+        if self.goal.deadline or self.goal.budget:
+            return
+        while size:
+            smaller = HybridPricer(
+                replace(graph, batch_size=size), self.pricer.cluster, correction=self.pricer.correction
+            )
+            found = self._found(smaller, self.goal)
+            if found is not None:
+                yield f"a batch of {size} instead of {graph.batch_size}: {self._told(found, batch=size)}"
+                return
+            size //= 2
+
+    def _found(self, pricer: HybridPricer, goal: Goal) -> Found | None:
+        graph = pricer.graph
+        try:
+            return Search(pricer, settled(goal, graph), aim_of(goal, graph), effort=_EFFORT).run().best
+        except HardwareError:
+            return None
+
+    def _told(self, found: Found, *, batch: int = 0) -> str:
+        graph = replace(self.pricer.graph, batch_size=batch) if batch else self.pricer.graph
+        price, steps = found.price, steps_to(self.goal, graph)
+        money = f", ${ceil(steps * price.money):,}" if price.money else ""
+        run = f", {steps * price.step / DAY:.3g} days{money}" if steps else ""
+        plan = summary(found.layout, device_names(self.pricer, found.layout))
+        return f"{plan} takes {format_bytes(price.peak)} and {format_seconds(price.step)}{run}"
+
+
+def _times(cluster: Cluster, times: int) -> Cluster:
+    return replace(cluster, hosts=tuple(replace(host, count=times * host.count) for host in cluster.hosts))
