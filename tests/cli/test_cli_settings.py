@@ -117,3 +117,14 @@ def test_hosts_that_do_not_fit_together_are_refused(options: HostOptions, fact: 
 
 def test_axes_may_be_called_as_torch_calls_them() -> None:
     assert parse_pins(["tp=4", "pp=2", "dp_shard=2"]) == Pins(tensor=4, pipeline=2, shard=2)
+
+
+def test_a_choice_is_pinned_once() -> None:
+    with pytest.raises(UsageError, match="--set tensor twice: 2 and 4"):
+        resolve(GoalOptions(set=("tp=2", "tensor=4")))
+    assert resolve(GoalOptions(set=("tp=2", "tensor=2"))).goal.pins.tensor == 2
+
+
+def test_a_run_has_no_steps_below_none() -> None:
+    with pytest.raises(UsageError, match="--steps -5"):
+        resolve(GoalOptions(), steps=-5)

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from meshwright.cost import Allowance
 from meshwright.documents import from_mapping, read_toml, to_mapping
-from meshwright.errors import UsageError, suggestion
+from meshwright.errors import DocumentError, UsageError, suggestion
 from meshwright.launch import ONE_HOST, PLANNING_LIMIT, Hosts, Origin, Value, parse_rendezvous
 from meshwright.plan import Goal, Objective, Pins
 from meshwright.units import Bytes, Seconds, parse_bytes, parse_count, parse_seconds
@@ -200,10 +200,23 @@ def parse_pins(texts: Sequence[str]) -> Pins:
                 alternatives=[f"keys: {', '.join(field.name for field in fields(Pins))}"],
                 command="meshwright run --set workers=2 SCRIPT",
             )
-    mapping: dict[str, Any] = {AXES.get(key, key): value for key, _, value in pairs}
+    mapping: dict[str, Any] = {}
+    for key, _, value in pairs:
+        name = AXES.get(key, key)
+        if mapping.setdefault(name, value) != value:
+            raise UsageError(
+                f"--set {name} twice: {mapping[name]} and {value}",
+                cause="a choice is pinned to one value",
+                alternatives=[f"--set {name}={mapping[name]}", f"--set {name}={value}"],
+                command=f"meshwright plan --set {name}={value} SCRIPT",
+            )
     if "bucket_size" in mapping:
         mapping["bucket_size"] = _bytes("--set bucket_size", mapping["bucket_size"])
-    return from_mapping(Pins, mapping, where="--set")
+    try:
+        return from_mapping(Pins, mapping, where="--set")
+    except DocumentError as error:
+        example = "meshwright plan --set workers=2 SCRIPT"
+        raise UsageError(error.fact, cause=error.cause, alternatives=error.alternatives, command=example) from None
 
 
 def merge_pins(written: Pins, typed: Pins) -> tuple[Pins, dict[str, str]]:
@@ -248,11 +261,16 @@ def check_objective(name: str) -> Objective:
 
 
 def check_length(goal: Goal) -> None:
-    """Refuses limits on a whole run whose length nobody said.
+    """Refuses limits on a whole run whose length nobody said, and lengths that cannot be.
 
     Raises:
-        UsageError: there is a deadline or a budget, and neither tokens nor steps.
+        UsageError: there is a deadline or a budget, and neither tokens nor steps; or steps below 0.
     """
+    if goal.steps < 0:
+        raise UsageError(
+            f"--steps {goal.steps}", cause="a run takes at least one step", alternatives=["leave out --steps"],
+            command="meshwright plan --steps 100000 SCRIPT",
+        )  # fmt: skip
     if (goal.deadline or goal.budget) and not (goal.tokens or goal.steps):
         raise UsageError(
             f"{'--deadline' if goal.deadline else '--budget'} without --tokens or --steps",
