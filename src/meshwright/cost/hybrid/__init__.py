@@ -4,8 +4,9 @@ In: a `Graph` with its splits, a `Cluster`, a `Layout` (a strategy without its l
 Reading order: `_layout` (the data), `_units` (blocks from which stages are made), `_local` (what one worker of a
 split model runs), `_devices` (what operations and updates take: as measured, or as fitted to published runs), `_ring`
 (attention over a split sequence), `_pieces` (what a unit costs), `_topology` and `_exchanges` (collectives by axis),
-`_data_exchange` (gradients) with `_apart` (islands), `_loading` (batches), `_pipeline_time`, `_step`, `_held` (memory),
-`_price`, `_hybrid`, which puts them together, `_least` with `_after` (bounds), `_conversion` (layouts and strategies).
+`_data_exchange` (gradients) with `_apart` (islands), `_loading` (batches), `_waves`, `_pipeline_time`, `_step`,
+`_held` (memory), `_price`, `_hybrid`, which puts them together, `_least` with `_after` (bounds), and `_conversion`
+(layouts and strategies).
 """
 
 from meshwright.cost.hybrid._after import After as After
@@ -27,7 +28,6 @@ from meshwright.cost.hybrid._layout import Replica as Replica
 from meshwright.cost.hybrid._least import Least as Least
 from meshwright.cost.hybrid._pipeline_time import Form as Form
 from meshwright.cost.hybrid._pipeline_time import in_flight as in_flight
-from meshwright.cost.hybrid._pipeline_time import least_span as least_span
 from meshwright.cost.hybrid._price import Price as Price
 from meshwright.cost.hybrid._topology import Group as Group
 from meshwright.cost.hybrid._topology import crossed_tier as crossed_tier

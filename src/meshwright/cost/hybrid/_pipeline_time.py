@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from meshwright.cost._schedule import WORKS, numbered_orders
 from meshwright.cost._split import Schedule
+from meshwright.cost.hybrid._waves import Index, Waves, waves_of
 from meshwright.units import Seconds
 
 # Rounds of as many micro-batches as workers that are simulated; from then on every round is like the last one.
 _ROUNDS = 3
 _MOST_ACTIONS = 2048  # of all workers in these rounds; larger pipelines are simulated for one round
+_WIDE = 16  # workers from which on columns are faster than one action after another
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,10 +72,10 @@ def spans(
     if form.schedule == "asynchronous":
         return _flowing(form, forward, backward, transfers)
     shown = simulated_micro_batches(form)
-    first = _run(_script(_cut_short(form, shown)), form, forward, backward, transfers)
+    first = _run(_cut_short(form, shown), forward, backward, transfers)
     if shown == form.micro_batches:
         return tuple(first)
-    more = _run(_script(_cut_short(form, shown + form.num_workers)), form, forward, backward, transfers)
+    more = _run(_cut_short(form, shown + form.num_workers), forward, backward, transfers)
     rounds = (form.micro_batches - shown) / form.num_workers
     return tuple(end + (later - end) * rounds for end, later in zip(first, more, strict=True))
 
@@ -85,22 +87,6 @@ def _flowing(
     starts = accumulate(map(sum, zip(forward, transfers, strict=False)), initial=0.0)
     works = (form.micro_batches * (ahead + back) for ahead, back in zip(forward, backward, strict=True))
     return tuple(start + work for start, work in zip(starts, works, strict=False))
-
-
-def least_span(form: Form, forward: Sequence[Seconds], backward: Sequence[Seconds]) -> Seconds:
-    """A lower bound on the longest span: each worker's work, after the way to it and before the way back.
-
-    Halves of a backward, or backwards of an earlier step, leave work for the time of the way back, so that only the
-    way there counts.
-    """
-    workers = form.num_workers
-    best = before = 0.0
-    for rank in range(workers):
-        own = sum(forward[rank::workers]) + sum(backward[rank::workers])
-        best = max(best, before + form.micro_batches * own)
-        returns = form.schedule not in ("zero_bubble", "asynchronous")
-        before += forward[rank] + (backward[rank] if returns else 0.0)
-    return best
 
 
 def simulated_micro_batches(form: Form) -> int:
@@ -131,7 +117,7 @@ def _with_one_stage(form: Form) -> tuple[int, ...]:
     return tuple(min(shown, ahead + 1) for ahead in _ahead(form, shown, first=shown))
 
 
-def _with_several_stages(form: Form) -> NDArray[np.intp]:
+def _with_several_stages(form: Form) -> Index:
     """Counted along each worker's order of work (`_schedule`; `workers chunks`)."""
     workers, shown = form.num_workers, simulated_micro_batches(form)
     chunks = np.arange(form.num_stages // workers)
@@ -169,13 +155,8 @@ def _cut_short(form: Form, micro_batches: int) -> Form:
 @lru_cache(maxsize=256)
 def _script(form: Form) -> Script:
     """The actions of all workers, merged so that each comes after what it waits for."""
-    lists = numbered_orders(
-        form.schedule,
-        num_workers=form.num_workers,
-        num_stages=form.num_stages,
-        num_micro_batches=form.micro_batches,
-    )
-    awaited = [_awaited(form, rank, np.array(numbers)) for rank, numbers in enumerate(lists)]
+    lists = _numbered(form)
+    awaited = [tuple(one.tolist() for one in _awaited(form, rank, np.array(own))) for rank, own in enumerate(lists)]
     done = [-1] * (len(WORKS) * form.num_stages * form.micro_batches)
     script = Script([], [], [], [])
     places = [0] * len(lists)
@@ -195,8 +176,21 @@ def _script(form: Form) -> Script:
     return script
 
 
-def _awaited(form: Form, rank: int, numbers: NDArray[np.intp]) -> tuple[list[int], list[int]]:
-    """What each of a worker's numbered actions waits for, -1 for nothing, and the cut that it crosses (as `needs`)."""
+@lru_cache(maxsize=64)
+def _waves(form: Form) -> Waves:
+    numbers = np.array(_numbered(form))
+    awaited, cuts = _awaited(form, np.arange(form.num_workers)[:, None], numbers)
+    return waves_of(numbers, awaited, cuts)
+
+
+def _numbered(form: Form) -> tuple[list[int], ...]:
+    return numbered_orders(
+        form.schedule, num_workers=form.num_workers, num_stages=form.num_stages, num_micro_batches=form.micro_batches
+    )  # fmt: skip
+
+
+def _awaited(form: Form, rank: int | Index, numbers: Index) -> tuple[Index, Index]:
+    """What each of workers' numbered actions waits for, -1 for nothing, and the cut that it crosses (as `needs`)."""
     work, stage = np.divmod(numbers // form.micro_batches, form.num_stages)
     forward, weight = WORKS.index("forward"), WORKS.index("weight")
     step = np.where(work == forward, -1, 1)
@@ -204,15 +198,19 @@ def _awaited(form: Form, rank: int, numbers: NDArray[np.intp]) -> tuple[list[int
     there = (work != weight) & (other >= 0) & (other < form.num_stages)
     crossed = there & (other % form.num_workers != rank)
     before = np.where(there, numbers + step * form.micro_batches, -1)
-    return before.tolist(), np.where(crossed, np.minimum(stage, other), -1).tolist()
+    return before, np.where(crossed, np.minimum(stage, other), -1)
 
 
 def _run(
-    script: Script, form: Form, forward: Sequence[Seconds], backward: Sequence[Seconds], transfers: Sequence[Seconds]
-) -> list[Seconds]:
+    form: Form, forward: Sequence[Seconds], backward: Sequence[Seconds], transfers: Sequence[Seconds]
+) -> list[Seconds]:  # fmt: skip
     halves = [duration / 2 for duration in backward]
     durations = [*forward, *backward, *halves, *halves]
     carried = [*transfers, 0.0]
+    if form.num_workers >= _WIDE:
+        waves = _waves(form)
+        return waves.ends(np.array(durations)[waves.numbers // form.micro_batches], carried)
+    script = _script(form)
     clocks = [0.0] * form.num_workers
     ends: list[float] = []
     append = ends.append

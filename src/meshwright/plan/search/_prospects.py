@@ -1,6 +1,6 @@
 """What frames may be worth at best: by their work, exchange and memory, before any stages are looked for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -62,6 +62,7 @@ class Prospects:
         self._pricer, self._goal, self._aim, self._choices, self._work = pricer, goal, aim, choices, work
         self._rooms: dict[tuple, Rooms] = {}
         self._weighed: dict[tuple, NDArray[np.float64]] = {}
+        self._units = np.bincount(pricer.units.kinds, minlength=pricer.units.num_kinds).astype(np.float64)
 
     def of_shape(self, shape: Layout, most: float) -> Bare | None:
         """A closer bound on a shape, with the exchange inside its model; None where it is not less than `most`.
@@ -69,7 +70,7 @@ class Prospects:
         Sharding takes time and never saves any: what is too long without is not looked at with it.
         """
         work = self._work.of(shape)
-        values = self._values(shape, work, None, most=most)
+        values = self._values(shape, schedules(shape, self._choices), work, None, most=most)
         return Bare(shape=shape, work=work, values=values) if values else None
 
     def frames(self, bare: Bare, most: float) -> Iterator[tuple[float, Frame]]:
@@ -78,14 +79,15 @@ class Prospects:
         known = {(None, shape.offload == "activations"): bare.work}
         found = (with_shards(self._pricer, self._goal, one) for one in levels(shape, self._choices))
         groups = [(layout, *offloaded(layout, self._choices)) for layout in chain(*found)]
-        worth = [self._worth(layout, most, known) for group in groups for layout in group]
-        fitting = iter(self._fitting(shape, list(chain(*groups)), worth))
-        values = iter(worth)
+        if not groups:
+            return
+        fitting = iter(self._fitting(shape, list(chain(*groups)), bare.values))
         for group in groups:
             here: Sequence[Way] = ()
             for place, layout in enumerate(group):
-                fits, value = next(fitting), next(values)
-                yield from ((value[way], framed(layout, *way)) for way in fits if way not in here)
+                fits = [way for way in next(fitting) if way not in here]
+                values = self._worth(layout, fits, most, known) if fits else {}
+                yield from ((value, framed(layout, *way)) for way, value in values.items())
                 here = fits if place == 0 else here
 
     def of_frame(self, frame: Frame, most: float) -> float:
@@ -94,7 +96,7 @@ class Prospects:
         if not may_hold(self._orders(layout), frame.form, self.weights(layout)[None]).all():
             return float("inf")
         least, after = self._work.of(layout), self._work.least.after(layout)
-        return self._values(layout, least, after, most=most).get(way, float("inf"))
+        return self._values(layout, (way,), least, after, most=most).get(way, float("inf"))
 
     def rooms(self, layout: Layout) -> Rooms:
         """What a layout's workers have room for."""
@@ -116,8 +118,10 @@ class Prospects:
             self._weighed[key] = np.array([self._pricer.weight_of(layout, kind) for kind in kinds])
         return self._weighed[key]
 
-    def _worth(self, layout: Layout, most: float, known: dict[tuple, LeastWork]) -> dict[Way, float]:
-        """The ways of a shape's layout that may be worth less than `most`, with their bounds.
+    def _worth(
+        self, layout: Layout, ways: Iterable[Way], most: float, known: dict[tuple, LeastWork]
+    ) -> dict[Way, float]:  # fmt: skip
+        """Those ways of a shape's layout that may be worth less than `most`, with their bounds.
 
         Args:
             known: work of the shape's layouts so far, by what it depends on.
@@ -127,16 +131,18 @@ class Prospects:
         key = data, layout.offload == "activations"
         if key not in known:
             known[key] = self._work.of(layout)
-        return self._values(layout, known[key], self._work.least.after(layout), most=most)
+        return self._values(layout, ways, known[key], self._work.least.after(layout), most=most)
 
-    def _values(self, layout: Layout, least: LeastWork, after: After | None, *, most: float) -> dict[Way, float]:
-        """Ways of a layout that may be worth less than `most`, with a bound: work, least bubble and what follows."""
+    def _values(
+        self, layout: Layout, ways: Iterable[Way], least: LeastWork, after: After | None, *, most: float
+    ) -> dict[Way, float]:  # fmt: skip
+        """Those ways of a layout that may be worth less than `most`, with a bound: work, bubble and what follows."""
         work, draw = self._work, self._work.drawn(layout)
         sent, ahead = work.sent(layout), work.ahead(least, after)
         follows, spared = (work.mean_after(layout, least, after), after.spared) if after is not None else (0.0, 0.0)
         held = self._held(layout) if after is not None else 0
         found = {}
-        for way in schedules(layout, self._choices):
+        for way in ways:
             span = least_step(
                 form_of(layout, *way), least.work + 2 * (way[1] - 1) * sent, ahead=ahead, after=follows,
                 spared=spared, waited=work.least.waited,
@@ -148,17 +154,23 @@ class Prospects:
         return found
 
     def _fitting(
-        self, shape: Layout, layouts: Sequence[Layout], ways: Sequence[dict[Way, float]]
+        self, shape: Layout, layouts: Sequence[Layout], worth: Container[Way]
     ) -> list[list[Way]]:  # fmt: skip
-        """Of each of a shape's layouts the ways that may fit the memory."""
+        """Of each of a shape's layouts the ways of some that may fit the memory."""
+        weights = np.array([self.weights(one) for one in layouts])
+        whole = max(limits(self._pricer, self._goal, shape)) * shape.mesh.pp / self._pricer.correction.memory
+        may = (weights @ self._units <= whole).tolist()  # all stages together
+        ways = [
+            [way for way in schedules(one, self._choices) if way in worth] if light else []
+            for one, light in zip(layouts, may, strict=True)
+        ]
         found: list[list[Way]] = [[] for _ in layouts]
         for offload in dict.fromkeys(one.offload for one in layouts):
             places = [place for place, one in enumerate(layouts) if one.offload == offload and ways[place]]
             for way in dict.fromkeys(chain(*(ways[place] for place in places))):
                 asked = [place for place in places if way in ways[place]]
-                weights = np.array([self.weights(layouts[place]) for place in asked])
                 away = replace(shape, offload=offload) if offload != shape.offload else shape
-                fits = may_hold(self._orders(away), form_of(shape, *way), weights)
+                fits = may_hold(self._orders(away), form_of(shape, *way), weights[asked])
                 for place, held in zip(asked, fits, strict=True):
                     if held:
                         found[place].append(way)

@@ -86,11 +86,13 @@ def _rooms(pricer: HybridPricer, layout: Layout, most: Sequence[Bytes], again: i
     for replica in layout.replicas:
         # with nothing in shards and with twice an even part of it: what lies between is linear, or less
         one = replace(replica, count=1)
+        first_holds_most = layout.schedule == "1f1b" and len(set(replica.kinds)) == 1
+        ranks = range(1 if first_holds_most else layout.mesh.pp)
         ends = []
         for own in (0, 2):
             alone = replace(layout, bounds=(0,) * layout.mesh.pp, replicas=(one, _NOBODY), shards=(own, degree - own))
-            ends.append([pricer.memory_of(alone, stages, one, rank).peak for rank in range(layout.mesh.pp)])
-        limit = np.array([most[kind] for kind in replica.kinds], dtype=np.float64)
+            ends.append([pricer.memory_of(alone, stages, one, rank).peak for rank in ranks])
+        limit = np.array([most[replica.kinds[rank]] for rank in ranks], dtype=np.float64)
         none, twice = np.array(ends[0], dtype=np.float64), np.array(ends[1], dtype=np.float64)
         needed = np.maximum(twice - none, 1.0) * degree / 2
         tightest = int(np.argmin((limit - none) / needed))
