@@ -1,12 +1,12 @@
 """Does a model train that no worker's memory holds? Hosts with a memory limit each, on this machine.
 
-    python benchmarks/memory_limit.py [--quick] [--json] [--rows state activations unequal]
+    python benchmarks/memory_limit.py [--quick] [--json] [--rows state activations sequence unequal]
 
-Two GPTs on four hosts: of `state`, parameters, gradients and Adam's state exceed a host's memory; of `activations`,
-one long sequence does, which data parallelism cannot share out. For each the same script trains on one device without a
-limit, under the plan that `meshwright run` makes for four hosts, nothing pinned, and by DDP. The hosts are namespaces
-and control groups (`testbed`), without swap. Checks: the loss falls and is the one device's; DDP is ended by the
-kernel.
+Three GPTs on four hosts: of `state`, parameters, gradients and Adam's state exceed a host's memory; of `activations`,
+the output over a large vocabulary does; of `sequence`, one of 8,192 positions, split by `context=4`. Data parallelism
+cannot share out one sequence. For each the same script trains on one device without a limit, under the plan that
+`meshwright run` makes for four hosts, nothing else pinned, and by DDP. The hosts are namespaces and control groups
+(`testbed`), without swap. Checks: the loss falls and is the one device's; DDP is ended by the kernel.
 `unequal`: two hosts, the second with less memory. Sharded parameters train with the shards that the planner gives them;
 with equal shards, which it would refuse, the kernel ends the run.
 """
@@ -58,6 +58,7 @@ class Case:
 CASES = (
     Case(name="state", sizes=(768, 6, 4, 128, 4000), memory=(1100 * MIB,) * 4),
     Case(name="activations", sizes=(256, 4, 1, 2048, 48000), memory=(1700 * MIB,) * 4),
+    Case(name="sequence", sizes=(128, 4, 1, 8192, 4000), memory=(1050 * MIB,) * 4, pins=("context=4",)),
     Case(
         name="unequal", sizes=(768, 12, 4, 64, 4000), memory=(2200 * MIB, 1100 * MIB),
         pins=("workers=2", "sharding=parameters"),
