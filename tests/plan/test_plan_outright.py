@@ -242,6 +242,9 @@ def test_reasons_are_those_of_what_is_made_small() -> None:
     assert fastest.target is not None
     goal = Goal(tokens=1000.0, minimize="cost", deadline=1.01 * fastest.target.time)
     plan = plan_outright(graph, cluster, goal)
+    other = 1 if plan.strategy.mesh.pp == 2 else 2
+    change = price_change(plan, graph, cluster, Pins(pipeline=other))
+    assert "dearer" in change.after.reason or "needs" in change.after.reason
     reasons = [item.reason for item in plan.candidates[1:]]
     assert all("dearer" in reason or "a step takes at least" in reason or "needs" in reason for reason in reasons)
     assert any("a step takes at least" in reason for reason in reasons)

@@ -10,6 +10,7 @@ from meshwright.graph import Graph
 from meshwright.hardware import Cluster
 from meshwright.plan._fit import itemised
 from meshwright.plan._goal import Goal, Pins
+from meshwright.plan._known_figures import with_common_figures
 from meshwright.plan._legality import check_pins, no_strategy
 from meshwright.plan._outright import is_elsewhere, with_splits
 from meshwright.plan._plan import Candidate, Plan
@@ -53,7 +54,8 @@ def price_change(plan: Plan, graph: Graph, cluster: Cluster, pins: Pins) -> Chan
     before = Candidate(
         summary=plan.strategy.summary, step=plan.prediction.time.step, memory=plan.prediction.memory.peak
     )
-    after = _outright(plan, graph, cluster, goal) if elsewhere else _here(plan, graph, cluster, goal)
+    by_search = elsewhere or plan.minimize != "time"
+    after = _outright(plan, graph, cluster, goal) if by_search else _here(plan, graph, cluster, goal)
     return Change(before=before, after=after)
 
 
@@ -82,7 +84,7 @@ def _check_made_of(plan: Plan, graph: Graph, cluster: Cluster) -> None:
 
 
 def _outright(plan: Plan, graph: Graph, cluster: Cluster, goal: Goal) -> Candidate:
-    pricer = Pricer(graph, cluster).hybrid
+    pricer = Pricer(graph, with_common_figures(cluster)).hybrid
     chosen = layout_of(plan.strategy, pricer.units, pricer.hosts)
     best = pricer.price(chosen)
     fixed, named = pins_of(chosen), [item.name for item in fields(Pins) if getattr(goal.pins, item.name) is not None]
@@ -91,7 +93,7 @@ def _outright(plan: Plan, graph: Graph, cluster: Cluster, goal: Goal) -> Candida
         pins = relaxed(pins, goal.pins, name, getattr(goal.pins, name))
     pins = replace(pins, **{name: getattr(goal.pins, name) for name in named})
     text = ", ".join(f"{name} {getattr(goal.pins, name)}" for name in named)
-    found = neighbour(pricer, replace(goal, pins=pins), Aim(), chosen, best, change=text)
+    found = neighbour(pricer, replace(goal, pins=pins), Aim(minimize=plan.minimize), chosen, best, change=text)
     if found is None or found.layout is None or found.price is None:
         raise no_strategy(graph, cluster, goal)
     return Candidate(

@@ -100,6 +100,7 @@ def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -
         strategy=strategy,
         prediction=prediction,
         allow=goal.allow,
+        minimize=aim.minimize,
         memory_limit=limit,
         capacity=hybrid.hosts[tightest].device.memory // hybrid.processes(layout, tightest)[1],
         binding=binding(hybrid, aim, layout, price, roomy),

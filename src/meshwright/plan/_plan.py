@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from meshwright.cost import Allowance, Prediction, Strategy
 from meshwright.hardware import Correction
+from meshwright.plan._goal import Objective
 from meshwright.plan._target import Target
 from meshwright.units import Bytes, Dollars, Joules, Seconds
 
@@ -82,6 +83,7 @@ class Plan:
         strategy: every decision.
         prediction: of the strategy on the cluster.
         allow: departures from the user's mathematics that the user allowed.
+        minimize: what was made small.
         memory_limit: what a worker may use (B).
         capacity: what its device has for it (B); 0: not known.
         binding: what keeps the step from being faster, in a sentence with numbers.
@@ -106,6 +108,7 @@ class Plan:
     strategy: Strategy
     prediction: Prediction
     allow: tuple[Allowance, ...] = ()
+    minimize: Objective = "time"
     memory_limit: Bytes = 0
     capacity: Bytes = 0
     binding: str = ""

@@ -42,7 +42,7 @@ def _parts(plan: Plan) -> Iterator[RenderableType]:
         yield _placements(plan.strategy)
     if plan.prediction.collectives:
         yield _exchanges(plan)
-    if plan.prediction.energy or plan.prediction.money:
+    if plan.prediction.high:
         yield Text.assemble(("Each step ", "bold"), _step_price(plan))
     if plan.capacity:
         yield Text.assemble(("Memory    ", "bold"), _fullest(plan))
