@@ -122,6 +122,22 @@ def test_a_model_on_the_meta_device_is_captured_like_a_real_one() -> None:
     assert graph == captured(real)
 
 
+@pytest.mark.parametrize(("causal", "traits"), [((True, True), ("causal_attention",)), ((True, False), ())])
+def test_attention_is_causal_where_all_is(causal: tuple[bool, ...], traits: tuple[str, ...]) -> None:
+    class Attentions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(10, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.linear(x).view(-1, 1, 2, 2)
+            for each in causal:
+                y = F.scaled_dot_product_attention(y, y, y, is_causal=each)
+            return y.flatten(1)
+
+    assert captured(Job(model=Attentions(), loss=mlp().loss, batch=mlp().batch)).traits == traits
+
+
 def test_traits() -> None:
     class Functional(nn.Module):
         def __init__(self) -> None:
@@ -133,7 +149,7 @@ def test_traits() -> None:
 
     graph = captured(Job(model=Functional(), loss=mlp().loss, batch=mlp().batch))
     assert set(graph.traits) == {"batch_statistics", "random"}
-    assert captured(gpt()).traits == ("tied_parameters",)
+    assert captured(gpt()).traits == ("causal_attention", "tied_parameters")
     tied = next(parameter for parameter in captured(gpt()).parameters if len(parameter.paths) > 1)
     assert tied.paths == ("tokens.weight", "head.weight")
 

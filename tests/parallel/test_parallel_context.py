@@ -1,5 +1,7 @@
 """Sequences split over workers against one device, in float64, alone and with the other axes."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -9,7 +11,9 @@ from test_parallel_hybrid import _close
 
 from meshwright.cost import Mesh, Pipeline
 from meshwright.parallel.context._block import attended, merged
+from meshwright.parallel.context._mirrored import Mirrored
 from meshwright.parallel.context._ring import RingAttention
+from meshwright.parallel.context._sight import Sight, sight
 from meshwright.parallel.tensor import GroupCommunicator, HostCommunicator, Split
 from meshwright.parallel.tensor._parts import part_of
 
@@ -48,15 +52,17 @@ def ring_beside_one_device(carrier, seed):
     """Distances of output and gradients, for a causal, a masked and a grouped-query attention."""
     distances = []
     ring = {"group": GroupCommunicator, "host": HostCommunicator}[carrier](dist.group.WORLD)
-    for causal, groups, heads, masked in (
-        (True, 1, 4, ""),
-        (True, 2, 2, ""),
-        (False, 1, 4, "rows"),
-        (False, 2, 4, "all"),
+    for causal, groups, heads, width, masked in (
+        (True, 1, 4, 6, ""),
+        (True, 1, 4, 5, ""),  # no kernel of the processor takes values of another width
+        (True, 2, 2, 6, ""),
+        (False, 1, 4, 6, ""),
+        (False, 1, 4, 6, "rows"),
+        (False, 2, 4, 6, "all"),
     ):
         torch.manual_seed(seed)
         query = torch.randn(2, 4, 12, 6, dtype=torch.float64, requires_grad=True)
-        key, value = (torch.randn(2, heads, 12, 6, dtype=torch.float64, requires_grad=True) for _ in range(2))
+        key, value = (torch.randn(2, heads, 12, size, dtype=torch.float64, requires_grad=True) for size in (6, width))
         shape = {"rows": (2, 1, 1, 12), "all": (1, 4, 12, 12)}.get(masked)
         mask = torch.randn(shape, dtype=torch.float64, requires_grad=True) if shape else None
         inputs = [tensor for tensor in (query, key, value, mask) if tensor is not None]
@@ -81,6 +87,40 @@ def ring_beside_one_device(carrier, seed):
 @pytest.mark.parametrize(("count", "carrier"), [(2, "group"), (3, "group"), (2, "host"), (3, "host")])
 def test_ring_attention_equals_attention_on_one_device(workers, count, carrier):
     assert max(workers(count).run(ring_beside_one_device, carrier, 3)) < 1e-12
+
+
+def test_of_eight_parts_a_worker_has_one_and_its_mirror_image():
+    mirrored = Mirrored(SimpleNamespace(size=4), length=16)
+    assert [mirrored.positions(worker).tolist() for worker in range(4)] == [
+        [0, 1, 14, 15], [2, 3, 12, 13], [4, 5, 10, 11], [6, 7, 8, 9],
+    ]  # fmt: skip
+
+
+def test_causal_work_is_balanced():
+    """Every worker has the scores of its own block to the diagonal, and half of each of three other blocks of 4 x 4."""
+    mirrored = Mirrored(SimpleNamespace(size=4), length=16)
+    parts = [mirrored.positions(worker) for worker in range(4)]
+    for own in range(4):
+        seen = {other: sight(parts[own], parts[other]) for other in range(4)}
+        assert seen[own] == Sight(rows=slice(0, 4), columns=slice(0, 4), order="lower")
+        for other in {0, 1, 2, 3} - {own}:
+            earlier = Sight(rows=slice(0, 4), columns=slice(0, 2), order="all")
+            assert seen[other] == (
+                earlier if other < own else Sight(rows=slice(2, 4), columns=slice(0, 4), order="all")
+            )
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "expected"),
+    [
+        ([4, 5], [0, 1, 2], Sight(rows=slice(0, 2), columns=slice(0, 3), order="all")),
+        ([0, 1], [2, 3], None),
+        ([0, 1, 4, 5], [2, 3, 6, 7], Sight(rows=slice(2, 4), columns=slice(0, 2), order="all")),
+        ([2, 3, 6, 7], [0, 1, 4, 5], Sight(rows=slice(0, 4), columns=slice(0, 4), order="some")),
+    ],
+)
+def test_what_no_query_sees_is_left_out(rows, columns, expected):
+    assert sight(torch.tensor(rows), torch.tensor(columns)) == expected
 
 
 def test_a_query_that_sees_no_key_of_a_block_takes_nothing_from_it():

@@ -22,6 +22,8 @@ def operation_traits(
         traits.add("random")
     if known.kind in ("convolution", "recurrent"):
         traits.add(known.kind)
+    if known.kind == "attention":
+        traits.add("causal_attention" if _argument(func, args, kwargs, ("is_causal",)) else "masked_attention")
     if "batch_norm" in known.name and "backward" not in known.name and _trains(func, args, kwargs):
         traits.add("batch_norm" if args[0].shape[0] > 1 else "instance_norm")
     return traits
@@ -31,7 +33,7 @@ def step_traits(seen: Iterable[tuple[Trait, str]], model: nn.Module) -> set[Trai
     """What the calls say together, each with the path of the module that ran it.
 
     A batch norm in a BatchNorm module can be given the statistics of the global batch; one that a module computes by
-    itself cannot. InstanceNorm runs the same operation over a leading dim of 1.
+    itself cannot. InstanceNorm runs the same operation over a leading dim of 1. Attention is causal where all is.
     """
     traits: set[Trait] = set()
     for trait, path in seen:
@@ -43,6 +45,8 @@ def step_traits(seen: Iterable[tuple[Trait, str]], model: nn.Module) -> set[Trai
             traits.add("batch_norm")
         elif trait == "batch_norm" and not isinstance(module, _InstanceNorm):
             traits.add("batch_statistics")
+    if "masked_attention" in traits:
+        traits -= {"masked_attention", "causal_attention"}
     if any(isinstance(module, nn.RNNBase | nn.RNNCellBase) for module in model.modules()):
         traits.add("recurrent")
     if any(len(paths) > 1 for _, paths in parameter_paths(model)):

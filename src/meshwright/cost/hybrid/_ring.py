@@ -1,12 +1,14 @@
-r"""What attention over a split sequence takes on a processor: its blocks are put together from products and passes.
+r"""What attention over a split sequence takes on a processor beside the kernel's own time: packing and adding up.
 
-A worker has $1/n$ of the queries and meets the keys in $n$ blocks. No kernel does that at once: the scores $S$ of a
-block are written and go through the operations of `parallel/context/_block` one by one, the outputs $O$ are merged
-after every block. By what those read and write (scaling and masking 4, log-sum-exp 6, subtraction 2, exponential 2, and
-for a merge 7):
+A worker has $1/n$ of the queries and meets the keys in $n$ blocks, each by the kernel of attention without a ring. Keys
+and values are packed; a block's outputs $O$ are merged with those before it (7 passes over them), its gradients
+added to those of queries, keys and values (3 passes over each), and keys and values are packed again:
 
-    forward   14 S, 4 of them by exponentials    7 n O
-    backward  13 S, 2 of them by exponentials   13 n O, with the gradients that go round
+    forward    4 O + 7 (n - 1) O
+    backward   4 O + 9 n O
+
+Causal attention is computed on balanced halves: of every block but a worker's own one half, so that the kernel takes
+$(n + 1) / 2n$ of its time. The halves are packed and unpacked, before and after: 24 O in each phase.
 """
 
 import numpy as np
@@ -15,13 +17,11 @@ from meshwright.cost._rates import Rates
 from meshwright.cost._workload import Column, Workload
 
 _FLOAT = 4
-# Times that scores are read or written by plain operations, by exponentials, and that outputs are; by phase.
-_FORWARD = (10, 4, 7)
-_BACKWARD = (11, 2, 13)
+_PACKING, _MERGING, _ADDING, _BALANCING = 4, 7, 9, 24
 
 
 def ring_times(workload: Workload, rates: Rates, times: Column, *, examples: float, degree: int) -> Column:
-    """Time of every operation (s), attention's by blocks.
+    """Time of every operation (s), with what attention in blocks adds.
 
     Args:
         times: with attention by one kernel (s).
@@ -29,21 +29,16 @@ def ring_times(workload: Workload, rates: Rates, times: Column, *, examples: flo
         degree: workers of the ring.
     """
     found = times.copy()
+    causal = "causal_attention" in workload.graph.traits
+    share = (degree + 1) / (2 * degree) if causal else 1.0
     for place, item in enumerate(workload.graph.operations):
         if item.kind != "attention" or item.matrix is None:
             continue
-        heads, rows, width, columns = (
-            side.at(examples)
-            for side in (item.matrix.batch, item.matrix.rows, item.matrix.inner, item.matrix.columns)
-        )  # fmt: skip
-        scores, outputs = _FLOAT * heads * rows * columns, _FLOAT * heads * rows * width
-        plain, exponential, merged = _FORWARD if item.phase == "forward" else _BACKWARD
-        edge = np.cbrt(np.array([rows * width * columns / degree**2]))
-        block = np.array([2 * scores / degree])
-        found[place] = (
-            item.flops.at(examples) / float(rates.matrix("float32", "default", edge)[0])
-            + plain * scores / float(rates.bandwidth("pointwise", block)[0])
-            + exponential * scores / float(rates.bandwidth("transcendental", block)[0])
-            + merged * degree * outputs / float(rates.bandwidth("pointwise", np.array([3 * outputs]))[0])
+        heads, rows, width = (side.at(examples) for side in (item.matrix.batch, item.matrix.rows, item.matrix.inner))
+        outputs = _FLOAT * heads * rows * width
+        passes = _PACKING + (_MERGING * (degree - 1) if item.phase == "forward" else _ADDING * degree)
+        passes += _BALANCING if causal else 0
+        found[place] = share * times[place] + passes * outputs / float(
+            rates.bandwidth("pointwise", np.array([3 * outputs]))[0]
         )
     return found

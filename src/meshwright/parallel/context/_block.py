@@ -8,20 +8,34 @@ Source: Liu et al., Ring Attention with Blockwise Transformers for Near-Infinite
 (2023), algorithm 2 for the backward.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
+# What is added to the scores, broadcast to `b h l s`, with minus infinity where a query does not see a key; `lower`
+# hides what is after the diagonal.
+Bias = Tensor | Literal["lower"] | None
 
-def attended(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+# Data types of the processor's kernel that gives the log-sum-exp with the output and keeps no scores.
+_KERNEL_TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def attended(query: Tensor, key: Tensor, value: Tensor, bias: Bias, scale: float) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp of one block; queries that see no key give zeros and minus infinity.
 
     Args:
         query: `b h l e`.
         key: `b h s e`.
         value: `b h s f`.
-        bias: added to the scores, broadcast to `b h l s`; minus infinity hides a key.
+        bias: of the scores.
         scale: factor of the scores.
     """
+    if _has_kernel(query, value):
+        output, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, isinstance(bias, str), attn_mask=_mask(bias, query, key), scale=scale
+        )
+        return output, _minus_infinite(log_sum, bias) if isinstance(bias, Tensor) else log_sum
     scores = _scores(query, key, bias, scale)
     log_sum = torch.logsumexp(scores, dim=-1)
     weights = torch.exp(scores - _finite(log_sum).unsqueeze(-1))
@@ -40,14 +54,14 @@ def gradients(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    bias: Tensor | None,
+    bias: Bias,
     scale: float,
     *,
+    output: Tensor,
     log_sum: Tensor,
     gradient: Tensor,
-    shared: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What a block adds to the gradients of queries, keys, values and scores.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a block adds to the gradients of queries, keys and values.
 
     Args:
         query: as in `attended`, like the next four.
@@ -55,20 +69,57 @@ def gradients(
         value: of the block.
         bias: of the block.
         scale: of the scores.
+        output: over all blocks, `b h l f`.
         log_sum: over all blocks, `b h l`.
         gradient: of the output over all blocks.
-        shared: `(output * gradient).sum(-1)` over all blocks, `b h l`.
     """
-    scores = _scores(query, key, bias, scale)
-    weights = torch.exp(scores - _finite(log_sum).unsqueeze(-1))
+    if _has_kernel(query, value):
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            gradient, query, key, value, output, _finite(log_sum), 0.0, isinstance(bias, str),
+            attn_mask=_mask(bias, query, key), scale=scale,
+        )  # fmt: skip
+    return gradients_with_scores(query, key, value, bias, scale, output=output, log_sum=log_sum, gradient=gradient)[:3]
+
+
+def gradients_with_scores(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Bias,
+    scale: float,
+    *,
+    output: Tensor,
+    log_sum: Tensor,
+    gradient: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `gradients`, and what the block adds to the gradient of its scores, `b h l s`."""
+    shared = (output * gradient).sum(-1)
+    weights = torch.exp(_scores(query, key, bias, scale) - _finite(log_sum).unsqueeze(-1))
     of_scores = weights * (gradient @ value.transpose(-2, -1) - shared.unsqueeze(-1))
     of_value = weights.transpose(-2, -1) @ gradient
     return of_scores @ key * scale, of_scores.transpose(-2, -1) @ query * scale, of_value, of_scores
 
 
-def _scores(query: Tensor, key: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+def _has_kernel(query: Tensor, value: Tensor) -> bool:
+    return query.device.type == "cpu" and query.dtype in _KERNEL_TYPES and query.shape[-1] == value.shape[-1]
+
+
+def _scores(query: Tensor, key: Tensor, bias: Bias, scale: float) -> Tensor:
+    if isinstance(bias, str):
+        bias = query.new_full((query.shape[-2], key.shape[-2]), float("-inf")).triu(1)
     scores = query @ key.transpose(-2, -1) * scale
     return scores if bias is None else scores + bias
+
+
+def _mask(bias: Bias, query: Tensor, key: Tensor) -> Tensor | None:
+    """A tensor in the shape that the kernel takes."""
+    return bias.expand(*query.shape[:-1], key.shape[-2]) if isinstance(bias, Tensor) else None
+
+
+def _minus_infinite(log_sum: Tensor, bias: Tensor) -> Tensor:
+    """Minus infinity for queries that see no key, which the kernel calls zero."""
+    unseeing = (bias == float("-inf")).all(-1)
+    return torch.where(unseeing, float("-inf"), log_sum)
 
 
 def _finite(log_sum: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""Attention over a split sequence: keys and values go round the ring of workers while each keeps its queries."""
+"""Attention over a split sequence: keys and values go round the ring of workers while each keeps its queries.
+
+Causal attention is computed on balanced halves, and of each block only what a query sees.
+"""
 
 import math
 from typing import Any
@@ -6,17 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from meshwright.parallel.context._block import attended, gradients, merged
+from meshwright.parallel.context._arrangement import Arrangement, Unmoved
+from meshwright.parallel.context._block import Bias, attended, gradients, gradients_with_scores, merged
+from meshwright.parallel.context._mirrored import Mirrored
+from meshwright.parallel.context._sight import Sight, sight
 from meshwright.parallel.program import Target
 from meshwright.parallel.tensor import Communicator, Split
-from meshwright.parallel.tensor._parts import part_of
 
 
 class RingAttention(Target):
     """`scaled_dot_product_attention` on this worker's positions; a target of nodes of a graph.
 
-    Each worker's positions are `split`; with several ranges the later ones of a causal sequence, which see more keys,
-    are spread over the workers.
+    Each worker's positions are `split`.
 
     Args:
         communicator: of the axis.
@@ -42,97 +46,121 @@ class RingAttention(Target):
         repeats = query.shape[-3] // key.shape[-3]
         if repeats > 1:
             key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
-        return _Ring.apply(self, is_causal, factor, query, key, value, attn_mask)  # pyrefly: ignore
+        balanced = is_causal and attn_mask is None and self.split.groups == 1 and query.shape[-2] % 2 == 0
+        size, length = self.communicator.size, query.shape[-2] * self.communicator.size
+        arrangement = (
+            Mirrored(self.communicator, length=length) if balanced else Unmoved(self.split, degree=size, length=length)
+        )
+        ring = _Course(self.communicator, arrangement, causal=is_causal)
+        return _Ring.apply(ring, factor, query, key, value, attn_mask)  # pyrefly: ignore
+
+
+class _Course:
+    """What a worker meets on the way of keys and values round the ring."""
+
+    def __init__(self, communicator: Communicator, arrangement: Arrangement, *, causal: bool) -> None:
+        self.communicator = communicator
+        self.arrangement = arrangement
+        self._causal = causal
 
     def owners(self) -> list[int]:
         """Whose keys are here after each rotation, this worker's first."""
         size = self.communicator.size
         return [(self.communicator.coordinate - turn) % size for turn in range(size)]
 
-    def bias(self, owner: int, length: int, mask: Tensor | None, *, causal: bool, like: Tensor) -> Tensor | None:
-        """What hides keys of an owner from this worker's queries; None where nothing does.
+    def sight(self, owner: int) -> Sight | None:
+        """What this worker's queries see of an owner's keys."""
+        if not self._causal:
+            return Sight(rows=slice(None), columns=slice(None), order="all")
+        return sight(self._positions(self.communicator.coordinate), self._positions(owner))
+
+    def bias(self, owner: int, seen: Sight, mask: Tensor | None, *, like: Tensor) -> Bias:
+        """What is added to the scores of a block.
 
         Args:
             owner: coordinate of the worker whose keys they are.
-            length: of the whole sequence.
+            seen: of its keys.
             mask: this worker's rows of the user's mask, all columns.
-            causal: whether later keys are hidden.
             like: for device and data type.
         """
-        columns = self._positions(owner, length, like.device)
-        bias = None
         if mask is not None:
-            part = mask.index_select(-1, columns) if mask.shape[-1] > 1 else mask
+            part = mask.index_select(-1, self._positions(owner).to(mask.device)) if mask.shape[-1] > 1 else mask
             hidden = torch.zeros_like(part, dtype=like.dtype).masked_fill(part.logical_not(), float("-inf"))
-            bias = hidden if part.dtype is torch.bool else part
-        if causal:
-            rows = self._positions(self.communicator.coordinate, length, like.device)
-            later = columns > rows.unsqueeze(-1)
-            if later.any():
-                hidden = torch.zeros(later.shape, dtype=like.dtype, device=like.device)
-                hidden = hidden.masked_fill(later, float("-inf"))
-                bias = hidden if bias is None else bias + hidden
-        return bias
+            return hidden if part.dtype is torch.bool else part
+        if seen.order != "some":
+            return None if seen.order == "all" else "lower"
+        rows = self._positions(self.communicator.coordinate)[seen.rows]
+        later = self._positions(owner)[seen.columns] > rows.unsqueeze(-1)
+        return torch.zeros(later.shape, dtype=like.dtype).masked_fill(later, float("-inf")).to(like.device)
 
-    def add_columns(self, of_mask: Tensor, of_scores: Tensor, owner: int, length: int) -> None:
+    def add_columns(self, of_mask: Tensor, of_scores: Tensor, owner: int) -> None:
         """Adds the gradient of a block's scores to that of the mask, which was broadcast to them."""
         if of_mask.shape[-1] == 1:
             of_mask += of_scores.sum_to_size(of_mask.shape)
             return
         shape = (*of_mask.shape[:-1], of_scores.shape[-1])
-        of_mask.index_add_(-1, self._positions(owner, length, of_mask.device), of_scores.sum_to_size(shape))
+        of_mask.index_add_(-1, self._positions(owner).to(of_mask.device), of_scores.sum_to_size(shape))
 
-    def _positions(self, owner: int, length: int, device: torch.device) -> Tensor:
-        whole = torch.arange(length, device=device)
-        return part_of(whole, Split(0, self.split.groups), coordinate=owner, degree=self.communicator.size)
+    def _positions(self, owner: int) -> Tensor:
+        return self.arrangement.positions(owner)
 
 
 class _Ring(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, ring: RingAttention, causal: bool, scale: float, query: Tensor, key: Tensor, value: Tensor, mask: Any
+        ctx: Any, course: _Course, scale: float, query: Tensor, key: Tensor, value: Tensor, mask: Any
     ) -> Tensor:
-        length = key.shape[-2] * ring.communicator.size
-        output = torch.zeros_like(query[..., :1]).expand(*query.shape[:-1], value.shape[-1])
-        log_sum = query.new_full(query.shape[:-1], float("-inf"))
+        query, key, value = course.arrangement.taken((query, key, value))
         packet = _packed(key, value)
-        for turn, owner in enumerate(ring.owners()):
-            rotation = ring.communicator.rotate(packet) if turn + 1 < ring.communicator.size else None
+        output = log_sum = torch.empty(0)
+        for turn, owner in enumerate(course.owners()):
+            rotation = course.communicator.rotate(packet) if turn + 1 < course.communicator.size else None
             theirs, values = _unpacked(packet, key, value)
-            bias = ring.bias(owner, length, mask, causal=causal, like=query)
-            block = attended(query, theirs, values, bias, scale)
-            output, log_sum = merged(output, log_sum, *block)
+            if seen := course.sight(owner):
+                rows, columns = (..., seen.rows, slice(None)), (..., seen.columns, slice(None))
+                bias = course.bias(owner, seen, mask, like=query)
+                block, sums = attended(query[rows], theirs[columns], values[columns], bias, scale)
+                if turn:
+                    of_rows = (..., seen.rows)
+                    output[rows], log_sum[of_rows] = merged(output[rows], log_sum[of_rows], block, sums)
+                else:
+                    output, log_sum = block.to(sums.dtype), sums
             packet = rotation() if rotation is not None else packet
-        ctx.ring, ctx.causal, ctx.scale = ring, causal, scale
+        output = output.to(query.dtype)
+        ctx.course, ctx.scale = course, scale
         ctx.save_for_backward(query, key, value, mask, output, log_sum)
-        return output
+        return course.arrangement.returned((output,))[0]
 
     @staticmethod
     def backward(ctx: Any, *incoming: Any) -> tuple[Any, ...]:
         query, key, value, mask, output, log_sum = ctx.saved_tensors
-        ring, gradient = ctx.ring, incoming[0]
-        length = key.shape[-2] * ring.communicator.size
-        shared = (output * gradient).sum(-1)
+        course = ctx.course
+        (gradient,) = course.arrangement.taken(incoming)
         of_query = torch.zeros_like(query)
-        of_mask = torch.zeros_like(mask) if ctx.needs_input_grad[6] else None
+        of_mask = torch.zeros_like(mask) if ctx.needs_input_grad[5] else None
         packet = _packed(key, value)
         # gradients of keys and values travel with them, and are home after a whole round
         sums = torch.zeros_like(packet)
-        for owner in ring.owners():
-            rotation = ring.communicator.rotate(packet)
+        for owner in course.owners():
+            rotation = course.communicator.rotate(packet)
             theirs, values = _unpacked(packet, key, value)
-            bias = ring.bias(owner, length, mask, causal=ctx.causal, like=query)
-            added_query, added_key, added_value, of_scores = gradients(
-                query, theirs, values, bias, ctx.scale, log_sum=log_sum, gradient=gradient, shared=shared
-            )
-            of_query += added_query
-            if of_mask is not None:
-                ring.add_columns(of_mask, of_scores, owner, length)
-            sums += _packed(added_key, added_value)
+            if seen := course.sight(owner):
+                rows, columns = (..., seen.rows, slice(None)), (..., seen.columns, slice(None))
+                block = (query[rows], theirs[columns], values[columns], course.bias(owner, seen, mask, like=query))
+                whole = {"output": output[rows], "log_sum": log_sum[..., seen.rows], "gradient": gradient[rows]}
+                if of_mask is None:
+                    added = gradients(*block, ctx.scale, **whole)
+                else:
+                    *added, of_scores = gradients_with_scores(*block, ctx.scale, **whole)
+                    course.add_columns(of_mask, of_scores, owner)
+                of_query[rows] += added[0]
+                of_keys, of_values = _unpacked(sums, key, value)
+                of_keys[columns] += added[1]
+                of_values[columns] += added[2]
             packet = rotation()
-            sums = ring.communicator.rotate(sums)()
-        of_key, of_value = _unpacked(sums, key, value)
-        return None, None, None, of_query, of_key, of_value, of_mask
+            sums = course.communicator.rotate(sums)()
+        of_inputs = course.arrangement.returned((of_query, *_unpacked(sums, key, value)))
+        return None, None, *of_inputs, of_mask
 
 
 def _packed(key: Tensor, value: Tensor) -> Tensor:
