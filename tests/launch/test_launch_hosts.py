@@ -1,12 +1,13 @@
 """Several hosts: where they meet, and who runs how many workers."""
 
 import socket
+from dataclasses import replace
 
 import pytest
 
 from launch_builders import cluster, plan
 from meshwright.errors import PlanError, UsageError, WorkerError
-from meshwright.launch import Hosts, check_port, parse_rendezvous, spread_over
+from meshwright.launch import Hosts, check_devices, check_port, parse_rendezvous, spread_over
 from meshwright.launch._hosts import workers_per_host
 
 
@@ -33,6 +34,16 @@ def test_a_host_that_the_plan_does_not_need_runs_none() -> None:
 def test_a_plan_of_more_hosts_than_there_are_is_refused() -> None:
     with pytest.raises(PlanError, match="the plan puts 4 workers on 2 hosts, and 1 were started"):
         workers_per_host(plan(4, hosts=("a", "b")), num_hosts=1)
+
+
+def test_a_plan_for_devices_that_are_not_there_is_refused() -> None:
+    made = plan(2)
+    on_gpus = tuple(replace(worker, device=f"cuda:{worker.rank}") for worker in made.strategy.workers)
+    elsewhere = replace(made, strategy=replace(made.strategy, workers=on_gpus), cluster="h100:2")
+    check_devices(made, cluster())
+    with pytest.raises(PlanError, match=r"2 workers on devices of kind cuda, and .* has cpu") as caught:
+        check_devices(elsewhere, cluster())
+    assert caught.value.cause == "it was made for h100:2"
 
 
 def test_one_measured_host_stands_for_equal_ones() -> None:

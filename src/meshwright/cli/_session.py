@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from meshwright.cli._settings import Settings
 from meshwright.errors import UsageError
 from meshwright.hardware import Cluster, here, identity, parse_cluster, read_cluster
-from meshwright.launch import Origin, Progress, Value, plan_script, spread_over
+from meshwright.launch import Origin, Progress, Value, check_devices, plan_script, spread_over
 from meshwright.plan import Plan, explain, read_plan
 
 ORIGINS: tuple[Origin, ...] = ("default", "measured", "file", "command line", "environment")
@@ -68,7 +68,11 @@ def find_plan(
     progress: Progress,
     reference_steps: int = 0,
 ) -> Plan:
-    """The plan to follow: a file's, or one made now."""
+    """The plan to follow: a file's, or one made now.
+
+    Raises:
+        PlanError: the file's is for devices that are not there.
+    """
     if settings.plan is None:
         return plan_script(
             script,
@@ -80,7 +84,9 @@ def find_plan(
             limit=settings.planning_limit,
             reference_steps=reference_steps,
         )
-    return read_plan(settings.plan)
+    plan = read_plan(settings.plan)
+    check_devices(plan, cluster)
+    return plan
 
 
 def recorded_values(settings: Settings, *, plan: Plan | None = None) -> Mapping[str, Value]:

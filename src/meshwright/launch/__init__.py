@@ -10,6 +10,7 @@ Reading order: `_run_folder`, `_environment` (what a worker is told), `_processe
 from meshwright.launch._ending import sum_up as sum_up
 from meshwright.launch._hosts import ONE_HOST as ONE_HOST
 from meshwright.launch._hosts import Hosts as Hosts
+from meshwright.launch._hosts import check_devices as check_devices
 from meshwright.launch._hosts import check_port as check_port
 from meshwright.launch._hosts import parse_rendezvous as parse_rendezvous
 from meshwright.launch._hosts import spread_over as spread_over

@@ -92,3 +92,21 @@ def workers_per_host(plan: Plan, *, num_hosts: int) -> tuple[int, ...]:
             ],
         )
     return tuple(names.count(name) for name in order) + (0,) * (num_hosts - len(order))
+
+
+def check_devices(plan: Plan, cluster: Cluster) -> None:
+    """Refuses a plan for devices that are not there.
+
+    Raises:
+        PlanError: names both kinds.
+    """
+    there = {"cpu"} | {host.device.kind for host in cluster.hosts}
+    wanted = {worker.device.partition(":")[0] for worker in plan.strategy.workers}
+    if wanted - there:
+        raise PlanError(
+            f"the plan puts {plan.strategy.num_workers} workers on devices of kind {', '.join(sorted(wanted))}, and "
+            f"{cluster.name} has {', '.join(sorted(there))}",
+            cause=f"it was made for {plan.cluster or 'other hardware'}",
+            alternatives=["leave out --plan, so that one is made for what is there", "run it where such devices are"],
+            command="meshwright run SCRIPT",
+        )

@@ -76,10 +76,8 @@ def _step_price(plan: Plan) -> str:
     prediction, per_million = plan.prediction, 1e6 / plan.tokens if plan.tokens else 0.0
     interval = f" ({format_seconds(prediction.low)} to {format_seconds(prediction.high)})" if prediction.high else ""
     text = format_seconds(prediction.time.step) + interval + _priced(prediction.energy, prediction.money)
-    if not per_million:
-        return text
     million = _priced(prediction.energy * per_million, prediction.money * per_million).removeprefix(", ")
-    return f"{text}; a million tokens: {million}"
+    return f"{text}; a million tokens: {million}" if million else text
 
 
 def _priced(energy: Joules, money: Dollars) -> str:
