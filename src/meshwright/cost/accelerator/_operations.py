@@ -41,9 +41,11 @@ def accelerated_times(
     sizes = workload.bytes_read.at(examples) + workload.bytes_written.at(examples)
     passes = fitted.traffic.captured * habits.traffic * (fitted.traffic.compiled if kernels.compiled else 1.0)
     times = np.zeros(len(sizes))
+    made: dict[str, Kernels] = {}
     for (kind, dtype), rows in workload.groups.items():
         lowered = kind in _LOWERED and precision.compute != "as_written"
-        where = _kernels(machine, precision.compute if lowered else dtype, fitted)
+        used = precision.compute if lowered else dtype
+        where = made[used] = made.get(used) or _kernels(machine, used, fitted)
         if kind == "matrix":
             times[rows] = _products(workload, rows, where, examples)
         elif kind == "attention":

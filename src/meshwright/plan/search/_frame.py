@@ -166,7 +166,9 @@ def _modes(
     host = pricer.hosts[devices.kinds[0]]
     on_cpu = host.device.kind == "cpu"
     threads = max(1, host.device.cores // max(1, ceil(devices.total / host.count))) if on_cpu else 1
-    transport = carrier(pricer.cluster, [pricer.hosts[kind] for kind in devices.kinds], choices.goal)
+    exchange = Exchange(
+        transport=carrier(pricer.cluster, [pricer.hosts[kind] for kind in devices.kinds], choices.goal)
+    )  # fmt: skip
     examples = ceil(pricer.graph.batch_size / mesh.num_shares)
     counts = accumulations(pricer.graph, (1,) * mesh.num_shares, choices.goal)
     places = host.device.cores // threads if on_cpu else host.devices
@@ -175,12 +177,13 @@ def _modes(
         for count in counts:
             base = Layout(
                 mesh=mesh, replicas=(), sequence=sequence, micro_batches=count, kernels=kernels, precision=precision,
-                threads=threads, exchange=Exchange(transport=transport),
+                threads=threads, exchange=exchange,
             )  # fmt: skip
             if len(devices.kinds) == 1 and not worth(base, examples / count):
                 continue
             for attention, order in ways:
-                shape = replace(base, attention=attention, order=order)
+                plain = attention == base.attention and order == base.order
+                shape = base if plain else replace(base, attention=attention, order=order)
                 replicas = _replicas(pricer, devices, shape)
                 if replicas is not None:
                     yield replace(shape, replicas=replicas)

@@ -268,17 +268,24 @@ class Search:
     ) -> Iterator[tuple[float, Layout]]:
         """Shapes with a lower bound on their value: all work shared out evenly, without any exchange."""
         kind, draws = devices.kinds[0], list[tuple[Watts, Dollars]]()
+        on_cpu, hopeless = self._pricer.hosts[kind].device.kind == "cpu", set[tuple]()
 
         def worth(base: Layout, examples: float) -> bool:
             state.considered += 1
+            mesh, count = base.mesh, base.micro_batches
+            # accelerators that share out as much work as evenly take equally long
+            parts = (count, mesh.pp) if on_cpu else count / mesh.pp
+            alike = mesh.tp, mesh.cp, mesh.ep, base.sequence, base.kernels, base.precision, examples, parts
+            if alike in hopeless:
+                return False
             if not draws:  # the same for all layouts of as many devices of a kind
-                places = Replica(count=base.mesh.num_shares, kinds=(kind,) * base.mesh.pp, examples=examples)
+                places = Replica(count=mesh.num_shares, kinds=(kind,) * mesh.pp, examples=examples)
                 draws.append(self._pricer.draw(replace(base, replicas=(places,))))
             most = state.value * (1 - ROUNDING)
-            return all(
-                self._aim.least(least(base, kind, examples), *draws[0]) < most
-                for least in (self._work.evenly, self._work.computed)
-            )
+            if self._aim.least(self._work.evenly(base, kind, examples), *draws[0]) >= most:
+                hopeless.add(alike)
+                return False
+            return self._aim.least(self._work.computed(base, kind, examples), *draws[0]) < most
 
         for shape in shapes(self._pricer, self._choices, devices, worth=worth):
             if not accept(shape.mesh):

@@ -60,13 +60,24 @@ def _by_memory(pricer: HybridPricer, goal: Goal, layout: Layout) -> Iterator[tup
     most = limits(pricer, goal, layout)
     blocks = int(pricer.units.is_block.sum())
     counts = np.array([replica.count for replica in layout.replicas], dtype=np.float64)
-    for again in _in_eighths(blocks, goal.pins.recompute):
-        rooms, needs = _rooms(pricer, layout, most, again)
-        parts = np.maximum(rooms, 0.0) / needs
+    eighths = _in_eighths(blocks, goal.pins.recompute)
+    parts = _parts(pricer, layout, most, eighths[0])
+    # A block that is computed again comes back for its backward, once for all of them: if neither none nor all are
+    # enough, none between are.
+    if counts @ parts < 1 and counts @ _parts(pricer, layout, most, eighths[-1]) < 1:
+        return
+    for again in eighths:
+        parts = parts if again == eighths[0] else _parts(pricer, layout, most, again)
         if (parts * layout.mesh.dp_shard >= 1).all():
             return
         if counts @ parts >= 1:
             yield in_whole_numbers(levelled(parts, counts), counts, most=parts)
+
+
+def _parts(pricer: HybridPricer, layout: Layout, most: Sequence[Bytes], again: int) -> Parts:
+    """What each replica's data ranks have room for, as a part of all shards together."""
+    rooms, needs = _rooms(pricer, layout, most, again)
+    return np.maximum(rooms, 0.0) / needs
 
 
 def _in_eighths(blocks: int, recompute: str | None) -> Sequence[int]:
