@@ -55,6 +55,7 @@ def ring_beside_one_device(carrier, seed):
     for causal, groups, heads, width, masked in (
         (True, 1, 4, 6, ""),
         (True, 1, 4, 5, ""),  # no kernel of the processor takes values of another width
+        (True, 1, 2, 6, ""),
         (True, 2, 2, 6, ""),
         (False, 1, 4, 6, ""),
         (False, 1, 4, 6, "rows"),

@@ -43,9 +43,6 @@ class RingAttention(Target):
     ) -> Tensor:
         """Attention of this worker's queries to all keys."""
         factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-        repeats = query.shape[-3] // key.shape[-3]
-        if repeats > 1:
-            key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
         balanced = is_causal and attn_mask is None and self.split.groups == 1 and query.shape[-2] % 2 == 0
         size, length = self.communicator.size, query.shape[-2] * self.communicator.size
         arrangement = (
@@ -119,7 +116,8 @@ class _Ring(torch.autograd.Function):
             if seen := course.sight(owner):
                 rows, columns = (..., seen.rows, slice(None)), (..., seen.columns, slice(None))
                 bias = course.bias(owner, seen, mask, like=query)
-                block, sums = attended(query[rows], theirs[columns], values[columns], bias, scale)
+                keys, values = _for_heads(query, theirs[columns], values[columns])
+                block, sums = attended(query[rows], keys, values, bias, scale)
                 if turn:
                     of_rows = (..., seen.rows)
                     output[rows], log_sum[of_rows] = merged(output[rows], log_sum[of_rows], block, sums)
@@ -146,7 +144,8 @@ class _Ring(torch.autograd.Function):
             theirs, values = _unpacked(packet, key, value)
             if seen := course.sight(owner):
                 rows, columns = (..., seen.rows, slice(None)), (..., seen.columns, slice(None))
-                block = (query[rows], theirs[columns], values[columns], course.bias(owner, seen, mask, like=query))
+                keys, values = _for_heads(query, theirs[columns], values[columns])
+                block = (query[rows], keys, values, course.bias(owner, seen, mask, like=query))
                 whole = {"output": output[rows], "log_sum": log_sum[..., seen.rows], "gradient": gradient[rows]}
                 if of_mask is None:
                     added = gradients(*block, ctx.scale, **whole)
@@ -155,8 +154,8 @@ class _Ring(torch.autograd.Function):
                     course.add_columns(of_mask, of_scores, owner)
                 of_query[rows] += added[0]
                 of_keys, of_values = _unpacked(sums, key, value)
-                of_keys[columns] += added[1]
-                of_values[columns] += added[2]
+                of_keys[columns] += _of_heads(added[1], key)
+                of_values[columns] += _of_heads(added[2], value)
             packet = rotation()
             sums = course.communicator.rotate(sums)()
         of_inputs = course.arrangement.returned((of_query, *_unpacked(sums, key, value)))
@@ -170,3 +169,18 @@ def _packed(key: Tensor, value: Tensor) -> Tensor:
 def _unpacked(packet: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     keys, values = packet.split([key.numel(), value.numel()])
     return keys.view(key.shape), values.view(value.shape)
+
+
+def _for_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values for every head of the queries; what goes round has its own fewer heads."""
+    repeats = query.shape[-3] // key.shape[-3]
+    if repeats == 1:
+        return key, value
+    return key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
+
+
+def _of_heads(gradient: Tensor, like: Tensor) -> Tensor:
+    """The other way round: gradients of the query heads that share a key head, summed."""
+    if gradient.shape[-3] == like.shape[-3]:
+        return gradient
+    return gradient.unflatten(-3, (like.shape[-3], -1)).sum(-3)
