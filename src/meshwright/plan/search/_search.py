@@ -132,20 +132,22 @@ class Search:
         self._prospects = Prospects(pricer, goal, aim, choices=self._choices, work=self._work)
 
     def run(self, *, accept: Callable[[Mesh], bool] = _any) -> Result:
-        """The best layout of every set of devices, and the best of all; sets of different kinds share the effort.
+        """The best layout of every set of devices, and the best of all.
 
-        What a set leaves of its part is for those that follow; what it takes more is not taken from theirs.
+        Sets of different kinds share the effort by how many devices they have: more of them can do more. What a set
+        leaves of its part is for those that follow; what it takes more is not taken from theirs.
 
         Args:
             accept: which meshes are looked at, by their degrees before the data axis is split into shards.
         """
         state = _State()
         sets = list(device_sets(self._pricer.hosts, self._goal))
-        for place, devices in enumerate(sets):
-            apart = len(sets) if len(self._pricer.hosts) > 1 else 1
-            part = self._effort.total / apart
-            effort = max(part * min(place + 1, apart), state.work + part * (apart > 1))
-            self._of_devices(devices, state, effort, accept=accept)
+        several, every = len(self._pricer.hosts) > 1, sum(devices.total for devices in sets)
+        until = 0.0
+        for devices in sets:
+            part = self._effort.total * (devices.total / every if several else 1.0)
+            until += part if several else 0.0
+            self._of_devices(devices, state, max(until, state.work + part) if several else part, accept=accept)
         gap = max(0.0, 1 - state.open / state.value) if state.best is not None and state.open < state.value else 0.0
         return Result(
             best=state.best, gap=gap, considered=state.considered, priced=state.priced, front=_front(state.seen)
