@@ -14,11 +14,13 @@ from meshwright.cost import MemoryBreakdown, Prediction, TimeBreakdown
 from meshwright.documents import write_toml
 from meshwright.errors import DoesNotFitError, PlanError
 from meshwright.graph import read_graph
+from meshwright.graph.capture import capture
 from meshwright.hardware import write_cluster
-from meshwright.plan import Goal, Pins, read_plan
+from meshwright.plan import Goal, Pins, read_plan, with_splits
 from meshwright.run import Job, Role, _planning
 from meshwright.run._opening import Request
 from meshwright.run._planning import context_of, merged_goal, plan_together, scaled, trial_budget, with_context
+from meshwright.run._program_splits import with_pinned_splits
 from meshwright.run._session import CURRENT, Session
 from meshwright.run.loop import hand_written
 from planning_builders import GB, machine, processor
@@ -144,3 +146,28 @@ def test_a_trial_has_the_time_that_is_left_of_planning_and_two_seconds_at_least(
     assert trial_budget() == pytest.approx(_planning.PLANNING_TIME - 3.0)
     monkeypatch.setattr(_planning.time, "time", lambda: psutil.Process().create_time() + 60.0)
     assert trial_budget() == 2.0
+
+
+def test_a_pinned_split_that_operations_do_not_show_is_found_in_the_program() -> None:
+    """Layers outside of repeated blocks are split as the program can be; what it cannot is refused with its reason."""
+    layers = (torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+    model, batch = torch.nn.Sequential(*layers), (torch.randn(8, 8), torch.randn(8, 4))
+    job = Job(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        loss=lambda model, batch: torch.nn.functional.mse_loss(model(batch[0]), batch[1]),
+    )
+    graph = capture(job.model, job.optimizer, job.loss, batch)
+    derived = with_splits(graph).splits
+    assert derived is not None
+    assert derived.tensor is None
+    assert with_pinned_splits(job, batch, graph, Pins()) is graph
+    found = with_pinned_splits(job, batch, graph, Pins(tensor=2)).splits
+    assert found is not None
+    assert found.tensor is not None
+    assert found.tensor.degrees == (2,)
+    assert {one.path for one in found.tensor.parameters} >= {"0.weight", "2.weight"}
+    assert found.tensor.operations
+    assert found.tensor.whole
+    with pytest.raises(PlanError, match="tensor = 7: no parameter can be split over 7 workers"):
+        with_pinned_splits(job, batch, graph, Pins(tensor=7))

@@ -37,6 +37,7 @@ from meshwright.plan import (
 )
 from meshwright.run._experience import Experience
 from meshwright.run._job import Job
+from meshwright.run._program_splits import with_pinned_splits
 from meshwright.run._role import Role, role_of
 from meshwright.run._split_plan import is_priced_only, plan_by_model, settled, with_programs
 from meshwright.units import Bytes, Seconds
@@ -109,6 +110,8 @@ def plan_first(
     cluster = with_context(cluster, context_of(job, batch))
     progress("capturing the step")
     graph = capture(job.model, job.optimizer, job.loss, batch)
+    if given is None and not elsewhere:
+        graph = with_pinned_splits(job, batch, graph, goal.pins)
     write_graph(graph, role.folder / "graph.json")
     laps.append(time.perf_counter())
     job = replace(job, blocks=graph.block_paths, allow=goal.allow)
@@ -318,7 +321,7 @@ def _plan_for_world(job: Job, batch: Any, role: Role, *, pins: Pins, allow: tupl
     cluster = _cluster(role, _say_nothing)
     goal = read_toml(Goal, role.goal) if role.goal else Goal()
     goal = merged_goal(goal, pins=replace(pins, workers=role.world_size), allow=allow)
-    graph = capture(job.model, job.optimizer, job.loss, batch)
+    graph = with_pinned_splits(job, batch, capture(job.model, job.optimizer, job.loss, batch), goal.pins)
     experience = Experience(graph=graph, cluster=cluster, load=hardware.load_now)
     correction = experience.correction(goal.pins, basis="model")
     if is_priced_only(goal):

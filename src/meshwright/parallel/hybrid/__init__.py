@@ -10,6 +10,7 @@ declined), `_portion` (what one worker computes) with `_tensor_axis`, `_blocks`,
 
 from meshwright.parallel.hybrid._checks import check as check
 from meshwright.parallel.hybrid._completion import Completed as Completed
+from meshwright.parallel.hybrid._completion import best_scheme as best_scheme
 from meshwright.parallel.hybrid._completion import completed as completed
 from meshwright.parallel.hybrid._grid import Grid as Grid
 from meshwright.parallel.hybrid._grid import make_grid as make_grid

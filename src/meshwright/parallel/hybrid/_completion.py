@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from meshwright.cost import Pipeline, Strategy
 from meshwright.errors import PlanError
@@ -44,7 +45,7 @@ def completed(strategy: Strategy, program: Program) -> Completed:
     if strategy.mesh.tp > 1:
         scheme = _as_given(strategy, program)
         if scheme is None:
-            scheme = _best(strategy, program)
+            scheme = best_scheme(program, degree=strategy.mesh.tp, sequence=strategy.sequence)
             others = (placement for placement in strategy.placements if placement.axis != "tp")
             placements = (*others, *scheme.placements)
     whole = replace(strategy, placements=placements, pipeline=_pipeline(strategy, program))
@@ -69,11 +70,16 @@ def _as_given(strategy: Strategy, program: Program) -> Scheme | None:
     return None
 
 
-def _best(strategy: Strategy, program: Program) -> Scheme:
-    scheme = choose_placements(program, degree=strategy.mesh.tp, sequence=strategy.sequence)
+def best_scheme(program: Program, *, degree: int, sequence: Literal["whole", "split"]) -> Scheme:
+    """The program split over `tp` as the rules allow.
+
+    Raises:
+        PlanError: nothing of it can be split so.
+    """
+    scheme = choose_placements(program, degree=degree, sequence=sequence)
     if not scheme.placements:
         raise PlanError(
-            f"tensor = {strategy.mesh.tp}: no parameter can be split over {strategy.mesh.tp} workers",
+            f"tensor = {degree}: no parameter can be split over {degree} workers",
             cause="; ".join((*scheme.notes, *scheme.gathered)) or "no dim of a parameter can be divided so",
             alternatives=["another degree", "data parallelism: --set data=2", "--set pipeline=2"],
             command="meshwright plan SCRIPT, without tensor",

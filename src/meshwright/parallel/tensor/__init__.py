@@ -20,6 +20,7 @@ from meshwright.parallel.tensor._layout import REPLICATED as REPLICATED
 from meshwright.parallel.tensor._layout import Layout as Layout
 from meshwright.parallel.tensor._layout import Split as Split
 from meshwright.parallel.tensor._localize import localize as localize
+from meshwright.parallel.tensor._operation import operation_of as operation_of
 from meshwright.parallel.tensor._rates import Rates as Rates
 from meshwright.parallel.tensor._scheme import Exchange as Exchange
 from meshwright.parallel.tensor._scheme import Scheme as Scheme
