@@ -6,7 +6,8 @@ Reading order: `_role` (what this process is asked to do), `_parallel` (what the
 the first batch decides), `_engine` (one step), `guards` (some steps beside exact ones), `_batch` and `_loader` (who
 computes which examples), `_metrics` with `_drift` and `_reconsideration` (steps beside their prediction), `_trace`,
 `_planning` and `_trial` with `_race` and `_heat`, `_experience` (of earlier runs), `_program_splits` and `_split_plan`
-(where pins split the model), `_proof`, `_checkpoint`, `worker` (the process around the script); `loop` (steps that the user's own loop does).
+(where pins split the model), `_proof`, `_checkpoint`, `worker` (the process around the script); `loop` (steps that the
+user's own loop does).
 
 Names are loaded when they are used: `worker` has settings to make before torch is loaded.
 """
