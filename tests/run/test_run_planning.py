@@ -20,7 +20,7 @@ from meshwright.plan import Goal, Pins, read_plan, with_splits
 from meshwright.run import Job, Role, _planning
 from meshwright.run._opening import Request
 from meshwright.run._planning import context_of, merged_goal, plan_together, scaled, trial_budget, with_context
-from meshwright.run._program_splits import with_pinned_splits
+from meshwright.run._program_splits import with_pinned_splits, with_tensor_axis
 from meshwright.run._session import CURRENT, Session
 from meshwright.run.loop import hand_written
 from planning_builders import GB, machine, processor
@@ -169,5 +169,11 @@ def test_a_pinned_split_that_operations_do_not_show_is_found_in_the_program() ->
     assert {one.path for one in found.tensor.parameters} >= {"0.weight", "2.weight"}
     assert found.tensor.operations
     assert found.tensor.whole
+    unasked = with_tensor_axis(job, batch, graph, most=4).splits
+    assert unasked is not None
+    assert unasked.tensor is not None
+    assert unasked.tensor.degrees == (2, 4)
+    assert unasked.tensor.parameters == found.tensor.parameters
+    assert with_tensor_axis(job, batch, graph, most=1) is graph
     with pytest.raises(PlanError, match="tensor = 7: no parameter can be split over 7 workers"):
         with_pinned_splits(job, batch, graph, Pins(tensor=7))

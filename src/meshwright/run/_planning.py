@@ -37,7 +37,7 @@ from meshwright.plan import (
 )
 from meshwright.run._experience import Experience
 from meshwright.run._job import Job
-from meshwright.run._program_splits import with_pinned_splits
+from meshwright.run._program_splits import with_pinned_splits, with_tensor_axis
 from meshwright.run._role import Role, role_of
 from meshwright.run._split_plan import is_priced_only, plan_by_model, settled, with_programs
 from meshwright.units import Bytes, Seconds
@@ -110,7 +110,9 @@ def plan_first(
     cluster = with_context(cluster, context_of(job, batch))
     progress("capturing the step")
     graph = capture(job.model, job.optimizer, job.loss, batch)
-    if given is None and not elsewhere:
+    if given is None and elsewhere:
+        graph = with_tensor_axis(job, batch, graph, most=max(host.devices for host in cluster.hosts))
+    elif given is None:
         graph = with_pinned_splits(job, batch, graph, goal.pins)
     write_graph(graph, role.folder / "graph.json")
     laps.append(time.perf_counter())

@@ -1,18 +1,22 @@
-"""How the captured program can be split where the model's operations alone do not show it, for what is pinned.
+"""How the captured program can be split where the model's operations alone do not show it.
 
 `derived_splits` finds the regions of repeated blocks. A program is split by rules for every operation, so that models
 of any form can be; it takes a capture and a solution of seconds, and tells exchanges and parameters of one degree.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from meshwright.errors import PlanError
+from meshwright.errors import PlanError, ProgramError
 from meshwright.graph import ContextSplit, Graph, Linear, SplitExchange, SplitParameter, Splits, TensorSplit
 from meshwright.graph.capture_batch import batch_size
 from meshwright.plan import Pins, with_splits
 from meshwright.run._job import Job
+
+# Degrees that are looked for unasked.
+_DEGREES = (8, 4, 2)
 
 if TYPE_CHECKING:
     from meshwright.parallel.program import Program
@@ -50,6 +54,32 @@ def with_pinned_splits(job: Job, batch: Any, graph: Graph, pins: Pins) -> Graph:
             raise
         return graph  # whose other degrees are named where pins are checked
     return replace(graph, splits=known)
+
+
+def with_tensor_axis(job: Job, batch: Any, graph: Graph, *, most: int) -> Graph:
+    """The graph with what its program allows of the tensor axis, where its repeated blocks show nothing of it.
+
+    What the largest degree splits, its divisors split too. A step that is not one fixed graph stays as it is.
+
+    Args:
+        job: as the user handed it over.
+        batch: a global batch.
+        graph: of its step.
+        most: workers of the axis.
+    """
+    known = with_splits(graph).splits or Splits()
+    if known.tensor is not None:
+        return graph
+    from meshwright.parallel.program import capture_program
+
+    with suppress(ProgramError):
+        program, examples = capture_program(job.model, job.loss, batch), batch_size(batch)
+        for degree in (degree for degree in _DEGREES if degree <= most):
+            with suppress(PlanError):
+                tensor = _tensor(graph, program, degree, Pins(), examples=examples)
+                degrees = tuple(other for other in reversed(_DEGREES) if other <= degree)
+                return replace(graph, splits=replace(known, tensor=replace(tensor, degrees=degrees)))
+    return graph
 
 
 def _missing(pinned: int | None, degrees: Iterable[int]) -> int:
