@@ -18,7 +18,7 @@ from meshwright.hardware import OperationRate
     [
         ("forward", (), 6 + 4 + 7 * 2),
         ("backward", (), 6 + 4 + 9 * 3),
-        ("forward", ("causal_attention",), 6 * 2 / 3 + 4 + 7 * 2 + 24),
+        ("forward", ("causal_attention",), 6 * 2 / 3 + 4 + 7 * 2 + 16),
     ],
 )
 def test_blocks_are_merged_and_their_gradients_added(phase: str, traits: tuple[str, ...], expected: float) -> None:

@@ -8,7 +8,7 @@ added to those of queries, keys and values (3 passes over each), and keys and va
     backward   4 O + 9 n O
 
 Causal attention is computed on balanced halves: of every block but a worker's own one half, so that the kernel takes
-$(n + 1) / 2n$ of its time. The halves are packed and unpacked, before and after: 24 O in each phase.
+$(n + 1) / 2n$ of its time. The halves are packed and unpacked, before and after: 16 O in each phase.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ from meshwright.cost._rates import Rates
 from meshwright.cost._workload import Column, Workload
 
 _FLOAT = 4
-_PACKING, _MERGING, _ADDING, _BALANCING = 4, 7, 9, 24
+_PACKING, _MERGING, _ADDING, _BALANCING = 4, 7, 9, 16
 
 
 def ring_times(workload: Workload, rates: Rates, times: Column, *, examples: float, degree: int) -> Column:

@@ -58,16 +58,25 @@ class Mirrored(Arrangement):
             counts[before(part)][after(part)] += 1
         held = [part for part in range(2 * size) if before(part) == own]
         wanted = [part for part in range(2 * size) if after(part) == own]
-        halves = [tensor.unflatten(_POSITIONS, (2, -1)).movedim(_POSITIONS - 1, 0) for tensor in tensors]
-        packet = torch.cat([half.reshape(2, -1) for half in halves], dim=1)
-        leaving = [held.index(part) for part in sorted(held, key=after)]
-        arriving = sorted(wanted, key=before)
-        received = self._communicator.travel(packet[leaving], counts)[[arriving.index(part) for part in wanted]]
-        moved = received.split([half[0].numel() for half in halves], dim=1)
-        return [
-            rows.reshape(half.shape).movedim(0, _POSITIONS - 1).flatten(_POSITIONS - 1, _POSITIONS)
-            for rows, half in zip(moved, halves, strict=True)
-        ]
+        leaving, arriving = sorted(held, key=after), sorted(wanted, key=before)
+        widths = [tensor.numel() // 2 for tensor in tensors]
+        packet = tensors[0].new_empty((2, sum(widths)))
+        for row, part in zip(packet, leaving, strict=True):
+            for place, tensor in zip(row.split(widths), tensors, strict=True):
+                half = _half(tensor, held.index(part))
+                place.view(half.shape).copy_(half)
+        received = self._communicator.travel(packet, counts)
+        moved = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
+        for row, part in zip(received, arriving, strict=True):
+            for place, tensor in zip(row.split(widths), moved, strict=True):
+                half = _half(tensor, wanted.index(part))
+                half.copy_(place.view(half.shape))
+        return moved
+
+
+def _half(tensor: Tensor, number: int) -> Tensor:
+    length = tensor.shape[_POSITIONS] // 2
+    return tensor.narrow(_POSITIONS, number * length, length)
 
 
 def _consecutive(part: int) -> int:
