@@ -8,7 +8,7 @@ added to those of queries, keys and values (3 passes over each), and keys and va
     backward   4 O + 9 n O
 
 Causal attention is computed on balanced halves: of every block but a worker's own one half, so that the kernel takes
-$(n + 1) / 2n$ of its time. The halves are packed and unpacked, before and after: 16 O in each phase.
+$(n + 1) / 2n$ of its time. The halves are packed and unpacked, before and after: 16 O in each phase, with strides.
 """
 
 import numpy as np
@@ -37,8 +37,8 @@ def ring_times(workload: Workload, rates: Rates, times: Column, *, examples: flo
         heads, rows, width = (side.at(examples) for side in (item.matrix.batch, item.matrix.rows, item.matrix.inner))
         outputs = _FLOAT * heads * rows * width
         passes = _PACKING + (_MERGING * (degree - 1) if item.phase == "forward" else _ADDING * degree)
-        passes += _BALANCING if causal else 0
-        found[place] = share * times[place] + passes * outputs / float(
-            rates.bandwidth("pointwise", np.array([3 * outputs]))[0]
-        )
+        size = np.array([3 * outputs])
+        found[place] = share * times[place] + passes * outputs / float(rates.bandwidth("pointwise", size)[0])
+        if causal:
+            found[place] += _BALANCING * outputs / float(rates.bandwidth("copy", size, variant="strided")[0])
     return found
