@@ -10,7 +10,7 @@ from hybrid_jobs import Case, compare
 from test_parallel_hybrid import _close
 
 from meshwright.cost import Mesh, Pipeline
-from meshwright.parallel.context._block import attended, merged
+from meshwright.parallel.context._block import attended, gradients, merged
 from meshwright.parallel.context._mirrored import Mirrored
 from meshwright.parallel.context._ring import RingAttention
 from meshwright.parallel.context._sight import Sight, sight
@@ -122,6 +122,18 @@ def test_causal_work_is_balanced():
 )
 def test_what_no_query_sees_is_left_out(rows, columns, expected):
     assert sight(torch.tensor(rows), torch.tensor(columns)) == expected
+
+
+def test_features_may_lie_apart():
+    """Queries and gradients that are transposed or broadcast give what dense ones do."""
+    query, key, value = torch.randn(3, 1, 2, 4, 4, dtype=torch.float64)
+    apart, gradient = query.transpose(-2, -1).contiguous().transpose(-2, -1), torch.ones(()).double().expand(1, 2, 4, 4)
+    output, log_sum = attended(query, key, value, None, 0.5)
+    assert torch.equal(attended(apart, key, value, None, 0.5)[0], output)
+    whole = {"output": output, "log_sum": log_sum}
+    expected = gradients(query, key, value, None, 0.5, gradient=gradient.contiguous(), **whole)
+    for one, other in zip(gradients(apart, key, value, None, 0.5, gradient=gradient, **whole), expected, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_query_that_sees_no_key_of_a_block_takes_nothing_from_it():

@@ -33,8 +33,9 @@ def attended(query: Tensor, key: Tensor, value: Tensor, bias: Bias, scale: float
     """
     if _has_kernel(query, value):
         output, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, isinstance(bias, str), attn_mask=_mask(bias, query, key), scale=scale
-        )
+            *map(_dense, (query, key, value)), 0.0, isinstance(bias, str), attn_mask=_mask(bias, query, key),
+            scale=scale,
+        )  # fmt: skip
         return output, _minus_infinite(log_sum, bias) if isinstance(bias, Tensor) else log_sum
     scores = _scores(query, key, bias, scale)
     log_sum = torch.logsumexp(scores, dim=-1)
@@ -75,7 +76,7 @@ def gradients(
     """
     if _has_kernel(query, value):
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            gradient, query, key, value, output, _finite(log_sum), 0.0, isinstance(bias, str),
+            *map(_dense, (gradient, query, key, value, output)), _finite(log_sum), 0.0, isinstance(bias, str),
             attn_mask=_mask(bias, query, key), scale=scale,
         )  # fmt: skip
     return gradients_with_scores(query, key, value, bias, scale, output=output, log_sum=log_sum, gradient=gradient)[:3]
@@ -102,6 +103,11 @@ def gradients_with_scores(
 
 def _has_kernel(query: Tensor, value: Tensor) -> bool:
     return query.device.type == "cpu" and query.dtype in _KERNEL_TYPES and query.shape[-1] == value.shape[-1]
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """With features side by side, as the kernel takes for granted."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def _scores(query: Tensor, key: Tensor, bias: Bias, scale: float) -> Tensor:
