@@ -19,6 +19,7 @@ from meshwright.plan.explanation import summary
 from meshwright.plan.search import Aim, Search
 from meshwright.units import format_bytes, format_seconds
 from published_model import Writing, captured
+from search import LLAMA_70B, LLAMA_405B
 
 STORED = Path(__file__).with_name("golden_plans_large.json")
 
@@ -27,12 +28,6 @@ LLAMA_1B = Transformer(
 )  # fmt: skip
 LLAMA_8B = Transformer(
     layers=32, hidden=4096, heads=32, kv_heads=8, ffn=14336, vocab=128256, sequence=8192, gated=True
-)  # fmt: skip
-LLAMA_70B = Transformer(
-    layers=80, hidden=8192, heads=64, kv_heads=8, ffn=28672, vocab=128256, sequence=8192, gated=True
-)  # fmt: skip
-LLAMA_405B = Transformer(
-    layers=126, hidden=16384, heads=128, kv_heads=8, ffn=53248, vocab=128256, sequence=8192, gated=True
 )  # fmt: skip
 LONG_8B = replace(LLAMA_8B, sequence=131072)
 
