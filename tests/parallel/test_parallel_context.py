@@ -1,5 +1,6 @@
 """Sequences split over workers against one device, in float64, alone and with the other axes."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from hybrid_jobs import Case, compare
 from test_parallel_hybrid import _close
 
 from meshwright.cost import Mesh, Pipeline
-from meshwright.parallel.context._block import attended, gradients, merged
+from meshwright.parallel.context._block import Whole, attended, gradients, merged
 from meshwright.parallel.context._mirrored import Mirrored
 from meshwright.parallel.context._ring import RingAttention
 from meshwright.parallel.context._sight import Sight, sight
@@ -130,9 +131,10 @@ def test_features_may_lie_apart():
     apart, gradient = query.transpose(-2, -1).contiguous().transpose(-2, -1), torch.ones(()).double().expand(1, 2, 4, 4)
     output, log_sum = attended(query, key, value, None, 0.5)
     assert torch.equal(attended(apart, key, value, None, 0.5)[0], output)
-    whole = {"output": output, "log_sum": log_sum}
-    expected = gradients(query, key, value, None, 0.5, gradient=gradient.contiguous(), **whole)
-    for one, other in zip(gradients(apart, key, value, None, 0.5, gradient=gradient, **whole), expected, strict=True):
+    whole = Whole(output=output, log_sum=log_sum, gradient=gradient.contiguous())
+    expected = gradients(query, key, value, None, 0.5, whole=whole)
+    found = gradients(apart, key, value, None, 0.5, whole=replace(whole, gradient=gradient))
+    for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)
 
 

@@ -14,7 +14,7 @@ from meshwright import hardware
 from meshwright.cost import Allowance, Prediction, Strategy, TimeBreakdown
 from meshwright.documents import from_mapping, read_toml, to_mapping, write_toml
 from meshwright.errors import MeshwrightError, from_json, to_json
-from meshwright.graph import write_graph
+from meshwright.graph import Graph, write_graph
 from meshwright.graph.capture import capture
 from meshwright.graph.capture_batch import batch_bytes
 from meshwright.hardware import Cluster, LoadMeter, read_cluster
@@ -110,10 +110,8 @@ def plan_first(
     cluster = with_context(cluster, context_of(job, batch))
     progress("capturing the step")
     graph = capture(job.model, job.optimizer, job.loss, batch)
-    if given is None and elsewhere:
-        graph = with_tensor_axis(job, batch, graph, most=max(host.devices for host in cluster.hosts))
-    elif given is None:
-        graph = with_pinned_splits(job, batch, graph, goal.pins)
+    if given is None:
+        graph = _with_program(job, batch, graph, cluster, goal.pins)
     write_graph(graph, role.folder / "graph.json")
     laps.append(time.perf_counter())
     job = replace(job, blocks=graph.block_paths, allow=goal.allow)
@@ -131,6 +129,13 @@ def plan_first(
     plan = replace(plan, blocks=graph.block_paths, uncaptured=graph.gaps)
     write_plan(plan, role.folder / "plan.toml")
     return role.steps if alone and "random" not in graph.traits else 0
+
+
+def _with_program(job: Job, batch: Any, graph: Graph, cluster: Cluster, pins: Pins) -> Graph:
+    """The graph with what its program alone shows of its splits: any degree elsewhere, the pinned ones here."""
+    if is_elsewhere(cluster):
+        return with_tensor_axis(job, batch, graph, most=max(host.devices for host in cluster.hosts))
+    return with_pinned_splits(job, batch, graph, pins)
 
 
 def _planned(
@@ -323,7 +328,7 @@ def _plan_for_world(job: Job, batch: Any, role: Role, *, pins: Pins, allow: tupl
     cluster = _cluster(role, _say_nothing)
     goal = read_toml(Goal, role.goal) if role.goal else Goal()
     goal = merged_goal(goal, pins=replace(pins, workers=role.world_size), allow=allow)
-    graph = with_pinned_splits(job, batch, capture(job.model, job.optimizer, job.loss, batch), goal.pins)
+    graph = _with_program(job, batch, capture(job.model, job.optimizer, job.loss, batch), cluster, goal.pins)
     experience = Experience(graph=graph, cluster=cluster, load=hardware.load_now)
     correction = experience.correction(goal.pins, basis="model")
     if is_priced_only(goal):

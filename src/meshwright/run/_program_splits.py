@@ -68,13 +68,14 @@ def with_tensor_axis(job: Job, batch: Any, graph: Graph, *, most: int) -> Graph:
         most: workers of the axis.
     """
     known = with_splits(graph).splits or Splits()
-    if known.tensor is not None:
+    possible = [degree for degree in _DEGREES if degree <= most]
+    if known.tensor is not None or not possible:
         return graph
     from meshwright.parallel.program import capture_program
 
     with suppress(ProgramError):
         program, examples = capture_program(job.model, job.loss, batch), batch_size(batch)
-        for degree in (degree for degree in _DEGREES if degree <= most):
+        for degree in possible:
             with suppress(PlanError):
                 tensor = _tensor(graph, program, degree, Pins(), examples=examples)
                 degrees = tuple(other for other in reversed(_DEGREES) if other <= degree)

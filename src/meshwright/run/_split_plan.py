@@ -56,8 +56,8 @@ def plan_by_model(
     except (PlanError, ProgramError):
         if asks_for_a_split(goal.pins):
             raise
-    whole = replace(goal.pins, tensor=1, context=1, expert=1, pipeline=1)
-    return plan_outright(graph, cluster, replace(goal, pins=whole), correction=correction)
+    whole: dict[str, Any] = dict.fromkeys(SPLITS, 1)
+    return plan_outright(graph, cluster, replace(goal, pins=replace(goal.pins, **whole)), correction=correction)
 
 
 def settled(plan: Plan, found: "Completed") -> Plan:

@@ -8,6 +8,7 @@ Source: Liu et al., Ring Attention with Blockwise Transformers for Near-Infinite
 (2023), algorithm 2 for the backward.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -19,6 +20,21 @@ Bias = Tensor | Literal["lower"] | None
 
 # Data types of the processor's kernel that gives the log-sum-exp with the output and keeps no scores.
 _KERNEL_TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Whole:
+    """Attention of some queries over all blocks.
+
+    Args:
+        output: `b h l f`.
+        log_sum: `b h l`.
+        gradient: of the output.
+    """
+
+    output: Tensor
+    log_sum: Tensor
+    gradient: Tensor
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor, bias: Bias, scale: float) -> tuple[Tensor, Tensor]:
@@ -52,15 +68,7 @@ def merged(output: Tensor, log_sum: Tensor, other: Tensor, other_log_sum: Tensor
 
 
 def gradients(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Bias,
-    scale: float,
-    *,
-    output: Tensor,
-    log_sum: Tensor,
-    gradient: Tensor,
+    query: Tensor, key: Tensor, value: Tensor, bias: Bias, scale: float, *, whole: Whole
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What a block adds to the gradients of queries, keys and values.
 
@@ -70,34 +78,24 @@ def gradients(
         value: of the block.
         bias: of the block.
         scale: of the scores.
-        output: over all blocks, `b h l f`.
-        log_sum: over all blocks, `b h l`.
-        gradient: of the output over all blocks.
+        whole: of the same queries.
     """
     if _has_kernel(query, value):
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            *map(_dense, (gradient, query, key, value, output)), _finite(log_sum), 0.0, isinstance(bias, str),
-            attn_mask=_mask(bias, query, key), scale=scale,
+            *map(_dense, (whole.gradient, query, key, value, whole.output)), _finite(whole.log_sum),
+            0.0, isinstance(bias, str), attn_mask=_mask(bias, query, key), scale=scale,
         )  # fmt: skip
-    return gradients_with_scores(query, key, value, bias, scale, output=output, log_sum=log_sum, gradient=gradient)[:3]
+    return gradients_with_scores(query, key, value, bias, scale, whole=whole)[:3]
 
 
 def gradients_with_scores(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Bias,
-    scale: float,
-    *,
-    output: Tensor,
-    log_sum: Tensor,
-    gradient: Tensor,
+    query: Tensor, key: Tensor, value: Tensor, bias: Bias, scale: float, *, whole: Whole
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `gradients`, and what the block adds to the gradient of its scores, `b h l s`."""
-    shared = (output * gradient).sum(-1)
-    weights = torch.exp(_scores(query, key, bias, scale) - _finite(log_sum).unsqueeze(-1))
-    of_scores = weights * (gradient @ value.transpose(-2, -1) - shared.unsqueeze(-1))
-    of_value = weights.transpose(-2, -1) @ gradient
+    shared = (whole.output * whole.gradient).sum(-1)
+    weights = torch.exp(_scores(query, key, bias, scale) - _finite(whole.log_sum).unsqueeze(-1))
+    of_scores = weights * (whole.gradient @ value.transpose(-2, -1) - shared.unsqueeze(-1))
+    of_value = weights.transpose(-2, -1) @ whole.gradient
     return of_scores @ key * scale, of_scores.transpose(-2, -1) @ query * scale, of_value, of_scores
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from meshwright.parallel.context._arrangement import Arrangement, Unmoved
-from meshwright.parallel.context._block import Bias, attended, gradients, gradients_with_scores, merged
+from meshwright.parallel.context._block import Bias, Whole, attended, gradients, gradients_with_scores, merged
 from meshwright.parallel.context._mirrored import Mirrored
 from meshwright.parallel.context._sight import Sight, sight
 from meshwright.parallel.program import Target
@@ -82,8 +82,9 @@ class _Course:
         """
         if mask is not None:
             part = mask.index_select(-1, self._positions(owner).to(mask.device)) if mask.shape[-1] > 1 else mask
-            hidden = torch.zeros_like(part, dtype=like.dtype).masked_fill(part.logical_not(), float("-inf"))
-            return hidden if part.dtype is torch.bool else part
+            if part.dtype is not torch.bool:
+                return part
+            return torch.zeros_like(part, dtype=like.dtype).masked_fill(part.logical_not(), float("-inf"))
         if seen.order != "some":
             return None if seen.order == "all" else "lower"
         rows = self._positions(self.communicator.coordinate)[seen.rows]
@@ -146,11 +147,11 @@ class _Ring(torch.autograd.Function):
                 rows, columns = (..., seen.rows, slice(None)), (..., seen.columns, slice(None))
                 keys, values = _for_heads(query, theirs[columns], values[columns])
                 block = (query[rows], keys, values, course.bias(owner, seen, mask, like=query))
-                whole = {"output": output[rows], "log_sum": log_sum[..., seen.rows], "gradient": gradient[rows]}
+                whole = Whole(output=output[rows], log_sum=log_sum[..., seen.rows], gradient=gradient[rows])
                 if of_mask is None:
-                    added = gradients(*block, ctx.scale, **whole)
+                    added = gradients(*block, ctx.scale, whole=whole)
                 else:
-                    *added, of_scores = gradients_with_scores(*block, ctx.scale, **whole)
+                    *added, of_scores = gradients_with_scores(*block, ctx.scale, whole=whole)
                     course.add_columns(of_mask, of_scores, owner)
                 of_query[rows] += added[0]
                 of_keys, of_values = _unpacked(sums, key, value)

@@ -172,9 +172,8 @@ def _reason(error: Exception) -> str:
 
 def _autocast(batch: Any) -> torch.dtype | None:
     kind = next((leaf.device.type for _, leaf in leaves(batch) if isinstance(leaf, Tensor)), "cpu")
-    if kind == "meta":
-        return None
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    enabled = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if enabled else None
 
 
 @contextlib.contextmanager
