@@ -1,6 +1,7 @@
 """A library that torch loads for its annotations is loaded when it is used."""
 
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -31,6 +32,16 @@ def test_others_get_the_library_itself_meanwhile() -> None:
         found = sys.modules["colorsys"]
     assert hsv_to_rgb(0.0, 1.0, 1.0) == (1.0, 0.0, 0.0)
     assert sys.modules["colorsys"] is found is sys.modules[hsv_to_rgb.__module__]
+
+
+def test_where_it_lies_is_known_meanwhile() -> None:
+    lies = find_spec("colorsys")
+    assert lies is not None
+    with annotations_only():
+        found = find_spec("colorsys")
+        assert found is not None
+        assert found.origin == lies.origin
+    assert "colorsys" not in sys.modules
 
 
 def test_what_is_loaded_stays() -> None:

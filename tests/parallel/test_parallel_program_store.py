@@ -56,6 +56,7 @@ def test_a_custom_function_is_inlined_where_autograd_gives_its_gradient() -> Non
 
 
 def test_a_custom_function_with_another_backward_is_declined() -> None:
+    torch.manual_seed(0)  # of 200 draws 5 have the bias as the worst
     with pytest.raises(ProgramError, match=r"gradient by .* \(worst: linear\.weight\)") as raised:
         ProgramStore(Custom(Reversed.apply), loss).program(torch.randn(8, 4))
     assert "custom autograd functions: Reversed" in raised.value.cause

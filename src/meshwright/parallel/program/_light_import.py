@@ -8,6 +8,7 @@ import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -16,10 +17,14 @@ _CALLER = "torch._functorch."
 
 
 class _Unloaded(ModuleType):
-    """Stands for the library: it is loaded when somebody wants something of it, but for torch's annotations."""
+    """Stands for the library: it is loaded when somebody wants something of it, but for torch's annotations.
+
+    It says where the library lies, which torch's compiler asks of what it leaves alone.
+    """
 
     def __init__(self) -> None:
         super().__init__(_NAME)
+        self.__spec__ = find_spec(_NAME)
         self.is_imported = True
 
     def __getattr__(self, name: str) -> Any:
