@@ -111,7 +111,7 @@ def catalogue_pricer(graph: Graph, rng: random.Random, *, mixed: bool = False) -
         replace(host, name=f"node{index}", count=2 // len(clusters))
         for index, one in enumerate(clusters) for host in one.hosts
     )  # fmt: skip
-    cluster = with_memory(replace(clusters[0], hosts=hosts), tuple(rng.randint(3, 8) * 10**9 for _ in hosts))
+    cluster = with_memory(replace(clusters[0], hosts=hosts), tuple(rng.randint(4, 9) * 10**9 for _ in hosts))
     links = tuple(replace(link, bandwidth=link.bandwidth * rng.choice((0.01, 0.1, 1.0))) for link in cluster.links)
     habits = replace(
         calibration().own, bubble=rng.choice((0.7, 1.0, 1.2)), gradient_bytes=rng.choice((0.0, 2.0)),

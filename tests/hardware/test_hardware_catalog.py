@@ -61,7 +61,7 @@ def test_every_price_and_power_has_a_date(key: str) -> None:
 
 def test_every_source_is_used_and_every_key_is_read() -> None:
     used = {figure.source for entry in KNOWN.devices.values() for figure in figures(entry)}
-    used |= {figure.source for figure in KNOWN.latency.values()}
+    used |= {figure.source for figure in (*KNOWN.latency.values(), *KNOWN.context.values())}
     assert used == set(KNOWN.sources)
     raw = tomllib.loads(files("meshwright.hardware").joinpath("catalog.toml").read_text(encoding="utf-8"))
     legal = {field.name for field in fields(CatalogEntry)}

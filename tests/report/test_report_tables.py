@@ -8,9 +8,9 @@ import pytest
 import report_builders as build
 from rich.console import Console, RenderableType
 
-from meshwright.cost import Mesh, Placement, TimeBreakdown
+from meshwright.cost import MemoryBreakdown, Mesh, Placement, TimeBreakdown
 from meshwright.hardware import OperationRate
-from meshwright.plan import Candidate, PlannedStage, difference, explain
+from meshwright.plan import Candidate, PlannedStage, RankMemory, difference, explain
 from meshwright.report import (
     difference_view,
     examples_table,
@@ -189,6 +189,21 @@ def test_a_plan_says_what_a_step_and_a_million_tokens_cost() -> None:
     stage = PlannedStage(worker=0, first="", blocks=4, recomputed=0, memory=3 * GIB, moment="update")
     shown = _text(layout_view(build.plan(capacity=24 * GIB, stages=(stage,))))
     assert "375.00 MiB of 24.00 GiB, in the update; 0.0% likely to run out" in shown
+
+
+def test_memory_is_listed_by_rank() -> None:
+    """Of 4 GiB two are parameters and half a one is state; what has no column of its own is the rest."""
+    memory = MemoryBreakdown(context=GIB, parameters=2 * GIB, optimizer=GIB // 2, batch=GIB // 2)
+    held = tuple(
+        RankMemory(first=first, last=last, device="H100", memory=memory, moment="update", capacity=80 * GIB)
+        for first, last in ((0, 2), (3, 3))
+    )
+    strategy = replace(build.strategy(workers=4), mesh=Mesh(dp_replicate=4))
+    rows = _rows(layout_view(build.plan(strategy=strategy, held=held)))
+    sizes = ["2.00 GiB", "0 B", "512.00 MiB", "0 B", "1.50 GiB", "4.00 GiB", "80.00 GiB", "update"]
+    assert [row for row in rows if "H100" in row] == [["0 to 2", "H100", *sizes], ["3", "H100", *sizes]]
+    many = tuple(replace(held[1], first=rank, last=rank) for rank in range(40))
+    assert "and 8 more lines, with --json" in _text(layout_view(build.plan(strategy=strategy, held=many)))
 
 
 def test_stages_name_the_workers_that_have_them() -> None:

@@ -109,3 +109,11 @@ def test_peak_memory_sees_what_was_touched_and_stays():
     del held
     assert during > 128 * 2**20
     assert peak_memory() > 0.99 * during
+
+
+def test_an_accelerators_peak_is_what_torch_took_and_what_is_there_beside(monkeypatch):
+    """Of 80 units 30 are free and torch has 40 now, at most 45 so far: context and libraries take 10."""
+    figures = {"is_available": True, "get_memory_info": (30, 80), "memory_reserved": 40, "max_memory_reserved": 45}
+    for name, value in figures.items():
+        monkeypatch.setattr(torch.accelerator, name, lambda value=value: value)
+    assert peak_memory() == 55

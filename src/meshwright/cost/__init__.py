@@ -24,10 +24,13 @@ from meshwright.cost._lossy import is_lossy as is_lossy
 from meshwright.cost._lossy import lossy_cost as lossy_cost
 from meshwright.cost._measurement import Measurement as Measurement
 from meshwright.cost._measurement import StepRecord as StepRecord
+from meshwright.cost._memory import allocated as allocated
+from meshwright.cost._memory import freed as freed
 from meshwright.cost._mesh import Axis as Axis
 from meshwright.cost._mesh import Mesh as Mesh
 from meshwright.cost._prediction import Collective as Collective
 from meshwright.cost._prediction import MemoryBreakdown as MemoryBreakdown
+from meshwright.cost._prediction import Moment as Moment
 from meshwright.cost._prediction import Prediction as Prediction
 from meshwright.cost._prediction import StageTime as StageTime
 from meshwright.cost._prediction import TimeBreakdown as TimeBreakdown

@@ -1,8 +1,12 @@
 """What a plan is expected to cost, item by item."""
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from meshwright.units import Bytes, Dollars, Joules, Seconds
+
+# When a worker holds most: in the loss of the last forward, in a backward, or in the update.
+Moment = Literal["loss", "backward", "update"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

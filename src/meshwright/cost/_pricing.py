@@ -11,8 +11,8 @@ from meshwright.cost._compute import ComputeTime, compute_time, optimizer_time
 from meshwright.cost._exchange_cost import step_exchange
 from meshwright.cost._lossy import CODED
 from meshwright.cost._meetings import exchange_apart
-from meshwright.cost._memory import peak_memory
-from meshwright.cost._prediction import Collective, MemoryBreakdown, Prediction, TimeBreakdown
+from meshwright.cost._memory import highest, peaks
+from meshwright.cost._prediction import Collective, MemoryBreakdown, Moment, Prediction, TimeBreakdown
 from meshwright.cost._rates import Rates
 from meshwright.cost._strategy import Batch, Kernels, Strategy, Worker
 from meshwright.cost._workload import Workload
@@ -105,7 +105,7 @@ class Pricer:
         self.correction = correction
         self._rates: dict[tuple[object, ...], Rates] = {}
         self._computed: dict[tuple[object, ...], ComputeTime] = {}
-        self._held: dict[tuple[object, ...], MemoryBreakdown] = {}
+        self._held: dict[tuple[object, ...], dict[Moment, MemoryBreakdown]] = {}
 
     @cached_property
     def hybrid(self) -> HybridPricer:
@@ -141,8 +141,14 @@ class Pricer:
 
     def held_by(self, strategy: Strategy, worker: Worker) -> MemoryBreakdown:
         """What one worker of a whole model holds."""
+        return self.peak_of(strategy, worker)[0]
+
+    def peak_of(self, strategy: Strategy, worker: Worker) -> tuple[MemoryBreakdown, Moment]:
+        """What one worker of a whole model holds, and when."""
         examples = rank_examples(strategy)
-        return self._memory(strategy, worker, examples[worker.rank % len(examples)])
+        moments = self._moments(strategy, worker, examples[worker.rank % len(examples)])
+        moment = highest(moments)
+        return moments[moment], moment
 
     def start(self, kernels: Kernels) -> Seconds:
         """What compiling takes before the first step, where it is asked for (s)."""
@@ -220,13 +226,17 @@ class Pricer:
         return self._computed[key]
 
     def _memory(self, strategy: Strategy, worker: Worker, examples: int) -> MemoryBreakdown:
+        moments = self._moments(strategy, worker, examples)
+        return moments[highest(moments)]
+
+    def _moments(self, strategy: Strategy, worker: Worker, examples: int) -> dict[Moment, MemoryBreakdown]:
         device = find_host(self.cluster, worker).device
         parts = _parts(strategy, worker)
         key = (device.name, strategy.mesh, strategy.sharding, parts, strategy.batch.accumulation, strategy.recompute,
                strategy.kernels.optimizer, strategy.exchange, strategy.precision, examples)  # fmt: skip
         if key not in self._held:
-            items = peak_memory(self.workload, device, strategy, examples=examples, parts=parts)
-            self._held[key] = items.scaled(self.correction.memory)
+            found = peaks(self.workload, device, strategy, examples=examples, parts=parts)
+            self._held[key] = {moment: items.scaled(self.correction.memory) for moment, items in found.items()}
         return self._held[key]
 
     def _energy_and_money(self, strategy: Strategy, step: Seconds) -> tuple[Joules, Dollars]:

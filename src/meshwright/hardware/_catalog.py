@@ -79,6 +79,7 @@ class Catalog:
         sources: documents by the key that figures name.
         dates: of documents, or when those without a date were read; ISO 8601.
         latency: time of an empty message over one hop of `link` and of `network` (s).
+        context: what a worker takes of an `accelerator` before any tensor (B).
         host_link: bandwidth between a device and its host's memory, one way, by what joins them (B/s).
         devices: by short name (`h100`).
     """
@@ -86,6 +87,7 @@ class Catalog:
     sources: Mapping[str, str]
     dates: Mapping[str, str]
     latency: Mapping[str, Figure]
+    context: Mapping[str, Figure]
     host_link: Mapping[str, Figure]
     devices: Mapping[str, CatalogEntry]
 
@@ -132,6 +134,7 @@ def device_of(known: Catalog, entry: CatalogEntry) -> Device:
         name=entry.name,
         cores=entry.cores,
         memory=int(entry.memory.value),
+        context=int(known.context["accelerator"].value) if entry.kind != "cpu" else 0,
         power=entry.power.value if entry.power else 0.0,
         price=sum(prices) / len(prices) if prices else 0.0,
         source=f"catalogue: {'; '.join(known.sources[key] for key in _documents(entry))}",

@@ -3,7 +3,7 @@
 In: a `Graph`, a `Cluster`, a `Goal`. Out: a `Plan`.
 Reading order: `_goal`, `_plan` (the data); `_layouts`, `_space` (what is legal; `_legality` says why something is not),
 `_known_figures` (prices and power), `_priced`, `_model_splits`, `_shortlist` (`_fit` says why nothing fits), `_choice`
-(with `_reasons` and `_flips`), `_heap_room` (where memory is tight), `_uneven_here` with
+(with `_reasons` and `_flips`), `_rank_memory`, `_heap_room` (where memory is tight), `_uneven_here` with
 `_shard_sizes` (hosts of unequal memory), `_compiled` (one more trial in long runs),
 `_explain`; `_balanced_cuts` (where a pipeline's stages begin), `_offer` (what is better once steps were seen).
 """
@@ -35,6 +35,7 @@ from meshwright.plan._plan import Candidate as Candidate
 from meshwright.plan._plan import FrontPoint as FrontPoint
 from meshwright.plan._plan import Plan as Plan
 from meshwright.plan._plan import PlannedStage as PlannedStage
+from meshwright.plan._plan import RankMemory as RankMemory
 from meshwright.plan._plan_file import read_plan as read_plan
 from meshwright.plan._plan_file import write_plan as write_plan
 from meshwright.plan._priced import Priced as Priced

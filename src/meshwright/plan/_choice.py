@@ -11,8 +11,9 @@ from meshwright.hardware import Cluster, Correction
 from meshwright.plan._flips import Contender, binding, flips
 from meshwright.plan._goal import Goal, Pins
 from meshwright.plan._outright import stages_of, with_splits
-from meshwright.plan._plan import Candidate, Plan, PlannedStage
+from meshwright.plan._plan import Candidate, Plan, PlannedStage, RankMemory
 from meshwright.plan._priced import Priced, capacity, num_departures, spans_hosts
+from meshwright.plan._rank_memory import held_by_rank
 from meshwright.plan._reasons import slower, too_large
 from meshwright.plan._shortlist import Shortlist
 from meshwright.plan._target import target_of, tokens_of_step
@@ -49,6 +50,7 @@ def choose(
     contenders += [_contender(item, None, factor) for item in others]
     pricer = Pricer(with_splits(graph), cluster, correction=correction or Correction())
     prediction = anchored(chosen.prediction, trial)
+    held = held_by_rank(pricer, chosen.strategy)
     return Plan(
         model=graph.model,
         blocks=graph.block_paths,
@@ -62,7 +64,8 @@ def choose(
         candidates=_candidates(shortlist, results, failures, index),
         origins=_origins(goal, shortlist),
         cluster=f"{cluster.name} {cluster.identity}".strip(),
-        stages=_stages(pricer, chosen.strategy),
+        stages=_stages(pricer, chosen.strategy, held),
+        held=held,
         tokens=tokens_of_step(graph),
         target=target_of(goal, graph, prediction),
         corrections={} if correction is None else {"model": correction},
@@ -74,11 +77,11 @@ def winner(shortlist: Shortlist, trials: Mapping[int, TrialResult]) -> int:
     return _chosen(shortlist.candidates, *_told_apart(trials))
 
 
-def _stages(pricer: Pricer, strategy: Strategy) -> tuple[PlannedStage, ...]:
+def _stages(pricer: Pricer, strategy: Strategy, held: Sequence[RankMemory]) -> tuple[PlannedStage, ...]:
     if strategy.mesh.pp == 1:
         return ()
     layout = layout_of(strategy, pricer.hybrid.units, pricer.hybrid.hosts)
-    return stages_of(pricer.hybrid, layout, pricer.hybrid.price(layout))
+    return stages_of(pricer.hybrid, layout, held)
 
 
 def anchored(prediction: Prediction, trial: TrialResult | None) -> Prediction:

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from math import ceil, isfinite
 
 from meshwright.cost import Pricer
-from meshwright.cost.hybrid import HybridPricer, Layout, Moment, Price, peak_moment, strategy_of
+from meshwright.cost.hybrid import HybridPricer, Layout, Price, strategy_of
 from meshwright.errors import DoesNotFitError, PlanError
 from meshwright.graph import Graph, derived_splits
 from meshwright.hardware import Cluster, Correction
@@ -15,7 +15,8 @@ from meshwright.plan._heap_room import with_heap_room
 from meshwright.plan._known_figures import check_figures_of, with_common_figures
 from meshwright.plan._legality import check_pins, no_strategy
 from meshwright.plan._places import workers_of
-from meshwright.plan._plan import Candidate, FrontPoint, Plan, PlannedStage
+from meshwright.plan._plan import Candidate, FrontPoint, Plan, PlannedStage, RankMemory
+from meshwright.plan._rank_memory import fullest_of, ranks_of_layout
 from meshwright.plan._remedies import Remedies
 from meshwright.plan._space import OBSTACLES, SPLITS, settled
 from meshwright.plan._target import aim_of, target_of, tokens_of_step
@@ -84,6 +85,7 @@ def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -
     tightest = hybrid.tightest(chosen.layout)[1]
     limit = limits(hybrid, goal, chosen.layout)[tightest]
     layout, price = with_heap_room(hybrid, chosen.layout, goal.pins, limit=limit), chosen.price
+    held = ranks_of_layout(hybrid, layout)
     workers = workers_of(layout, hybrid.hosts)
     strategy = strategy_of(layout, graph, hybrid.units, workers)
     prediction = replace(hybrid.predict(layout), start=pricer.start(layout.kernels))
@@ -109,36 +111,34 @@ def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -
         cluster=f"{pricer.cluster.name} {pricer.cluster.identity}".strip(),
         gap=result.gap,
         front=tuple(_point(hybrid, one) for one in result.front),
-        stages=stages_of(hybrid, layout, price),
+        stages=stages_of(hybrid, layout, held),
+        held=held,
         tokens=tokens_of_step(graph),
         target=target_of(goal, graph, prediction),
         corrections={} if pricer.correction == Correction() else {"model": pricer.correction},
     )
 
 
-def stages_of(pricer: HybridPricer, layout: Layout, price: Price) -> tuple[PlannedStage, ...]:
-    """What is in every stage."""
+def stages_of(pricer: HybridPricer, layout: Layout, held: Sequence[RankMemory]) -> tuple[PlannedStage, ...]:
+    """What is in every stage.
+
+    Args:
+        held: by the layout's workers.
+    """
     ends = (*layout.bounds[1:], len(pricer.units.kinds))
-    blocks, moments = pricer.units.is_block, peak_moments(pricer, layout)
+    blocks, each = pricer.units.is_block, layout.mesh.num_workers // layout.mesh.pp
+    fullest = [fullest_of(held, place * each, (place + 1) * each - 1) for place in range(layout.mesh.pp)]
     return tuple(
         PlannedStage(
             worker=place % layout.mesh.pp,
             first=pricer.units.paths[low],
             blocks=int(blocks[low:high].sum()),
             recomputed=sum(low <= unit < high for unit in layout.recomputed),
-            memory=price.memory[place % layout.mesh.pp].peak,
-            moment=moments[place % layout.mesh.pp],
+            memory=fullest[place % layout.mesh.pp].memory.peak,
+            moment=fullest[place % layout.mesh.pp].moment,
         )
         for place, (low, high) in enumerate(zip(layout.bounds, ends, strict=True))
     )
-
-
-def peak_moments(pricer: HybridPricer, layout: Layout) -> list[Moment]:
-    """When each worker of the first replica's pipeline holds most."""
-    stages, replica = pricer.stages(layout), layout.replicas[0]
-    _, weights = pricer.local(layout.division)
-    pieces = [pricer.pieces_for(layout, replica, kind) for kind in replica.kinds]
-    return [peak_moment(pricer.graph, layout, stages, weights, own, rank=rank) for rank, own in enumerate(pieces)]
 
 
 def _candidate(text: str, price: Price) -> Candidate:

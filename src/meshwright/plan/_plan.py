@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from meshwright.cost import Allowance, Prediction, Strategy
+from meshwright.cost import Allowance, MemoryBreakdown, Prediction, Strategy
 from meshwright.hardware import Correction
 from meshwright.plan._goal import Objective
 from meshwright.plan._target import Target
@@ -75,6 +75,27 @@ class PlannedStage:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RankMemory:
+    """What workers hold that follow one another by rank and hold the same.
+
+    Args:
+        first: rank of the first of them.
+        last: rank of the last.
+        device: name of what each stands on.
+        memory: predicted peak of each, item by item.
+        moment: when that is, as in `PlannedStage`.
+        capacity: what each one's device has for it (B).
+    """
+
+    first: int
+    last: int
+    device: str
+    memory: MemoryBreakdown
+    moment: str
+    capacity: Bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """A strategy, its prediction, why it was chosen, and what else was considered.
 
@@ -94,6 +115,7 @@ class Plan:
         gap: by what share of its value a layout that was only bounded could at most be better; 0: none can.
         front: layouts that are best in some weighing of time, money and memory, fastest first.
         stages: of the pipeline, or the whole model.
+        held: what every worker holds, in the order of ranks.
         tokens: that a step trains on; examples where they are no sequences; 0: not known.
         target: what the whole run takes, where its length is known.
         corrections: from earlier runs, that its prices contain, by basis (`model`, `trial`); none where there are none.
@@ -119,6 +141,7 @@ class Plan:
     gap: float = 0.0
     front: tuple[FrontPoint, ...] = ()
     stages: tuple[PlannedStage, ...] = ()
+    held: tuple[RankMemory, ...] = ()
     tokens: float = 0.0
     target: Target | None = None
     corrections: dict[str, Correction] = field(default_factory=dict)

@@ -99,8 +99,13 @@ def worker_limits(cluster: Cluster, goal: Goal, strategy: Strategy) -> dict[Work
 
 def capacity(cluster: Cluster, strategy: Strategy) -> Bytes:
     """What the smallest worker's device has for it."""
+    return min(shares_of_memory(cluster, strategy))
+
+
+def shares_of_memory(cluster: Cluster, strategy: Strategy) -> list[Bytes]:
+    """What each worker's device has for it, in the order of ranks."""
     on_host = Counter(worker.host for worker in strategy.workers)
-    return min(_share(find_host(cluster, worker).device, on_host[worker.host]) for worker in strategy.workers)
+    return [_share(find_host(cluster, worker).device, on_host[worker.host]) for worker in strategy.workers]
 
 
 def num_departures(strategy: Strategy) -> int:

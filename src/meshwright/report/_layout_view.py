@@ -10,6 +10,7 @@ from rich.text import Text
 
 from meshwright.cost import Mesh, Placement, Strategy
 from meshwright.plan import Change, Plan, overflow
+from meshwright.report._rank_memory_table import memory_by_rank_table
 from meshwright.units import Dollars, Joules, format_bytes, format_scaled, format_seconds
 
 _MOST_STAGES = 32  # rows shown
@@ -38,6 +39,8 @@ def _parts(plan: Plan) -> Iterator[RenderableType]:
         yield Text.assemble(("Shards    ", "bold"), shards(plan.strategy))
     if len(plan.stages) > 1:
         yield _stages(plan)
+    if plan.strategy.num_workers > 1 and plan.held:
+        yield memory_by_rank_table(plan.held)
     if plan.strategy.placements:
         yield _placements(plan.strategy)
     if plan.prediction.collectives:

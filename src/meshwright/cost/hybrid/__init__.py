@@ -13,10 +13,10 @@ from meshwright.cost.hybrid._after import After as After
 from meshwright.cost.hybrid._apart import Standing as Standing
 from meshwright.cost.hybrid._apart import standing as standing
 from meshwright.cost.hybrid._conversion import layout_of as layout_of
+from meshwright.cost.hybrid._conversion import sorts_of as sorts_of
 from meshwright.cost.hybrid._conversion import strategy_of as strategy_of
 from meshwright.cost.hybrid._devices import Devices as Devices
 from meshwright.cost.hybrid._devices import devices_of as devices_of
-from meshwright.cost.hybrid._held import Moment as Moment
 from meshwright.cost.hybrid._held import Stages as Stages
 from meshwright.cost.hybrid._held import activation_bytes as activation_bytes
 from meshwright.cost.hybrid._held import peak_moment as peak_moment

@@ -1,6 +1,7 @@
 """Layouts as strategies and back: a strategy names its workers, its cuts and its recomputed blocks."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from meshwright.cost._split import Pipeline, Placement
 from meshwright.cost._strategy import Batch, Strategy, Worker
@@ -9,6 +10,8 @@ from meshwright.cost.hybrid._units import Units
 from meshwright.errors import PlanError
 from meshwright.graph import Graph, SplitParameter
 from meshwright.hardware import Host
+
+_Sort = tuple[tuple[int, ...], float, int]
 
 
 def strategy_of(layout: Layout, graph: Graph, units: Units, workers: tuple[Worker, ...]) -> Strategy:
@@ -70,6 +73,12 @@ def layout_of(strategy: Strategy, units: Units, hosts: Sequence[Host]) -> Layout
     )
 
 
+def sorts_of(strategy: Strategy, hosts: Sequence[Host]) -> tuple[int, ...]:
+    """For every data rank, which of its layout's replicas it is one of."""
+    numbers: dict[_Sort, int] = {}
+    return tuple(numbers.setdefault(sort, len(numbers)) for sort in _sorts(strategy, hosts))
+
+
 def _order(strategy: Strategy) -> Order:
     """Whether the first worker's neighbour in the pipeline is the next device, or its neighbour on the data axes is."""
     mesh, workers = strategy.mesh, strategy.workers
@@ -119,20 +128,19 @@ def _shards(layout: Layout) -> tuple[int, ...]:
 
 def _replicas(strategy: Strategy, hosts: Sequence[Host]) -> tuple[tuple[Replica, ...], tuple[int, ...]]:
     """Data ranks of a sort together, and the relative size of each sort's shards."""
-    mesh, batch = strategy.mesh, strategy.batch
-    total = sum(batch.shares)
-    each = [batch.size * share / total / batch.accumulation for share in batch.shares]
-    if len(hosts) == 1:
-        if len(set(each)) == 1 and not strategy.shards:
-            return (Replica(count=mesh.num_shares, kinds=(0,) * mesh.pp, examples=each[0]),), ()
-        kinds = [(0,) * mesh.pp] * mesh.num_shares
-    else:
-        kinds = [_kinds(strategy, hosts, share) for share in range(mesh.num_shares)]
-    found: dict[tuple[tuple[int, ...], float, int], int] = {}
-    for key in zip(kinds, each, strategy.shards_among(mesh.num_shares), strict=True):
-        found[key] = found.get(key, 0) + 1
+    found = Counter(_sorts(strategy, hosts))
     replicas = tuple(Replica(count=count, kinds=kind, examples=size) for (kind, size, _), count in found.items())
     return replicas, tuple(shard for _, _, shard in found) if strategy.shards else ()
+
+
+def _sorts(strategy: Strategy, hosts: Sequence[Host]) -> Iterator[_Sort]:
+    """Every data rank's kinds of devices along the pipeline, examples of a micro-batch, and shard."""
+    mesh, batch = strategy.mesh, strategy.batch
+    total = sum(batch.shares)
+    shards = strategy.shards_among(mesh.num_shares)
+    for share, (part, shard) in enumerate(zip(batch.shares, shards, strict=True)):
+        kinds = _kinds(strategy, hosts, share) if len(hosts) > 1 else (0,) * mesh.pp
+        yield kinds, batch.size * part / total / batch.accumulation, shard
 
 
 def _kinds(strategy: Strategy, hosts: Sequence[Host], share: int) -> tuple[int, ...]:

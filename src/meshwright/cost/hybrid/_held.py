@@ -1,7 +1,6 @@
 """What each worker of a pipeline holds at the worst moment of a step, item by item."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -9,7 +8,7 @@ from meshwright.cost._flowing import delay
 from meshwright.cost._lossy import carried_copies
 from meshwright.cost._meetings import kept_copies
 from meshwright.cost._memory import with_allocator
-from meshwright.cost._prediction import MemoryBreakdown
+from meshwright.cost._prediction import MemoryBreakdown, Moment
 from meshwright.cost._workload import Column
 from meshwright.cost.hybrid._layout import Layout, Replica
 from meshwright.cost.hybrid._pieces import Pieces, Weights
@@ -17,8 +16,6 @@ from meshwright.cost.hybrid._pipeline_time import in_flight
 from meshwright.graph import Graph, is_in_sections
 from meshwright.hardware import Device
 from meshwright.units import MIB, Bytes, BytesPerSecond, Seconds
-
-Moment = Literal["loss", "backward", "update"]
 
 # State that is on a device at one time where it is kept in the host's memory: the piece under way (`parallel`'s own
 # size of a piece).
@@ -92,12 +89,14 @@ def held(
     return with_allocator(items, device)
 
 
-def peak_moment(graph: Graph, layout: Layout, stages: Stages, weights: Weights, pieces: Pieces, *, rank: int) -> Moment:
-    """When a worker of the first replica's pipeline holds most."""
+def peak_moment(
+    graph: Graph, layout: Layout, stages: Stages, weights: Weights, pieces: Pieces, *, rank: int, replica: Replica
+) -> Moment:
+    """When a worker of a replica's pipeline holds most; arguments as of `held`."""
     activations = float(activation_bytes(layout, stages, pieces, rank=rank).sum())
     transient, moment = _in_passes(stages, pieces, rank)
     units = stages.units[rank :: stages.workers].sum(axis=0)
-    update = _in_update(graph, layout, float(units @ weights.gradients), layout.parts(layout.replicas[0]))
+    update = _in_update(graph, layout, float(units @ weights.gradients), layout.parts(replica))
     return "update" if update - activations > transient else moment
 
 

@@ -17,7 +17,6 @@ from meshwright.cost.memory._risk import fullest as fullest
 from meshwright.cost.memory._risk import needed_peak as needed_peak
 from meshwright.cost.memory._risk import stages_on as stages_on
 from meshwright.cost.memory._risk import usable_memory as usable_memory
-from meshwright.cost.memory._stage import Moment as Moment
 from meshwright.cost.memory._stage import StageMemory as StageMemory
 from meshwright.cost.memory._stage import stage_memories as stage_memories
 from meshwright.cost.memory._stage import stage_memory as stage_memory

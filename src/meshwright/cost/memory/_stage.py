@@ -8,14 +8,11 @@ full. In the update, all activations are gone.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, inf
-from typing import Literal
 
-from meshwright.cost._prediction import MemoryBreakdown
+from meshwright.cost._prediction import MemoryBreakdown, Moment
 from meshwright.cost.memory._arrangement import Arrangement
 from meshwright.cost.memory._content import StageContent
 from meshwright.cost.memory._conventions import Backlog, Conventions
-
-Moment = Literal["loss", "backward", "update"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

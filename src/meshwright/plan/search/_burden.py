@@ -8,6 +8,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from meshwright.cost import freed
 from meshwright.cost.hybrid import HybridPricer, Layout, Stages, in_flight
 from meshwright.plan.search._cover import Choice, cheapest_cover
 from meshwright.units import Bytes, Seconds
@@ -130,7 +131,8 @@ class Burdens:
 
     def _options(self, rank: int, mine: tuple[Counts, ...]) -> tuple[list[Choice], list[tuple[int, int]]]:
         """What may be computed again, and of which of the worker's stages and kinds of unit it is."""
-        factor, times = self._pricer.correction.memory, self.forward[:, rank].max(axis=0)
+        factor = self._pricer.correction.memory * freed(self._pricer.hosts[0].device)
+        times = self.forward[:, rank].max(axis=0)
         options, places = [], []
         for chunk, counts in enumerate(mine):
             flying = self.flying[rank + chunk * self.workers]
@@ -138,11 +140,11 @@ class Burdens:
                 if not self.is_block[kind] or not number:
                     continue
                 here = [part[rank] for part in self.pieces]
-                freed = min(float(one.activations[kind] - one.inputs[kind]) for one in here)
+                gone = min(float(one.activations[kind] - one.inputs[kind]) for one in here)
                 whole = max(float(one.activations[kind]) for one in here)
                 options.append(
                     Choice(
-                        available=number, saved=flying * freed * factor, cost=float(times[kind]), whole=whole * factor
+                        available=number, saved=flying * gone * factor, cost=float(times[kind]), whole=whole * factor
                     )
                 )
                 places.append((chunk, kind))

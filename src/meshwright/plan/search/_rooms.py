@@ -15,6 +15,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from meshwright.cost import allocated
 from meshwright.cost.hybrid import Form, HybridPricer, Layout, Replica, in_flight
 from meshwright.units import Bytes
 
@@ -117,7 +118,10 @@ def room_of(pricer: HybridPricer, layout: Layout, replica: Replica, *, limits: S
     """
     graph, factor = pricer.graph, pricer.correction.memory
     common = graph.buffer_size + graph.batch_bytes.at(replica.examples * layout.micro_batches) - _ROUNDED
-    each = [limit / factor - host.device.context - common for limit, host in zip(limits, pricer.hosts, strict=True)]
+    each = [
+        (limit / factor - host.device.context) / allocated(host.device) - common
+        for limit, host in zip(limits, pricer.hosts, strict=True)
+    ]
     room = np.array([each[kind] for kind in replica.kinds])
     room[-1] -= pricer.pieces_for(layout, replica, replica.kinds[-1]).transient  # of the logits
     return room
