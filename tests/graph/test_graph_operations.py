@@ -94,6 +94,22 @@ def test_matrix_shapes_and_flops() -> None:
     assert priced(aten.mv.default, M, ROW).flops == 2 * 8 * 16
 
 
+def test_a_grouped_products_shape_is_one_groups() -> None:
+    """Legend: 24 rows in 4 groups, 16 channels to 32; each way round the work is 2 · 24 · 16 · 32 FLOP."""
+    rows, weight, back = torch.zeros(24, 16), torch.zeros(4, 16, 32), torch.zeros(24, 32)
+    ends = torch.tensor([6, 12, 18, 24], dtype=torch.int32)
+    grouped = aten._grouped_mm.default
+    for args, shape in (
+        ((rows, weight, ends), (4, 6, 16, 32)),
+        ((rows.t(), back, ends), (4, 16, 6, 32)),
+        ((weight.transpose(1, 2), rows.t(), ends), (4, 32, 16, 6)),
+    ):
+        found = cost(grouped, classify(grouped), args, {}, back)
+        assert found.matrix == shape
+        assert found.flops == 2 * 24 * 16 * 32
+    assert cost(grouped, classify(grouped), (weight.transpose(1, 2), weight), {}, back).matrix == (4, 32, 16, 32)
+
+
 def test_attention_flops_forward_and_backward() -> None:
     """Legend: 2 sequences, 4 heads, 6 queries and keys, 8 channels. Two products forwards, five backwards."""
     q = torch.randn(2, 4, 6, 8, requires_grad=True)

@@ -224,7 +224,7 @@ def _grouped_flops(args: Sequence[Any], backward: bool) -> float:
     """`rows inner` times `inner columns`, whichever of the three dims is cut into groups."""
     del backward
     left, right = args[0], args[1]
-    return 2.0 * left.numel() * right.shape[-1]
+    return 2.0 * min(left.numel() * right.shape[-1], right.numel() * left.shape[-2])
 
 
 def _vector_flops(args: Sequence[Any], backward: bool) -> float:
@@ -257,7 +257,23 @@ def _attention(name: str, inputs: list[Tensor]) -> tuple[float, float, float, fl
     return float(query.shape[0] * query.shape[1]), float(query.shape[2]), float(query.shape[3]), float(key.shape[2])
 
 
+def _grouped(inputs: list[Tensor]) -> tuple[float, float, float, float]:
+    """Groups, rows, inner, columns of each; the dim that is cut into groups, if any, has its mean size."""
+    left, right = inputs[:2]
+    groups = next((side.shape[0] for side in (left, right) if side.ndim == 3), None) or inputs[2].shape[0]
+    rows, inner, columns = float(left.shape[-2]), float(left.shape[-1]), float(right.shape[-1])
+    if left.ndim == right.ndim == 2:
+        inner /= groups
+    elif right.ndim == 3 and left.ndim == 2:
+        rows /= groups
+    elif left.ndim == 3 and right.ndim == 2:
+        columns /= groups
+    return float(groups), rows, inner, columns
+
+
 def _matrix(name: str, inputs: list[Tensor]) -> tuple[float, float, float, float] | None:
+    if name == "_grouped_mm":
+        return _grouped(inputs)
     left, right = inputs[1:3] if name.startswith("add") or name == "baddbmm" else inputs[:2]
     batch = left.shape[0] if left.ndim == 3 else 1
     rows = left.shape[-2] if left.ndim > 1 else 1
