@@ -109,6 +109,22 @@ def test_racks_have_the_hosts_network_inside_and_a_part_of_it_between() -> None:
     assert found == [("host", 450e9, 0), ("rack", 50e9, 32), ("network", pytest.approx(400e9 / 3), 0)]
 
 
+def test_kinds_of_hosts_are_joined_by_the_slowest_of_their_links() -> None:
+    """8 H100 a host over 450 GB/s beside 8 A100 over 300 GB/s; one host of each needs a network, too."""
+    cluster = parse_cluster("h100:8 + a100:8x2")
+    assert [(host.name, host.count, host.devices) for host in cluster.hosts] == [("h100", 1, 8), ("a100", 2, 8)]
+    alone = {link.tier: link.bandwidth for link in parse_cluster("a100:8x2").links}
+    assert {link.tier: link.bandwidth for link in cluster.links} == alone
+    assert {link.tier: link.bandwidth for link in parse_cluster("a100:8x2+h100:8").links} == alone
+    assert [host.name for host in parse_cluster("h100:8+h100:4").hosts] == ["h100-a", "h100-b"]
+    assert [link.tier for link in parse_cluster("gb200:4x18+h100:8").links] == ["host", "network"]
+
+
+def test_racks_of_several_kinds_are_not_of_that_form() -> None:
+    with pytest.raises(UsageError, match="does not say which rack a host is in"):
+        parse_cluster("h100:8x4x2+a100:8")
+
+
 def test_processors_have_cores_and_exchange_through_memory() -> None:
     cluster = parse_cluster("epyc-9654")
     assert cluster.num_cores == 96

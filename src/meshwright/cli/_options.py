@@ -25,7 +25,7 @@ class GoalOptions:
     """Most that all workers of a host may use together, for example 4GiB."""
 
     cluster: str | None = None
-    """Plan for other hardware than this machine: a file, or a short form such as h100:8x64 (64 hosts of 8)."""
+    """Plan for other hardware: a file, or a short form: h100:8x64 (64 hosts of 8), h100:8x2+a100:8x4 (two kinds)."""
 
     config: Path | None = None
     """A TOML file with any of these settings; the command line goes before it."""
