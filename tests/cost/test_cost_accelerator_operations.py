@@ -21,10 +21,10 @@ def _shape(rows: Linear, inner: int, columns: int, batch: Linear = Linear(fixed=
     return MatrixShape(batch=batch, rows=rows, inner=Linear(fixed=inner), columns=Linear(fixed=columns))
 
 
-def _workload(*operations: Operation) -> Workload:
+def _workload(*operations: Operation, traits: tuple[str, ...] = ()) -> Workload:
     return Workload(
         Graph(
-            model="Hand", batch_size=4, operations=operations, activations=(), transient=Linear(),
+            model="Hand", batch_size=4, operations=operations, activations=(), transient=Linear(), traits=traits,
             parameters=(Parameter(paths=("norm.weight",), shape=(8,), dtype="bfloat16"),), batch_bytes=Linear(),
             optimizer=OptimizerState(name="SGD", bytes_per_element=0, fused=False, operations=1),
         )
@@ -55,14 +55,15 @@ def test_products_of_a_batch_are_counted() -> None:
 
 
 @pytest.mark.parametrize(("phase", "products", "factor"), [("forward", 2, 1.0), ("backward", 5, 2.5 / 0.85)])
-def test_attention_is_causal(phase: str, products: int, factor: float) -> None:
-    """4 heads of 64 with 1024 positions, 2 examples: half of the forward's FLOP at 64 / 80 of the rate."""
+def test_causal_attention_is_half(phase: str, products: int, factor: float) -> None:
+    """4 heads of 64 with 1024 positions, 2 examples: half of the forward's FLOP at 64 / 80 of the rate, or all."""
     heads, length, width = 4, 1024, 64
     work = Linear(per_example=products * 2.0 * heads * length * length * width)
     shape = _shape(Linear(fixed=length), width, length, Linear(per_example=heads))
-    (time,) = _times(_workload(_operation("attention", "a", phase=phase, flops=work, matrix=shape)))
+    attention = _operation("attention", "a", phase=phase, flops=work, matrix=shape)
     forward = 2 * 2 * heads * length * length * width / (1e14 * 64 / 80)
-    assert time == pytest.approx(factor * forward)
+    assert _times(_workload(attention, traits=("causal_attention",))) == pytest.approx([factor * forward])
+    assert _times(_workload(attention)) == pytest.approx([2 * factor * forward])
 
 
 def test_a_norm_is_one_kernel() -> None:

@@ -1,5 +1,7 @@
 """Splits derived from operations alone: a Llama-like and a GPT-2-like model, and one that cannot be split."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -84,9 +86,21 @@ def test_context_by_halves_of_the_sequence(found: Splits) -> None:
     assert found.context is not None
     assert found.context.degrees == (2, 4)
     assert found.context.all_to_all_degrees == (2, 4)
-    assert [(item.phase, item.size.per_example) for item in found.context.ring] == [
-        ("forward", 65536), ("backward", 131072),
-    ]  # fmt: skip
+    sent = [item for item in found.context.ring if item.name == "send"]
+    assert [(item.phase, item.size.per_example) for item in sent] == [("forward", 65536), ("backward", 131072)]
+
+
+def test_positions_of_causal_attention_change_hands(llama: Graph) -> None:
+    """Queries and outputs of 64 numbers, keys and values of 32: 192 kiB an example, there and back in both phases."""
+    causal, full = (
+        derived_splits(replace(llama, traits=traits)).context
+        for traits in (("causal_attention",), ("masked_attention",))
+    )
+    assert causal is not None
+    assert full is not None
+    handed = [(item.phase, item.size.per_example) for item in causal.ring if item.name == "all_to_all"]
+    assert handed == [("forward", 3 * 65536), ("backward", 3 * 65536)]
+    assert {item.name for item in full.ring} == {"send"}
 
 
 def test_fused_projection_in_three_groups_and_odd_vocabulary_whole() -> None:

@@ -213,8 +213,11 @@ def _context(graph: Graph, every: list[Region]) -> ContextSplit | None:
         kept = 2 * sum(layer.columns for layer in region.columns[1:]) / 2 if len(region.columns) > 1 else 2 * width / 3
         own = width if len(region.columns) > 1 else width / 3
         for phase, times in (("forward", 1), ("backward", 2)):
+            through = _exchange("all_to_all", phase, operation, bytes_per_width * (2 * own + kept))
             ring.append(_exchange("send", phase, operation, bytes_per_width * kept * times))
-            handed.append(_exchange("all_to_all", phase, operation, bytes_per_width * (2 * own + kept)))
+            handed.append(through)
+            if "causal_attention" in graph.traits:  # balanced halves change hands before and after, in both phases
+                ring.append(through)
     heads = gcd(*(width for region in cores for width in _widths(graph, region)))
     return ContextSplit(
         degrees=degrees,

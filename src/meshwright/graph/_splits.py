@@ -79,7 +79,7 @@ class ContextSplit:
     Args:
         degrees: legal ones, 1 left out.
         operations: indices of the operations of which a worker does 1/degree.
-        ring: exchanges when keys and values go round.
+        ring: exchanges when keys and values go round, and where attention is causal positions before and after.
         all_to_all: exchanges when heads are handed out for the sequence; empty where heads cannot be.
         all_to_all_degrees: the degrees at which they can be.
     """

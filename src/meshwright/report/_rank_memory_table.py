@@ -19,7 +19,7 @@ def memory_by_rank_table(held: Sequence[RankMemory]) -> Table:
     """
     table = Table(title="Memory by rank", title_justify="left")
     for name in ("ranks", "on", *_ITEMS, "other", "peak", "of", "when"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name != "on")
     for one in held[:_MOST_ROWS]:
         items = [getattr(one.memory, name) for name in _ITEMS]
         sizes = (*items, one.memory.peak - sum(items), one.memory.peak, one.capacity)

@@ -71,12 +71,13 @@ def _products(workload: Workload, rows: Index, where: Kernels, examples: float) 
 
 
 def _attention(workload: Workload, rows: Index, where: Kernels, examples: float) -> Column:
-    """Half of all keys are in a query's future."""
+    """Half of all keys are in a query's future, where attention is causal; elsewhere a query meets all."""
     _, head, columns = (side.at(examples)[rows] for side in workload.edges)
     flops = workload.flops.at(examples)[rows]
     ahead = workload.in_forward[rows]
     # A forward has two products of a query's rows by all keys, a backward five.
     tokens = flops / np.where(ahead, 4.0, 10.0) / (columns * head)
+    tokens *= 1.0 if "causal_attention" in workload.graph.traits else 2.0
     forward, backward = where.fused_attention(tokens, columns, head, head)
     return np.where(ahead, forward, backward)
 

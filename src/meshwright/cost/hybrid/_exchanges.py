@@ -171,10 +171,13 @@ class Exchanges:
             found += self._priced(layout, listed, "tp", local)
         if mesh.cp > 1 and splits.context is not None:
             listed = splits.context.ring if layout.attention == "ring" else splits.context.all_to_all
-            found += self._priced(layout, listed, "cp", examples / mesh.tp, hideable=layout.attention == "ring")
+            # round the ring come everybody's keys and values; what is handed out is a worker's own part
+            round_, own = (tuple(item for item in listed if (item.name == "send") is going) for going in (True, False))
+            found += self._priced(layout, round_, "cp", examples / mesh.tp, hideable=True)
+            found += self._priced(layout, own, "cp", local / mesh.tp)
         if mesh.ep > 1 and splits.expert is not None:
             sequence = mesh.tp if layout.sequence == "split" else 1
-            found += self._priced(layout, splits.expert.exchanges, "ep", local * mesh.ep / sequence)
+            found += self._priced(layout, splits.expert.exchanges, "ep", local / sequence)
         return tuple(found)
 
     def _priced(
@@ -202,19 +205,19 @@ class Exchanges:
                 columns["size"][kind] += calls * size
                 time = self.time(layout, name, degree, stride, size, along="model")
                 columns[item.phase][kind] += calls * time
-                columns[f"waited_{item.phase}"][kind] += calls * self._waited(axis, time, latency)
+                columns[f"waited_{item.phase}"][kind] += calls * self._waited(axis, name, time, latency)
             # through memory that processes share, workers copy what comes round the ring themselves
             beside = hideable and self.habits is None and not self.on_processors
             found.append(UnitExchange(name=name, axis=axis, hideable=beside, **columns))
         return found
 
-    def _waited(self, axis: Axis, time: Seconds, latency: Seconds) -> Seconds:
+    def _waited(self, axis: Axis, name: CollectiveName, time: Seconds, latency: Seconds) -> Seconds:
         """What of a collective inside a unit computing waits for (s)."""
         if self.habits is None or self.fitted is None:
             return time
         if axis == "tp":
             return tensor_exposed(time, latency, self.habits)
-        return time * self.fitted.shares.context if axis == "cp" else time
+        return time * self.fitted.shares.context if axis == "cp" and name == "send" else time
 
     def transfer(self, layout: Layout, size: float) -> Seconds:
         """Time to hand a micro-batch's activations to the next stage (s).
