@@ -50,6 +50,7 @@ def peak_by_planner(row: PublishedRow) -> int:
             replace(
                 items,
                 context=own.fixed,
+                allocator=0,
                 parameters=round(items.parameters * own.parameter / width / over["parameters"]),
                 gradients=round(items.gradients * (own.gradient + own.produced) / width / over["gradients"]),
                 optimizer=round(items.optimizer / over["optimizer"]),
