@@ -130,6 +130,8 @@ def test_experts_of_a_mixture() -> None:
     assert [item.path for item in found.expert.parameters] == [
         "model.layers.0.mlp.experts.gate_up_proj", "model.layers.0.mlp.experts.down_proj",
     ]  # fmt: skip
+    # 256 positions through 2 experts each, 64 bfloat16 numbers there and 64 back
+    assert {item.size.per_example for item in found.expert.exchanges} == {256 * 2 * 2 * 64 * 2}
 
 
 def test_nothing_to_split_without_blocks() -> None:

@@ -7,7 +7,7 @@ blocks by it only with the sequence split. The output layer and the loss are div
 from math import gcd
 
 from meshwright.graph._cuts import cuts
-from meshwright.graph._graph import Graph, Operation
+from meshwright.graph._graph import Graph, MatrixShape, Operation
 from meshwright.graph._linear import Linear
 from meshwright.graph._regions import LinearLayer, Region, linear_layers, regions
 from meshwright.graph._splits import ContextSplit, ExpertSplit, SplitExchange, SplitParameter, Splits, TensorSplit
@@ -238,7 +238,7 @@ def _expert(graph: Graph, insides: dict[str, list[int]]) -> ExpertSplit | None:
         if not experts:
             continue
         first = graph.operations[experts[0].index]
-        rows = first.matrix.rows.per_example if first.matrix is not None else 0.0
+        rows = _rows(first.matrix) if first.matrix is not None else 0.0
         size = 2 * rows * experts[0].inner * _item_size(first)
         exchanges += [_exchange("all_to_all", phase, first, size) for phase in ("forward", "backward")]
     return ExpertSplit(
@@ -266,11 +266,16 @@ def _choices(graph: Graph, layer: LinearLayer) -> float:
     """Experts that a token goes through; 1 outside of mixtures."""
     if not layer.experts:
         return 1.0
-    rows = [item.matrix.rows.per_example for item in graph.operations
+    rows = [_rows(item.matrix) for item in graph.operations
             if item.kind == "matrix" and item.phase == "forward" and item.matrix is not None
             and item.matrix.rows.per_example]  # fmt: skip
     own = graph.operations[layer.index].matrix
-    return own.rows.per_example / min(rows) if own is not None and rows else 1.0
+    return _rows(own) / min(rows) if own is not None and rows else 1.0
+
+
+def _rows(shape: MatrixShape) -> float:
+    """Of an example, in all products of a batch."""
+    return shape.batch.at(1.0) * shape.rows.per_example
 
 
 def _module(graph: Graph, layer: LinearLayer) -> str:

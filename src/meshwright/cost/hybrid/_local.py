@@ -3,7 +3,7 @@
 A split sequence (context) needs no graph of its own: it divides whatever grows with the examples, as fewer would.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -44,7 +44,7 @@ def local_graph(graph: Graph, division: Division) -> Graph:
         graph,
         operations=tuple(
             _divided(item, share, _split_lengths(graph, item, dims)) if share < 1 else item
-            for item, share in zip(graph.operations, shares, strict=True)
+            for item, share in zip(_of_fewer_experts(graph, expert, division.ep), shares, strict=True)
         ),
         parameters=tuple(_held(item, dims, expert, division) for item in graph.parameters),
         activations=tuple(_saved(item, shares) for item in graph.activations),
@@ -52,6 +52,26 @@ def local_graph(graph: Graph, division: Division) -> Graph:
             graph.transient, 1 / division.tp if tensor is not None and _splits_loss(graph, tensor) else 1
         ),
     )
+
+
+def _of_fewer_experts(graph: Graph, expert: set[str], degree: int) -> Iterator[Operation]:
+    """The operations with fewer experts in each product, and for each of them more tokens: those of other workers.
+
+    Args:
+        expert: paths of the experts' parameters.
+        degree: workers that share the experts.
+    """
+    modules = {path.rpartition(".")[0] for path in expert} if degree > 1 else set()
+    for item in graph.operations:
+        shape = item.matrix
+        if shape is None or item.module not in modules or shape.batch.fixed <= 1:
+            yield item
+            continue
+        grown = {
+            side: _scaled(length, degree) for side in ("rows", "inner", "columns")
+            if (length := getattr(shape, side)).per_example
+        }  # fmt: skip
+        yield replace(item, matrix=replace(shape, batch=_scaled(shape.batch, 1 / degree), **grown))
 
 
 def graph_dim(graph: Graph, item: SplitParameter) -> tuple[int, int]:
