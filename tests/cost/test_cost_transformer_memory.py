@@ -87,6 +87,14 @@ def test_experts_save_for_every_token_sent_to_them() -> None:
     assert more == 2048 * 2 * (2 * 4096 + 4 * 1024)
 
 
+def test_shards_of_experts_are_among_those_who_have_the_same() -> None:
+    """8 experts over 4 of 8 data ranks: two have the same, and share its state; everything else has 8 parts."""
+    mixture = replace(GPT, experts=8, active_experts=2)
+    memory = stages(mixture, Arrangement(mesh=Mesh(dp_shard=8, ep=4), sharding="optimizer"))[0].memory
+    experts = 24 * mixture.expert_parameters * 8
+    assert memory.optimizer == pytest.approx(12 * ((mixture.num_parameters - experts) / 8 + experts / 4 / 2), rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("sharding", "expected"),
     [("none", (2, 4, 12)), ("optimizer", (2, 4, 3)), ("gradients", (2, 1, 3))],

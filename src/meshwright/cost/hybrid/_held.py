@@ -71,15 +71,17 @@ def held(
     shard = layout.parts(replica)
     level = {"none": 0, "optimizer": 1, "gradients": 2, "parameters": 3}[layout.sharding]
     parameters, gradients = float(units @ weights.parameters), float(units @ weights.gradients)
-    kept = gradients / (shard if level == 3 or (level == 2 and layout.micro_batches == 1) else 1)
+    parts = weights.in_shards(layout.expert_ratio)
+    in_parts = level == 3 or (level == 2 and layout.micro_batches == 1)
+    kept = float(units @ parts.gradients) / shard if in_parts else gradients
     activations = float(activation_bytes(layout, stages, pieces, rank=rank).sum())
     transient, _ = _in_passes(stages, pieces, rank)
-    update = _in_update(graph, layout, gradients, shard)
+    update = _in_update(graph, layout, float(units @ parts.gradients), shard)
     items = MemoryBreakdown(
         context=device.context,
-        parameters=round(parameters / (shard if level == 3 else 1)),
+        parameters=round(float(units @ parts.parameters) / shard if level == 3 else parameters),
         gradients=round(kept + _stashed(layout, parameters, gradients, rank=rank)),
-        optimizer=round(_state_here(graph, layout, units, weights, shard)),
+        optimizer=round(_state_here(graph, layout, weights, state_bytes(graph, units, parts, shard))),
         activations=round(activations),
         transient=round(max(transient, update - activations)),
         buffers=graph.buffer_size,
@@ -96,7 +98,8 @@ def peak_moment(
     activations = float(activation_bytes(layout, stages, pieces, rank=rank).sum())
     transient, moment = _in_passes(stages, pieces, rank)
     units = stages.units[rank :: stages.workers].sum(axis=0)
-    update = _in_update(graph, layout, float(units @ weights.gradients), layout.parts(replica))
+    parts = weights.in_shards(layout.expert_ratio)
+    update = _in_update(graph, layout, float(units @ parts.gradients), layout.parts(replica))
     return "update" if update - activations > transient else moment
 
 
@@ -130,11 +133,12 @@ def least_held(graph: Graph, layout: Layout, units: Column, weights: Weights) ->
     """Parameters, kept gradients, state and what compression left out, of some units where shards are smallest (B)."""
     shard = layout.parts()
     level = {"none": 0, "optimizer": 1, "gradients": 2, "parameters": 3}[layout.sharding]
-    kept = shard if level == 3 or (level == 2 and layout.micro_batches == 1) else 1
-    state = 0.0 if layout.offload == "state" else state_bytes(graph, units, weights, shard)
+    parts = weights.in_shards(layout.expert_ratio)
+    in_parts = level == 3 or (level == 2 and layout.micro_batches == 1)
+    state = 0.0 if layout.offload == "state" else state_bytes(graph, units, parts, shard)
     return (
-        float(units @ weights.parameters) / (shard if level == 3 else 1)
-        + float(units @ weights.gradients) / kept
+        float(units @ (parts if level == 3 else weights).parameters) / (shard if level == 3 else 1)
+        + float(units @ (parts if in_parts else weights).gradients) / (shard if in_parts else 1)
         + state
         + _carried(layout, weights, units, shard)
     )
@@ -144,6 +148,7 @@ def state_bytes(graph: Graph, units: Column, weights: Weights, shard: float) -> 
     """Optimizer state of some units on one worker, wherever it is kept (B).
 
     Args:
+        weights: as they are in shards.
         shard: in how many parts as large as this worker's it is.
     """
     return graph.optimizer.bytes_per_element * float(units @ weights.elements) / shard
@@ -155,15 +160,15 @@ def carrying(
     """What state in the hosts' memory takes to the device and back, with nothing to hide it behind (s).
 
     Args:
+        weights: as they are in shards.
         speed: of the way between device and host, each way (B/s).
         shard: in how many parts as large as the worker's it is.
     """
     return 2 * state_bytes(graph, units, weights, shard) / speed if layout.offload == "state" else 0.0
 
 
-def _state_here(graph: Graph, layout: Layout, units: Column, weights: Weights, shard: float) -> float:
-    """What of it is on the device: all, or the piece that is being updated (B)."""
-    state = state_bytes(graph, units, weights, shard)
+def _state_here(graph: Graph, layout: Layout, weights: Weights, state: float) -> float:
+    """What of the optimizer's state is on the device: all, or the piece that is being updated (B)."""
     return min(state, _piece(graph, weights)) if layout.offload == "state" else state
 
 

@@ -246,7 +246,8 @@ class HybridPricer:
         _, weights = self.local(layout.division)
         shard = layout.parts(replica)
         way = self.devices.host_link(kind)
-        carried = carrying(self.graph, layout, units, weights, way, shard=shard)
+        parts = weights.in_shards(layout.expert_ratio)
+        carried = carrying(self.graph, layout, units, parts, way, shard=shard)
         return self.updated(layout, kind, units, shards=shard) + carried
 
     def updated(self, layout: Layout, kind: int, units: Column, *, shards: float) -> Seconds:
@@ -257,7 +258,7 @@ class HybridPricer:
         """
         _, weights = self.local(layout.division)
         rates = self._rates(kind, self.processes(layout, kind))
-        elements = float(units @ weights.elements)
+        elements = float(units @ weights.in_shards(layout.expert_ratio).elements)
         return self.devices.update(kind, self.whole, rates, layout, elements=elements, shards=shards)
 
     def _gradients(self, size: float, weights: Weights, units: Column) -> float:

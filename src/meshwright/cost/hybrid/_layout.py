@@ -88,6 +88,14 @@ class Layout:
         return total / own if own else float("inf")
 
     @property
+    def expert_ratio(self) -> float:
+        """In how many times as many parts as experts' shards all others are: experts are not on all data ranks."""
+        mesh = self.mesh
+        if mesh.ep == 1 or self.sharding == "none":
+            return 1.0
+        return self.parts() * mesh.ep / (mesh.num_shares * mesh.cp)
+
+    @property
     def fewest_parts(self) -> float:
         """As `parts`, of those with the largest shards."""
         return min(self.parts(replica) for replica in self.replicas) if self.shards else self.mesh.dp_shard

@@ -79,7 +79,8 @@ class Least:
     def _updated(self, layout: Layout, kinds: set[int]) -> Column:
         """The update of a unit of each kind where shards are smallest, and its state's way there and back (s)."""
         shards = layout.parts()
-        key = layout.division, layout.micro_batches, shards, layout.kernels, layout.offload == "state", *sorted(kinds)
+        how = layout.division, layout.micro_batches, layout.kernels, layout.offload == "state"
+        key = *how, shards, layout.expert_ratio, *sorted(kinds)
         if key not in self._updates:
             self._updates[key] = np.min([
                 [self._unit_updated(layout, kind, row, shards) for row in self._rows] for kind in kinds
@@ -89,7 +90,8 @@ class Least:
     def _unit_updated(self, layout: Layout, kind: int, row: Column, shards: float) -> Seconds:
         pricer = self._pricer
         way, (_, weights) = pricer.devices.host_link(kind), pricer.local(layout.division)
-        carried = carrying(pricer.graph, layout, row, weights, way, shard=shards)
+        parts = weights.in_shards(layout.expert_ratio)
+        carried = carrying(pricer.graph, layout, row, parts, way, shard=shards)
         return pricer.updated(layout, kind, row, shards=shards) + carried
 
     def _slopes_of(self, layout: Layout, kinds: set[int]) -> _Slopes:

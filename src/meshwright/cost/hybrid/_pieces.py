@@ -20,6 +20,8 @@ class Weights:
         expert: bytes of gradients that belong to experts.
         elements: trained ones.
         tensors: trained ones.
+        expert_parameters: of `parameters`, those of experts.
+        expert_elements: of `elements`, those of experts.
     """
 
     parameters: Column
@@ -27,6 +29,22 @@ class Weights:
     expert: Column
     elements: Column
     tensors: Column
+    expert_parameters: Column
+    expert_elements: Column
+
+    def in_shards(self, ratio: float) -> "Weights":
+        """Weights that, in as many parts as others' shards, come to what a worker keeps of what is in shards.
+
+        Args:
+            ratio: in how many times as many parts what is no expert's is.
+        """
+        if ratio == 1:
+            return self
+        more = ratio - 1
+        return replace(
+            self, parameters=self.parameters + more * self.expert_parameters,
+            gradients=self.gradients + more * self.expert, elements=self.elements + more * self.expert_elements,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +97,8 @@ def weights_of(graph: Graph, units: Units) -> Weights:
         expert=total(gradient_bytes(graph) * routed),
         elements=total(trained_elements(graph)),
         tensors=total(trained),
+        expert_parameters=total(parameter_bytes(graph) * routed),
+        expert_elements=total(trained_elements(graph) * routed),
     )
 
 

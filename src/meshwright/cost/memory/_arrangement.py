@@ -63,6 +63,10 @@ class Arrangement:
         levels: tuple[Sharding, ...] = ("none", "optimizer", "gradients", "parameters")
         return self.mesh.dp_shard * self.mesh.cp if levels.index(self.sharding) >= levels.index(level) else 1
 
+    def expert_shards(self, level: Sharding) -> float:
+        """The same for experts, which as many times fewer workers have as there are owners of different ones."""
+        return max(1.0, self.shards(level) / self.mesh.ep)
+
     def under_way(self, stage: int) -> float:
         """Micro-batches whose activations a pipeline worker holds at most, in forwards of all its layers.
 

@@ -9,6 +9,7 @@ class StageContent:
 
     Args:
         elements: of its parameters, after tensor, expert and pipeline splits.
+        experts: those of them that are experts'.
         unit: of the largest unit that is gathered whole where parameters are kept in shards.
         saved: activations that one micro-batch leaves for its backward (B).
         under_way: micro-batches that have left theirs at the worst moment.
@@ -26,3 +27,4 @@ class StageContent:
     logits: float = 0.0
     exchanged: float = 0.0
     exchanges: float = 0.0
+    experts: float = 0.0

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import exp, inf
 
 from meshwright.cost._prediction import MemoryBreakdown, Moment
+from meshwright.cost._strategy import Sharding
 from meshwright.cost.memory._arrangement import Arrangement
 from meshwright.cost.memory._content import StageContent
 from meshwright.cost.memory._conventions import Backlog, Conventions
@@ -61,11 +62,10 @@ def waiting_share(backlog: Backlog, arrangement: Arrangement) -> float:
 def _held(content: StageContent, moment: Moment, arrangement: Arrangement, conventions: Conventions) -> MemoryBreakdown:
     elements, own = content.elements, conventions
     gathered = own.gathered * content.unit * own.whole if arrangement.shards("parameters") > 1 else 0.0
-    parameters = elements * own.parameter / arrangement.shards("parameters") + gathered
-    gradients = elements * own.gradient / arrangement.shards("gradients")
-    optimizer = (
-        elements * own.optimizer / arrangement.shards("optimizer") if arrangement.optimizer_on == "device" else 0.0
-    )
+    parameters = _kept(content, arrangement, "parameters") * own.parameter + gathered
+    gradients = _kept(content, arrangement, "gradients") * own.gradient
+    optimizer = _kept(content, arrangement, "optimizer") * own.optimizer
+    optimizer = optimizer if arrangement.optimizer_on == "device" else 0.0
     saved = {"loss": content.under_way, "backward": max(0.0, content.under_way - 1), "update": 0.0}[moment]
     activations = content.saved * saved
     transient = content.logits * own.logits_kept if arrangement.micro_batches > 1 else 0.0
@@ -84,6 +84,12 @@ def _held(content: StageContent, moment: Moment, arrangement: Arrangement, conve
         communication=round(_communication(content, moment, arrangement, own)),
         allocator=round(activations * (own.activations - 1) + (parameters + gradients + optimizer) * (own.state - 1)),
     )
+
+
+def _kept(content: StageContent, arrangement: Arrangement, level: Sharding) -> float:
+    """Elements of which a worker keeps its part of what is in shards from a level on."""
+    common = content.elements - content.experts
+    return common / arrangement.shards(level) + content.experts / arrangement.expert_shards(level)
 
 
 def _communication(content: StageContent, moment: Moment, arrangement: Arrangement, conventions: Conventions) -> float:

@@ -70,6 +70,7 @@ def _content(
     exchanged = tokens * model.hidden * arrangement.element if mesh.tp > 1 else 0.0
     return StageContent(
         elements=_elements(model, arrangement, stage, layers),
+        experts=layers * _experts(model, arrangement),
         unit=max(model.layer_parameters, model.hidden * model.vocab) / mesh.tp,
         saved=layers * kept + embedded,
         under_way=under_way,
@@ -91,15 +92,19 @@ def _outer(arrangement: Arrangement) -> int:
 
 def _elements(model: Transformer, arrangement: Arrangement, stage: int, layers: float) -> float:
     mesh = arrangement.mesh
-    experts = model.expert_parameters * model.experts
-    dense = model.layer_parameters - experts
-    elements = layers * (dense / mesh.tp + experts / (mesh.tp * mesh.ep))
+    dense = model.layer_parameters - model.expert_parameters * model.experts
+    elements = layers * (dense / mesh.tp + _experts(model, arrangement))
     first, last = stage == 0, stage == mesh.pp - 1
     if first:
         elements += model.embedding_parameters / mesh.tp
     if last and not (model.tied and first):
         elements += model.hidden * model.vocab / mesh.tp
     return elements
+
+
+def _experts(model: Transformer, arrangement: Arrangement) -> float:
+    """Elements of a layer's experts on one worker."""
+    return model.expert_parameters * model.experts / (arrangement.mesh.tp * arrangement.mesh.ep)
 
 
 def _between(model: Transformer, arrangement: Arrangement) -> float:

@@ -111,7 +111,7 @@ class Prospects:
         """Parameters, gradients and state of one unit of each kind (B)."""
         key = (
             layout.division, layout.sharding, layout.mesh.dp_shard, layout.offload, layout.micro_batches == 1,
-            layout.exchange, layout.shards and (layout.shards, layout.replicas),
+            layout.exchange, layout.shards and (layout.shards, layout.replicas), layout.expert_ratio,
         )  # fmt: skip
         if key not in self._weighed:
             kinds = range(self._pricer.units.num_kinds)
