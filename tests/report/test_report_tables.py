@@ -8,7 +8,7 @@ import pytest
 import report_builders as build
 from rich.console import Console, RenderableType
 
-from meshwright.cost import MemoryBreakdown, Mesh, Placement, TimeBreakdown
+from meshwright.cost import MemoryBreakdown, Mesh, Placement, RateSource, TimeBreakdown
 from meshwright.hardware import OperationRate
 from meshwright.plan import Candidate, PlannedStage, RankMemory, difference, explain
 from meshwright.report import (
@@ -189,6 +189,15 @@ def test_a_plan_says_what_a_step_and_a_million_tokens_cost() -> None:
     stage = PlannedStage(worker=0, first="", blocks=4, recomputed=0, memory=3 * GIB, moment="update")
     shown = _text(layout_view(build.plan(capacity=24 * GIB, stages=(stage,))))
     assert "375.00 MiB of 24.00 GiB, in the update; 0.0% likely to run out" in shown
+
+
+@pytest.mark.parametrize(
+    ("rates", "text"),
+    [("fitted", "the catalogue’s figures"), ("written", "the cluster file’s"), ("measured", "the machine’s measured")],
+)
+def test_an_explanation_says_where_its_rates_come_from(rates: RateSource, text: str) -> None:
+    known = replace(build.prediction(), basis="model", rates=rates)
+    assert f"(from {text}" in _text(explanation_view(explain(build.plan(prediction=known))))
 
 
 def test_memory_is_listed_by_rank() -> None:

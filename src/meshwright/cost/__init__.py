@@ -32,6 +32,7 @@ from meshwright.cost._prediction import Collective as Collective
 from meshwright.cost._prediction import MemoryBreakdown as MemoryBreakdown
 from meshwright.cost._prediction import Moment as Moment
 from meshwright.cost._prediction import Prediction as Prediction
+from meshwright.cost._prediction import RateSource as RateSource
 from meshwright.cost._prediction import StageTime as StageTime
 from meshwright.cost._prediction import TimeBreakdown as TimeBreakdown
 from meshwright.cost._pricing import Pricer as Pricer

@@ -7,6 +7,8 @@ from meshwright.units import Bytes, Dollars, Joules, Seconds
 
 # When a worker holds most: in the loss of the last forward, in a backward, or in the update.
 Moment = Literal["loss", "backward", "update"]
+# Where a prediction's rates come from: a probe, a cluster file that somebody wrote, or fits to published runs.
+RateSource = Literal["measured", "written", "fitted"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +112,7 @@ class Prediction:
 
     Args:
         basis: `model` (computed from the machine's rates) or `trial` (its step was timed before).
+        rates: where those rates come from.
         time: where the step's time goes.
         low: the step is faster than this in 5 % of cases (s).
         high: the step is slower than this in 5 % of cases (s).
@@ -124,6 +127,7 @@ class Prediction:
     """
 
     basis: str = "model"
+    rates: RateSource = "measured"
     time: TimeBreakdown
     low: Seconds
     high: Seconds

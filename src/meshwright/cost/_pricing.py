@@ -123,6 +123,7 @@ class Pricer:
         factor = exp(_FIVE_PERCENT * self.correction.spread)
         energy, money = self._energy_and_money(strategy, time.step)
         return Prediction(
+            rates="measured" if self.cluster.identity else "written",
             time=time,
             low=time.step / factor,
             high=time.step * factor,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from meshwright.cost import MemoryBreakdown, TimeBreakdown, convergence
+from meshwright.cost import MemoryBreakdown, RateSource, TimeBreakdown, convergence
 from meshwright.cost.memory import conventions, failure_probability
 from meshwright.plan._goal import Pins
 from meshwright.plan._plan import Candidate, Plan
@@ -33,6 +33,7 @@ class Explanation:
         model: class name.
         summary: the chosen strategy in a line.
         basis: whether its time is from the `model` or a `trial`.
+        rates: where the model's rates come from, as in `Prediction`.
         step: time of a step (s).
         low: 5 % of steps are faster (s).
         high: 5 % of steps are slower (s).
@@ -52,6 +53,7 @@ class Explanation:
     model: str
     summary: str
     basis: str
+    rates: RateSource
     step: Seconds
     low: Seconds
     high: Seconds
@@ -97,6 +99,7 @@ def explain(plan: Plan) -> Explanation:
         model=plan.model,
         summary=plan.strategy.summary,
         basis=prediction.basis,
+        rates=prediction.rates,
         step=prediction.time.step,
         low=prediction.low,
         high=prediction.high,

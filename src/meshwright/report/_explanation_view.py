@@ -1,12 +1,13 @@
 """A plan's reasons for the terminal: what binds, where time and memory go, what comes next, what would flip it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich.columns import Columns
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from meshwright.cost import RateSource
 from meshwright.plan import Explanation, PlanDifference
 from meshwright.units import format_bytes, format_seconds
 
@@ -14,11 +15,17 @@ WIDEST_BAR = 24
 # Probability from which on running out of memory is worth a word.
 SMALLEST_RISK = 0.005
 
+RATES: Mapping[RateSource, str] = {
+    "measured": "the machine’s measured rates",
+    "written": "the cluster file’s figures",
+    "fitted": "the catalogue’s figures and what published runs make of them",
+}
+
 
 def explanation_view(explanation: Explanation) -> RenderableType:
     """Why a plan was chosen, from its explanation alone."""
     found = explanation
-    source = "timed in a trial" if found.basis == "trial" else "from the machine’s measured rates"
+    source = "timed in a trial" if found.basis == "trial" else f"from {RATES[found.rates]}"
     interval = f", between {format_seconds(found.low)} and {format_seconds(found.high)}" if found.high else ""
     head = Text.assemble((f"{found.model}: {found.summary}", "bold"))
     step = Text(f"{format_seconds(found.step)} per step{interval} ({source})")

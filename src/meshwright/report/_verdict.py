@@ -9,6 +9,7 @@ from typing import Literal
 
 from meshwright.plan import Candidate, Plan
 from meshwright.report._exchange_checks import checks_sentence
+from meshwright.report._explanation_view import RATES
 from meshwright.report._outcome import Outcome, describe_error
 from meshwright.report._run_data import Run
 
@@ -141,7 +142,7 @@ def _sentences(run: Run) -> Iterator[str]:
         step = Outcome(name="step", predicted=prediction.time.step, measured=run.measurement.step)
         yield (
             f"A step took {step.texts[1]} where {step.texts[0]} was predicted ({describe_error(step.error)}, "
-            f"from {'a trial' if prediction.basis == 'trial' else 'the machine’s measured rates'})."
+            f"from {'a trial' if prediction.basis == 'trial' else RATES[prediction.rates]})."
         )
     found = gain(run.plan) if run.plan is not None else None
     if found is not None:

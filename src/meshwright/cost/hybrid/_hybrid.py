@@ -96,7 +96,9 @@ class HybridPricer:
         fitted = self.devices.own_habits is not None and self.correction == _UNCORRECTED
         factor = 1.0 if fitted else exp(_FIVE_PERCENT * self.correction.spread)
         below, above = self.devices.interval()
+        rates = "fitted" if self.devices.own_habits is not None else "measured" if self.cluster.identity else "written"
         return Prediction(
+            rates=rates,
             time=price.time,
             low=price.step / factor * below,
             high=price.step * factor * above,
