@@ -75,7 +75,7 @@ FITTED: Mapping[tuple[str, ...], Mapping[str, Prior]] = {
         "fixed": Prior(mean=0.5 * GIB, width=1.0),
         **_BACKLOG,
     },
-    ("deepspeed", "deepspeed-fp16"): _POSITIVE,
+    ("deepspeed", "deepspeed-fp16", "megatron-3d"): _POSITIVE,
     ("sailor",): {name: _POSITIVE[name] for name in ("activations", "logits", "fixed")} | {
         "fixed": Prior(mean=4.0 * GIB, width=1.0)
     },

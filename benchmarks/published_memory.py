@@ -22,14 +22,15 @@ from meshwright.cost.memory import (
 )
 from meshwright.hardware import catalog
 from published_rows import PublishedRow
-from published_setup import computed_again, lead_of, setup_of, stated_layers
+from published_setup import computed_again, lead_of, setup_of, stated_layers, trains_nothing
 
 # Frameworks by what their rows say, tried in order.
 _FRAMEWORKS = tuple(
     (re.compile(pattern, re.IGNORECASE), name)
     for pattern, name in (
         (r"nanotron", "nanotron"), (r"titan", "torchtitan"), (r"fsdp|composer|foundry|accelerate", "fsdp"),
-        (r"sailor", "sailor"), (r"megatron-deepspeed|deepspeed", "deepspeed"), (r"aceso|mist|alpa", "aceso"),
+        (r"sailor", "sailor"), (r"v1\.1\.5 3d", "megatron-3d"), (r"deepspeed", "deepspeed"),
+        (r"aceso|mist|alpa", "aceso"),
         (r"maxtext|jax|xla|pax", "jax"), (r"nemo|megatron-core|mcore", "megatron-core"), (r"megatron", "megatron"),
     )
 )  # fmt: skip
@@ -135,6 +136,8 @@ def impossible(row: PublishedRow, own: Conventions) -> str:
             return f"{row.micro_batches} micro-batches for a pipeline of {row.pp}: its schedule needs {row.pp - 1}"
         if _idle_stages(row):
             return f"{row.model.layers} layers and an output layer leave the last of {row.pp} stages without anything"
+    if row.pp > 1 and trains_nothing(row):
+        return "a stage without parameters: its optimizer has nothing to flatten"
     return ""
 
 

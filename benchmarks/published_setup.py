@@ -13,6 +13,7 @@ from meshwright.cost.accelerator import (
     calibration,
     kernels,
     layer_time,
+    layers_wait,
     machine,
     messages_of,
     stalls,
@@ -44,6 +45,8 @@ _STAGE_BOUNDS = re.compile(r"stage boundaries \[([\d, ]+)\] \(\d+ pseudo-layers"
 _STAGE_OPERATIONS = re.compile(r"ops per stage \[([\d, ]+)\]")
 _AGAIN = re.compile(r"recomputed-op fraction per stage \[([\d., ]+)\]")
 _WHOLE_SUMS = re.compile(r"fp32_allreduce=true", re.IGNORECASE)
+# AMP's copy of Megatron has timers around its all-reduces (megatron/mpu/mappings.py), and those synchronise.
+_TIMED = re.compile(r"v1\.1\.5 3d", re.IGNORECASE)
 _EFA = re.compile(r"\befa\b|aws", re.IGNORECASE)
 
 
@@ -71,6 +74,7 @@ def setup_of(row: PublishedRow) -> Setup:
         fused_attention=row.fused_attention,
         framework=framework_class(row.framework),
         gradient_bytes=_gradient_bytes(row),
+        timed=_TIMED.search(row.framework) is not None,
     )
 
 
@@ -91,10 +95,27 @@ def stated_layers(row: PublishedRow) -> tuple[float, ...]:
     counts = [int(text) for text in match[1].split(",")] if match else _between(row)
     if len(counts) != row.pp:
         return ()
-    ends = (sum(counts) - row.model.layers) // 2
-    counts[0] -= ends
-    counts[-1] -= ends
+    ends = sum(counts) - row.model.layers
+    # Before the blocks are an embedding and, in longer lists, a transposition; behind them all that is left.
+    before = min(2, (ends + 1) // 2)
+    counts[0] -= before
+    counts[-1] -= ends - before
     return tuple(counts) if sum(counts) == row.model.layers and min(counts) >= 0 else ()
+
+
+def trains_nothing(row: PublishedRow) -> bool:
+    """Whether a stated pipeline stage holds no parameters: transpositions or a cast alone.
+
+    Of Megatron's list for DeepSpeed's pipeline: an embedding and a transposition before the blocks; a transposition, a
+    norm, the output layer and a cast behind them.
+    """
+    match = _STAGE_BOUNDS.search(row.notes)
+    bounds = [int(text) for text in match[1].split(",")] if match else []
+    layers = row.model.layers
+    if not bounds or bounds[-1] != layers + 6:
+        return False
+    holding = {0, *range(2, layers + 2), layers + 3, layers + 4}
+    return any(holding.isdisjoint(range(begin, end)) for begin, end in pairwise(bounds))
 
 
 def _between(row: PublishedRow) -> list[int]:
@@ -116,7 +137,8 @@ def lead_of(row: PublishedRow) -> float:
     """Doublings by which the device takes longer for a layer than its host; minus infinity where the host waits."""
     setup, where, fitted = setup_of(row), machine_of_row(row), calibration()
     habits = fitted.frameworks.get(setup.framework) or fitted.frameworks["other"]
-    if stalls(habits.stalls, messages_of(setup, where)):
+    messages = messages_of(setup, where)
+    if stalls(habits.stalls, messages) and layers_wait(messages):
         return -inf
     collectives = Collectives(where, fitted.network)
     layer = layer_time(setup, kernels(where, setup.matrix_type, fitted), collectives, habits, fitted)

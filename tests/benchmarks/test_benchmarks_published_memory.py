@@ -68,7 +68,11 @@ def test_a_row_that_does_not_say_what_it_recomputes_recomputed_what_it_had_to() 
 
 
 def test_notes_say_layers_per_stage_and_what_is_computed_again() -> None:
-    """Pseudo-layers of embedding and head are no layers; notes that do not add up are passed over."""
+    """Pseudo-layers of embedding and head are no layers; notes that do not add up are passed over.
+
+    Of 22 with 16 blocks two are before them, an embedding and a transposition, and four behind: a transposition, a
+    norm, the output layer, a cast.
+    """
     notes = "layers per stage [9, 9] (incl. embedding and head pseudo-layers)"
     row = MEGATRON | {"pp": "2", "n_devices": "4"}
     own = conventions("megatron")
@@ -80,8 +84,8 @@ def test_notes_say_layers_per_stage_and_what_is_computed_again() -> None:
     parts = row_arrangement(configuration(row | {"notes": "ops per stage [30, 10]"}), own).layers
     assert parts == (12, 4)
     bounds = "stage boundaries [0, 12, 22] (22 pseudo-layers incl. embedding/loss for GPT-2)"
-    assert setup_of(configuration(row | {"notes": bounds})).layers == (9, 7)
-    assert setup_of(configuration(row | {"notes": bounds.replace("12", "2")})).layers == ()
+    assert setup_of(configuration(row | {"notes": bounds})).layers == (10, 6)
+    assert setup_of(configuration(row | {"notes": bounds.replace("12", "1")})).layers == ()
 
 
 def test_parameters_in_16_bit_have_conventions_of_their_own() -> None:
@@ -101,6 +105,23 @@ def test_nothing_waits_where_messages_make_the_host_wait() -> None:
     assert isfinite(lead_of(near))
     assert lead_of(far) == -inf
     assert published_memory(far).asked < published_memory(near).asked
+
+
+def test_a_host_stays_ahead_of_collectives_over_many_hosts() -> None:
+    """512 devices, no pipeline: groups of 16 make the host wait, groups of 32 do not, and hold what waits for them."""
+    groups = {tp: NANOTRON | {"tp": str(tp), "pp": "1", "dp": str(512 // tp), "n_devices": "512"} for tp in (16, 32)}
+    assert lead_of(configuration(groups[16])) == -inf
+    assert isfinite(lead_of(configuration(groups[32])))
+
+
+def test_a_stage_without_parameters_does_not_run() -> None:
+    """Of 22 pseudo-layers with 16 blocks, the second is a transposition."""
+    row = MEGATRON | {"pp": "3", "n_devices": "6", "notes": "stage boundaries [0, 1, 12, 22] (22 pseudo-layers)"}
+    assert predicted(row).reason == ""
+    alone = row | {"notes": "stage boundaries [0, 1, 2, 22] (22 pseudo-layers)"}
+    assert predicted(alone).reason == "a stage without parameters: its optimizer has nothing to flatten"
+    unknown = row | {"notes": "stage boundaries [0, 1, 2, 20] (20 pseudo-layers)"}
+    assert predicted(unknown).reason == ""
 
 
 def test_a_fit_finds_the_factor_that_peaks_were_made_with() -> None:

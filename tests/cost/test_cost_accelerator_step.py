@@ -51,6 +51,16 @@ def test_the_host_bounds_small_layers() -> None:
     assert step_time(ALONE, MACHINE, fitted=with_habits(host=1.0)).step == pytest.approx(64, rel=1e-2)
 
 
+def test_timed_exchanges_make_host_and_device_take_turns() -> None:
+    """8 layers and micro-batches of a host that takes 1 s each add 64 s to what the device takes, not to one device."""
+    split = replace(ALONE, tp=2)
+    device = step_time(split, MACHINE, fitted=CALIBRATION).computing
+    timed = step_time(replace(split, timed=True), MACHINE, fitted=with_habits(host=1.0))
+    assert timed.computing == pytest.approx(64 + device)
+    whole = step_time(replace(ALONE, timed=True), MACHINE, fitted=with_habits(host=1.0))
+    assert whole.computing == step_time(ALONE, MACHINE, fitted=with_habits(host=1.0)).computing
+
+
 def test_a_pipeline_fills_and_empties() -> None:
     """4 stages of 2 host-bound layers: 8 micro-batches of 2 s and 3 stages of filling, 6 s; interleaved twice, 3 s."""
     setup = replace(ALONE, pp=4)

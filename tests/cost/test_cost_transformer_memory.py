@@ -162,6 +162,16 @@ def test_the_peak_moves_from_the_loss_to_the_backward_and_the_update() -> None:
     assert stages(short, Arrangement(), own)[0].moment == "backward"
 
 
+def test_an_update_holds_converted_gradients_of_what_it_updates() -> None:
+    """4 bytes an element beside 12 of state, and an eighth of both where eight workers share the update."""
+    short, own = replace(GPT, sequence=16), replace(PLAIN, updated=4.0)
+    whole = stages(short, Arrangement(), own)[0]
+    elements = transformer_contents(short, Arrangement(), own)[0].elements
+    assert (whole.moment, whole.memory.optimizer) == ("update", 16 * elements)
+    shared = stages(short, Arrangement(mesh=Mesh(dp_shard=8), sharding="optimizer"), own)[0]
+    assert shared.memory.optimizer == pytest.approx(2 * elements)
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     pp=st.sampled_from([1, 2, 4, 8]),

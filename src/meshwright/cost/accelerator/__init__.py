@@ -19,6 +19,7 @@ from meshwright.cost.accelerator._collectives import Collectives as Collectives
 from meshwright.cost.accelerator._exposure import after_backward as after_backward
 from meshwright.cost.accelerator._exposure import beside as beside
 from meshwright.cost.accelerator._exposure import host_time as host_time
+from meshwright.cost.accelerator._exposure import in_turn as in_turn
 from meshwright.cost.accelerator._exposure import least_waited as least_waited
 from meshwright.cost.accelerator._exposure import tensor_exposed as tensor_exposed
 from meshwright.cost.accelerator._exposure import together as together
@@ -42,6 +43,7 @@ from meshwright.cost.accelerator._setup import Setup as Setup
 from meshwright.cost.accelerator._stages import layers_per_worker as layers_per_worker
 from meshwright.cost.accelerator._stalls import Messages as Messages
 from meshwright.cost.accelerator._stalls import Stalls as Stalls
+from meshwright.cost.accelerator._stalls import layers_wait as layers_wait
 from meshwright.cost.accelerator._stalls import stall_time as stall_time
 from meshwright.cost.accelerator._stalls import stalls as stalls
 from meshwright.cost.accelerator._step import StepTime as StepTime

@@ -1,6 +1,7 @@
 r"""What of an exchange or of the host's work is waited for: the same rules for layers by their dimensions and captured.
 
 together       the larger of two that run beside each other, rounded where they are near: $(a^p + b^p)^{1/p}$
+in_turn        their sum, where they wait for each other so often that nothing is launched ahead
 beside         what is longer than the computing beside it, with what both slow each other, or a share of the rest where
                that is more
 tensor         latency and transfer of collectives that computing waits for, each with its share
@@ -29,6 +30,15 @@ _NONE = Slowdown()
 def together(device: Times, host: Times) -> Times:
     """Time of what the device and its host do beside each other (s)."""
     return (device**_SHARPNESS + host**_SHARPNESS) ** (1 / _SHARPNESS)  # type: ignore[return-value]
+
+
+def in_turn(device: Times, host: Times) -> Times:
+    """Time of what the device and its host do one after the other (s).
+
+    A program that times its collectives waits for the device before and after each, so that the device waits in its
+    turn while the kernels up to the next are launched: `torch.cuda.synchronize` in Megatron's timers.
+    """
+    return device + host
 
 
 def beside(exchange: Times, computing: Times, habits: Habits, slowdown: Slowdown = _NONE) -> Times:

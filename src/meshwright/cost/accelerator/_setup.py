@@ -37,6 +37,7 @@ class Setup:
         fused_attention: whether attention keeps no scores.
         framework: class of habits.
         gradient_bytes: of an element of a gradient on the network (B); 0: as the framework's habits say.
+        timed: whether every tensor-parallel exchange is timed, for which host and device wait for each other.
         fullness: share of a device's memory that the fullest worker asks for, with all that waits for other streams;
             more than 1 where the allocator has to wait for it; 0: not known.
     """
@@ -61,6 +62,7 @@ class Setup:
     fused_attention: bool = True
     framework: str = "other"
     gradient_bytes: float = 0.0
+    timed: bool = False
     fullness: float = 0.0
 
     @property

@@ -92,13 +92,21 @@ def stalls(when: Stalls, run: Messages) -> bool:
     return run.tp >= when.wide and run.num_hosts >= when.wide_hosts
 
 
+def layers_wait(run: Messages) -> bool:
+    """Whether a stalled run waits in every micro-batch, and not for its gradients alone.
+
+    Without a pipeline, collectives of tensor-parallel groups wider than two hosts are longer than what the others of a
+    micro-batch wait for: they leave the host ahead, which the memory of such runs shows.
+    """
+    return run.pp > 1 or run.tp <= 2 * run.domain
+
+
 def stall_time(habits: "Habits", run: Messages) -> Seconds:
     """Messages that block the host: four per micro-batch on a stage between two others, two on one of a pair (s).
 
-    Without a pipeline four as well, and two for the gradients; collectives of tensor-parallel groups wider than two
-    hosts are longer than what the others of a micro-batch wait for.
+    Without a pipeline four as well, if any, and two for the gradients.
     """
     if run.pp == 1:
-        return habits.stall * (2 + (0 if run.tp > 2 * run.domain else 4 * run.micro_batches))
+        return habits.stall * (2 + (4 * run.micro_batches if layers_wait(run) else 0))
     messages = 2 if run.pp == 2 else 4
     return habits.stall * (messages * run.micro_batches + 2 * max(0, run.pp - 2))

@@ -6,7 +6,7 @@ from math import exp
 
 from meshwright.cost.accelerator._calibration import Calibration, Habits, calibration
 from meshwright.cost.accelerator._collectives import Collectives
-from meshwright.cost.accelerator._exposure import after_backward, beside, together, turn_time, update_size
+from meshwright.cost.accelerator._exposure import after_backward, beside, in_turn, together, turn_time, update_size
 from meshwright.cost.accelerator._kernels import kernels
 from meshwright.cost.accelerator._layers import LayerTime, ends_time, layer_time
 from meshwright.cost.accelerator._machine import Machine
@@ -100,7 +100,8 @@ def _parts(setup: Setup, machine: Machine, habits: Habits, known: Calibration, *
     collectives = Collectives(machine, known.network)
     layer = layer_time(setup, kernel_times, collectives, habits, known)
     exchanging = layer.device + _parameter_exchange(setup, collectives, habits, layer)
-    per_layer, alone = together(exchanging, layer.host), together(exchanging, layer.launch)
+    launched = in_turn if setup.timed and setup.tp > 1 else together
+    per_layer, alone = launched(exchanging, layer.host), launched(exchanging, layer.launch)
     counts, last = layers_per_worker(setup.model, setup.pp, setup.framework)
     if setup.layers:
         counts, last = setup.layers, setup.pp - 1

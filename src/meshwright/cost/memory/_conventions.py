@@ -48,6 +48,7 @@ class Conventions:
         produced: made by one backward before it is accumulated (B per element).
         bucket: buffers of data-parallel replicas (B per element).
         optimizer: state, with a master copy where there is one (B per element).
+        updated: more of it while the optimizer runs: gradients converted to its own type (B per element).
         gathered: units kept whole at once where parameters are in shards, their gradients counted.
         whole: of such a unit (B per element).
         copied: more tensors of the query heads' width that attention keeps, with several sequences in a micro-batch.
@@ -75,6 +76,7 @@ class Conventions:
     produced: float = 0.0
     bucket: float = 0.0
     optimizer: float
+    updated: float = 0.0
     gathered: float = 2.0
     whole: float = 2.0
     copied: float = 0.0

@@ -74,6 +74,8 @@ def _held(content: StageContent, moment: Moment, arrangement: Arrangement, conve
     elif moment == "backward":
         gradients += elements * own.produced * own.produced_share
         transient += content.again * own.layer
+    else:
+        optimizer += elements * own.updated / arrangement.shards("optimizer")
     return MemoryBreakdown(
         context=round(own.fixed),
         parameters=round(parameters),
