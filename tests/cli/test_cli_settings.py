@@ -125,6 +125,18 @@ def test_a_choice_is_pinned_once() -> None:
     assert resolve(GoalOptions(set=("tp=2", "tensor=2"))).goal.pins.tensor == 2
 
 
-def test_a_run_has_no_steps_below_none() -> None:
-    with pytest.raises(UsageError, match="--steps -5"):
-        resolve(GoalOptions(), steps=-5)
+@pytest.mark.parametrize("steps", [-5, 0])
+def test_a_run_has_at_least_one_step(steps: int) -> None:
+    with pytest.raises(UsageError, match=f"--steps {steps}"):
+        resolve(GoalOptions(), steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("options", "option"),
+    [({"tokens": "0"}, "--tokens 0"), ({"tokens": "1T", "deadline": "0d"}, "--deadline 0d"),
+     ({"tokens": "1T", "budget": "0"}, "--budget 0")],
+)  # fmt: skip
+def test_a_limit_of_nothing_is_refused(options: dict[str, str], option: str) -> None:
+    with pytest.raises(UsageError, match=option) as caught:
+        resolve(GoalOptions(), **options)
+    assert caught.value.alternatives == (f"leave out {option.partition(' ')[0]}",)

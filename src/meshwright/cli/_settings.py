@@ -126,7 +126,7 @@ def resolve(*options: Any, **more: Any) -> Settings:
         pins=pins,
         allow=check_allowances(raw["allow"]),
         memory_limit=parse_memory(raw["memory"]),
-        steps=raw["steps"],
+        steps=_steps(*merged["steps"]),
         minimize=check_objective(raw["minimize"]),
         tokens=_number("--tokens", raw["tokens"], parse_count),
         deadline=_number("--deadline", raw["deadline"], parse_seconds),
@@ -261,16 +261,11 @@ def check_objective(name: str) -> Objective:
 
 
 def check_length(goal: Goal) -> None:
-    """Refuses limits on a whole run whose length nobody said, and lengths that cannot be.
+    """Refuses limits on a whole run whose length nobody said.
 
     Raises:
-        UsageError: there is a deadline or a budget, and neither tokens nor steps; or steps below 0.
+        UsageError: there is a deadline or a budget, and neither tokens nor steps.
     """
-    if goal.steps < 0:
-        raise UsageError(
-            f"--steps {goal.steps}", cause="a run takes at least one step", alternatives=["leave out --steps"],
-            command="meshwright plan --steps 100000 SCRIPT",
-        )  # fmt: skip
     if (goal.deadline or goal.budget) and not (goal.tokens or goal.steps):
         raise UsageError(
             f"{'--deadline' if goal.deadline else '--budget'} without --tokens or --steps",
@@ -312,11 +307,30 @@ def check_hosts(count: int, *, rendezvous: str, rank: int) -> Hosts:
     return Hosts(count=count, rank=rank, address=address, port=port)
 
 
+def _steps(number: int, origin: Origin) -> int:
+    """The length of the run; 0 where nobody says it."""
+    if number < 1 and origin != "default":
+        raise UsageError(
+            f"--steps {number}", cause="a run takes at least one step", alternatives=["leave out --steps"],
+            command="meshwright plan --steps 100000 SCRIPT",
+        )  # fmt: skip
+    return number
+
+
 def _number(option: str, text: str, parse: Callable[[str], float]) -> float:
+    """What was written of an option; 0 where nothing was."""
+    if not text:
+        return 0.0
     try:
-        return parse(text) if text else 0.0
+        number = parse(text)
     except ValueError as error:
-        raise UsageError(f"{option}: {error}") from None
+        raise UsageError(f"{option}: {error}", command="meshwright plan --help") from None
+    if number <= 0:
+        raise UsageError(
+            f"{option} {text}", cause="it has to be more than nothing", alternatives=[f"leave out {option}"],
+            command="meshwright plan --help",
+        )  # fmt: skip
+    return number
 
 
 def _bytes(option: str, text: str) -> Bytes:
