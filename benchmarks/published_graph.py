@@ -25,7 +25,7 @@ def by_planner(row: PublishedRow) -> tuple[float, float, float]:
     Raises:
         UsageError: the row's model cannot be written for the capture.
     """
-    pricer = _pricer(_graph(row), _cluster(row), framework_class(row.framework))
+    pricer = _pricer(_graph(row), cluster_of_row(row), framework_class(row.framework))
     step = pricer.price(layout_of_row(row)).step
     low, high = pricer.devices.interval()
     return step * low, step, step * high
@@ -43,7 +43,7 @@ def peak_by_planner(row: PublishedRow) -> int:
     """
     own = row_conventions(row)
     width = 4 if _WRITTEN.get(row.dtype, row.dtype) == "float32" else 2
-    pricer = _pricer(_graph(row), _cluster(row), framework_class(row.framework), state=own.optimizer)
+    pricer = _pricer(_graph(row), cluster_of_row(row), framework_class(row.framework), state=own.optimizer)
     over = {level: row.cp if row_arrangement(row, own).shards(level) > 1 else 1 for level in _LEVELS}
     workers = [
         _as_kept(
@@ -128,7 +128,8 @@ def _pricer(graph: Graph, cluster: Cluster, framework: str, *, state: float = 8.
     return HybridPricer(replace(graph, optimizer=optimizer), cluster, habits=habits)
 
 
-def _cluster(row: PublishedRow) -> Cluster:
+def cluster_of_row(row: PublishedRow) -> Cluster:
+    """A row's hosts and links."""
     link, network, latency, domain = links_of(row)
     hosts = max(1, row.num_devices // domain)
     links = [Link(tier="host", latency=0.0, bandwidth=link, topology=topology_of_row(row))]

@@ -3,10 +3,14 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
-from meshwright.cost.accelerator import step_time
-from meshwright.graph import Transformer
-from published_graph import by_planner, peak_by_planner
+from meshwright.cost.accelerator import calibration, step_time
+from meshwright.cost.hybrid import HybridPricer
+from meshwright.graph import Graph, Transformer
+from meshwright.graph.capture import capture
+from meshwright.plan import with_splits
+from published_graph import by_planner, cluster_of_row, layout_of_row, peak_by_planner
 from published_memory import published_memory
 from published_rows import PublishedRow
 from published_setup import machine_of_row, setup_of
@@ -30,14 +34,45 @@ ROW = PublishedRow(
         {"sharding": "optimizer", "tp": 4, "dp": 4, "sequence_parallel": True, "framework": "unheard of"},
         {"sharding": "optimizer", "tp": 2, "dp": 4, "pp": 2, "sequence_parallel": True, "framework": "megatron-core"},
         {"recomputation": "full"},
+        {"cp": 4, "dp": 4},
     ],
-    ids=["fsdp", "whole", "tensor", "pipeline", "recomputed"],
+    ids=["fsdp", "whole", "tensor", "pipeline", "recomputed", "context"],
 )
 def test_the_planner_agrees_with_the_fit(changes: dict[str, object]) -> None:
     """Within 12 % of the step by dimensions: kernels between products are counted, not fitted, in a capture."""
     row = replace(ROW, **changes)  # type: ignore[arg-type]
     fitted = step_time(setup_of(row), machine_of_row(row)).step
     assert by_planner(row)[1] == pytest.approx(fitted, rel=0.12)
+
+
+@pytest.fixture(scope="module")
+def mixture() -> Graph:
+    """4 layers of 8 experts, two for a token, else as the model above."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.MixtralConfig(
+        vocab_size=32000, hidden_size=4096, intermediate_size=14336, num_hidden_layers=4, num_attention_heads=32,
+        num_key_value_heads=8, num_local_experts=8, num_experts_per_tok=2, dtype=torch.bfloat16,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = transformers.MixtralForCausalLM(config).to(torch.bfloat16)
+    tokens = torch.zeros(2, 4096, dtype=torch.long, device="meta")
+    graph = capture(
+        model,
+        torch.optim.AdamW(model.parameters()),
+        lambda model, batch: model(input_ids=batch, labels=batch).loss,
+        tokens,
+    )
+    return with_splits(replace(graph, batch_size=64))
+
+
+@pytest.mark.parametrize("ep", [1, 2, 8])
+def test_the_planner_agrees_with_the_fit_on_mixtures(mixture: Graph, ep: int) -> None:
+    """Within 15 % of the step by dimensions."""
+    model = replace(MODEL, experts=8, active_experts=2)
+    row = replace(ROW, model=model, ep=ep, sharding="optimizer", framework="megatron-core")
+    habits = calibration().frameworks["megatron_core"]
+    price = HybridPricer(mixture, cluster_of_row(row), habits=habits).price(layout_of_row(row))
+    assert price.step == pytest.approx(step_time(setup_of(row), machine_of_row(row)).step, rel=0.15)
 
 
 @pytest.mark.parametrize("tp", [1, 4])
