@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, permutations
 
 from meshwright.cost.accelerator import calibration
 from meshwright.cost.hybrid import HybridPricer, Layout, Price
@@ -148,13 +148,35 @@ def everything(pricer: HybridPricer, goal: Goal, *, subsets: bool) -> Iterator[t
     sets = [chosen for number in range(len(blocks) + 1) for chosen in combinations(blocks, number)]
     for devices in device_sets(pricer.hosts, goal):
         for shape in shapes(pricer, choices, devices):
-            for frame in frames(pricer, shape, choices):
+            for frame in (one for each in in_all_orders(shape) for one in frames(pricer, each, choices)):
                 for cuts in combinations(sorted(pricer.units.cuts), frame.num_stages - 1):
                     for again in sets if subsets and not keeps_all(frame.layout) else [()]:
                         layout = replace(frame.layout, bounds=(0, *cuts), recomputed=again)
                         price, most = pricer.price(layout), limits(pricer, goal, layout)
                         if fits(pricer, layout, most):
                             yield layout, price
+
+
+def in_all_orders(shape: Layout) -> Iterator[Layout]:
+    """A shape, its data ranks all replicas yet, with its axes in every order on the devices.
+
+    Where kinds of devices differ, the outermost axis stays. Expert groups reach over neighbours along `cp`, then the
+    data ranks: they need a common stride.
+    """
+    mesh = shape.mesh
+    several = [axis for axis in ("pp", "dp_replicate", "cp", "tp") if getattr(mesh, axis) > 1]
+    usual = [axis for axis in shape.order if axis in several]
+    mixed = len({kind for replica in shape.replicas for kind in replica.kinds}) > 1
+    for order in permutations(several):
+        if mixed and order[0] != usual[0]:
+            continue
+        data = order.index("dp_replicate") if "dp_replicate" in order else -1
+        beyond = mesh.cp > 1 and mesh.ep > 1 and mesh.cp % mesh.ep
+        if beyond and data >= 0 and order[data + 1 : data + 2] != ("cp",):
+            continue
+        for pair in (("dp_replicate", "dp_shard"), ("dp_shard", "dp_replicate"))[: 1 if mixed else 2]:
+            every = [one for axis in order for one in (pair if axis == "dp_replicate" else (axis,))]
+            yield replace(shape, order=(*(axis for axis in shape.order if axis not in every), *every))
 
 
 def best_of_everything(pricer: HybridPricer, goal: Goal, aim: Aim, *, subsets: bool = True) -> float:

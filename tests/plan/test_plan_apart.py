@@ -61,7 +61,8 @@ def test_every_island_splits_the_model_on_a_host_of_its_own() -> None:
 def test_exact_steps_of_the_same_layout_are_told() -> None:
     graph, cluster = _graph(), _hosts()
     plan = plan_outright(graph, cluster, _goal())
-    exact = plan_outright(graph, cluster, Goal(pins=Pins(tensor=2, workers=4, data=2, sharding="none")))
+    pins = Pins(tensor=2, workers=4, data=2, sharding="none", order="pipeline,data,context,tensor")
+    exact = plan_outright(graph, cluster, Goal(pins=pins))
     assert plan.prediction.time.step < 0.3 * exact.prediction.time.step
     assert plan.prediction.time.forward == pytest.approx(exact.prediction.time.forward)
     assert "updates=every_step" in plan.flips[0]

@@ -61,7 +61,12 @@ def test_data_ranks_with_pipelines_between_them_meet_over_the_network() -> None:
     """Two replicas of two stages of a sequence in two parts, a host each: pairs of a host meet pairs of the other."""
     pricer = HybridPricer(*_case(devices=4))
     replicas = (Replica(count=2, kinds=(0, 0), examples=1.0),)
-    layout = Layout(mesh=Mesh(pp=2, dp_replicate=2, cp=2), replicas=replicas, bounds=(0, 1), order="pipeline_inside")
+    layout = Layout(
+        mesh=Mesh(pp=2, dp_replicate=2, cp=2),
+        replicas=replicas,
+        bounds=(0, 1),
+        order=("dp_replicate", "dp_shard", "pp", "cp", "tp"),
+    )
     found = pricer.data.synchronised(layout, 1e6, 0.0, 1e6, window=0.0, copying=1e12).collectives
     assert found[0].duration == pytest.approx(2 * 3 / 4 * 1e6 / (1e6 * 2 / 4))
 

@@ -60,7 +60,7 @@ def _of_grid(pricer: HybridPricer, goal: Goal) -> Iterator[float]:
     sets = [chosen for number in range(len(blocks) + 1) for chosen in combinations(blocks, number)]
     for devices in device_sets(pricer.hosts, goal):
         for shape in shapes(pricer, choices, devices):
-            for level in levels(shape, choices):
+            for level in levels(pricer, shape, choices):
                 for sizes in _sizes(level):
                     for schedule, stages in schedules(level, choices):
                         layout = framed(replace(level, shards=sizes), schedule, stages).layout

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from meshwright.errors import PlanError, UsageError, WorkerError
 from meshwright.hardware import Cluster
-from meshwright.plan import Plan
+from meshwright.plan import Plan, hosts_of
 
 LOCAL_ADDRESS = "127.0.0.1"
 
@@ -80,18 +80,17 @@ def workers_per_host(plan: Plan, *, num_hosts: int) -> tuple[int, ...]:
     Raises:
         PlanError: the plan needs more hosts than there are.
     """
-    names = [worker.host for worker in plan.strategy.workers]
-    order = list(dict.fromkeys(names))
+    order = hosts_of(plan.strategy)
     if len(order) > num_hosts:
         raise PlanError(
-            f"the plan puts {len(names)} workers on {len(order)} hosts, and {num_hosts} were started",
+            f"the plan puts {plan.strategy.num_workers} workers on {len(order)} hosts, and {num_hosts} were started",
             cause="each host's agent starts the workers that the plan names for it",
             alternatives=[
                 f"start {len(order)}: --nodes {len(order)}",
                 "plan for the hosts there are: leave out --plan",
             ],
         )
-    return tuple(names.count(name) for name in order) + (0,) * (num_hosts - len(order))
+    return tuple(map(len, order.values())) + (0,) * (num_hosts - len(order))
 
 
 def check_devices(plan: Plan, cluster: Cluster) -> None:

@@ -8,6 +8,7 @@ Reading order: `_goal`, `_plan` (the data); `_layouts`, `_space` (what is legal;
 `_explain`; `_balanced_cuts` (where a pipeline's stages begin), `_offer` (what is better once steps were seen).
 """
 
+from meshwright.plan._axis_order import USUAL_ORDER_PIN as USUAL_ORDER_PIN
 from meshwright.plan._balanced_cuts import Balance as Balance
 from meshwright.plan._balanced_cuts import Piece as Piece
 from meshwright.plan._balanced_cuts import StageWorker as StageWorker
@@ -31,6 +32,8 @@ from meshwright.plan._offer import better_plan as better_plan
 from meshwright.plan._outright import is_elsewhere as is_elsewhere
 from meshwright.plan._outright import plan_outright as plan_outright
 from meshwright.plan._outright import with_splits as with_splits
+from meshwright.plan._places import hosts_of as hosts_of
+from meshwright.plan._places import rank_at as rank_at
 from meshwright.plan._plan import Candidate as Candidate
 from meshwright.plan._plan import FrontPoint as FrontPoint
 from meshwright.plan._plan import Plan as Plan

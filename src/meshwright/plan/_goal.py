@@ -24,6 +24,7 @@ class Pins:
     pipeline: int | None = None
     schedule: Schedule | None = None
     stages: int | None = None
+    order: str | None = None
     accumulation: int | None = None
     sharing: Literal["fixed", "adaptive"] | None = None
     recompute: Literal["none", "all"] | None = None

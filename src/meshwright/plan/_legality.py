@@ -8,6 +8,7 @@ from meshwright.cost import Allowance, CompressionMethod, Schedule, Sharding, Up
 from meshwright.errors import PlanError
 from meshwright.graph import Graph
 from meshwright.hardware import Cluster, Device
+from meshwright.plan._axis_order import check_order
 from meshwright.plan._goal import Goal, Pins
 from meshwright.plan._layouts import doublings, training_hosts
 from meshwright.plan._space import (
@@ -39,6 +40,7 @@ def check_pins(graph: Graph, cluster: Cluster, goal: Goal) -> None:
                 alternatives=[f"legal values of {rule.name}: {_listed(rule.legal)}"],
                 command=f"meshwright plan SCRIPT, without {rule.name}",
             )
+    check_order(goal.pins)
     _check_shards(goal.pins, cluster)
     _check_products(cluster, goal)
 

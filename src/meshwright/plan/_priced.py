@@ -4,8 +4,10 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from meshwright.cost import Prediction, Pricer, Strategy, Worker, find_host, steps_over_exact
+from meshwright.cost.hybrid import order_of
 from meshwright.cost.memory import usable_memory
 from meshwright.hardware import Cluster, Device
+from meshwright.plan._axis_order import pin_of
 from meshwright.plan._goal import Goal
 from meshwright.plan._layouts import training_hosts
 from meshwright.plan._space import strategies
@@ -144,6 +146,8 @@ def family(strategy: Strategy) -> tuple[int, int]:
 
 def choice(strategy: Strategy, name: str) -> object:
     """The value that a strategy has for a pin's name."""
+    if name == "order":
+        return pin_of(order_of(strategy))
     kernels, mesh, compression = strategy.kernels, strategy.mesh, strategy.exchange.compression
     updates = strategy.exchange.updates
     return {

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from meshwright.cost import Mesh, Placement, Strategy
+from meshwright.cost.hybrid import order_of
 from meshwright.plan import Change, Plan, overflow
 from meshwright.report._rank_memory_table import memory_by_rank_table
 from meshwright.units import Dollars, Joules, format_bytes, format_scaled, format_seconds
@@ -98,9 +99,8 @@ def _fullest(plan: Plan) -> str:
 
 
 def grid(strategy: Strategy) -> str:
-    """The mesh from its outermost axis to its innermost: `pp 4 × dp_shard 16 × tp 8`."""
-    axes = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
-    shown = [f"{axis} {degree}" for axis in axes if (degree := getattr(strategy.mesh, axis)) > 1]
+    """The mesh from the axis whose neighbours stand farthest apart to the nearest: `pp 4 × dp_shard 16 × tp 8`."""
+    shown = [f"{axis} {degree}" for axis in order_of(strategy) if (degree := getattr(strategy.mesh, axis)) > 1]
     inside = f", ep {strategy.mesh.ep} inside the data axes" if strategy.mesh.ep > 1 else ""
     return (" × ".join(shown) or "1 worker") + inside
 

@@ -19,6 +19,7 @@ from meshwright.graph.capture import capture
 from meshwright.graph.capture_batch import batch_bytes
 from meshwright.hardware import Cluster, LoadMeter, read_cluster
 from meshwright.plan import (
+    USUAL_ORDER_PIN,
     Goal,
     Pins,
     Plan,
@@ -327,7 +328,9 @@ def merged_goal(goal: Goal, *, pins: Pins, allow: tuple[Allowance, ...]) -> Goal
 def _plan_for_world(job: Job, batch: Any, role: Role, *, pins: Pins, allow: tuple[Allowance, ...]) -> Plan:
     cluster = _cluster(role, _say_nothing)
     goal = read_toml(Goal, role.goal) if role.goal else Goal()
-    goal = merged_goal(goal, pins=replace(pins, workers=role.world_size), allow=allow)
+    # processes that stand already have their ranks, which count as the usual order does
+    pins = replace(pins, workers=role.world_size, order=pins.order or USUAL_ORDER_PIN)
+    goal = merged_goal(goal, pins=pins, allow=allow)
     graph = _with_program(job, batch, capture(job.model, job.optimizer, job.loss, batch), cluster, goal.pins)
     experience = Experience(graph=graph, cluster=cluster, load=hardware.load_now)
     correction = experience.correction(goal.pins, basis="model")

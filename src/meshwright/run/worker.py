@@ -8,11 +8,13 @@ import os
 import runpy
 import sys
 import traceback
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from meshwright.documents import read_toml, write_text
 from meshwright.errors import MeshwrightError, UsageError, WorkerError, to_json
-from meshwright.plan import Plan
+from meshwright.plan import Plan, rank_at
 from meshwright.run._ending import INTERRUPTED, Ending, end_on_signals, end_with_parent
 from meshwright.run._processor import prepare
 from meshwright.run._role import Role, role_of
@@ -27,7 +29,7 @@ def main(arguments: list[str]) -> int:
     Args:
         arguments: the script and its own arguments.
     """
-    role = role_of(os.environ)
+    role = _of_its_place(role_of(os.environ))
     session = Session(role)
     CURRENT.set(session)
     end_with_parent()
@@ -49,6 +51,18 @@ def main(arguments: list[str]) -> int:
         session.finish("failed", reason=f"{type(error).__name__}: {error}")
         return 1
     return 0
+
+
+def _of_its_place(role: Role) -> Role:
+    """The role with the rank that the plan has at this place; others read it from the environment, too."""
+    if role.kind not in ("run", "verify") or role.plan is None or role.world_size == 1:
+        return role
+    with suppress(MeshwrightError):  # `_take_place` reads it again, and says what is wrong with it
+        strategy = read_toml(Plan, role.plan).strategy
+        if strategy.num_workers == role.world_size:
+            role = replace(role, rank=rank_at(strategy, role.rank))
+            os.environ["RANK"] = str(role.rank)
+    return role
 
 
 def _take_place(role: Role) -> None:

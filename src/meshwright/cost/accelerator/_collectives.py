@@ -50,6 +50,12 @@ class Collectives:
         """What a device's network card reaches."""
         return self.machine.network * self.shares.network
 
+    @property
+    def reaches(self) -> tuple[int, ...]:
+        """Devices of what the inner link joins, and of a rack where there are any."""
+        rack = self.machine.rack
+        return (self.machine.domain,) if rack is None else (self.machine.domain, rack.devices)
+
     def span(self, size: int, stride: int) -> tuple[int, int]:
         """Members of a group in one host, and its hosts."""
         inside = max(1, min(size, self.machine.domain // stride))

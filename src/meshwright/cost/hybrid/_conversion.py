@@ -2,10 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from string import digits
 
 from meshwright.cost._split import Pipeline, Placement
 from meshwright.cost._strategy import Batch, Strategy, Worker
-from meshwright.cost.hybrid._layout import Layout, Order, Replica
+from meshwright.cost.hybrid._layout import Layout, Replica
+from meshwright.cost.hybrid._order import USUAL_ORDER, Order, live, normal, strides
 from meshwright.cost.hybrid._units import Units
 from meshwright.errors import PlanError
 from meshwright.graph import Graph, SplitParameter
@@ -69,7 +71,7 @@ def layout_of(strategy: Strategy, units: Units, hosts: Sequence[Host]) -> Layout
         precision=strategy.precision,
         exchange=strategy.exchange,
         threads=strategy.workers[0].threads if on_cpu else 1,
-        order=_order(strategy),
+        order=order_of(strategy, hosts),
     )
 
 
@@ -79,19 +81,49 @@ def sorts_of(strategy: Strategy, hosts: Sequence[Host]) -> tuple[int, ...]:
     return tuple(numbers.setdefault(sort, len(numbers)) for sort in _sorts(strategy, hosts))
 
 
-def _order(strategy: Strategy) -> Order:
-    """Whether the first worker's neighbour in the pipeline is the next device, or its neighbour on the data axes is."""
+def order_of(strategy: Strategy, hosts: Sequence[Host] = ()) -> Order:
+    """The order of a strategy's axes: by how far its first worker's neighbours stand from it, the usual one in doubt.
+
+    Args:
+        hosts: those that train, as they are filled one after another; none: as their names are numbered.
+    """
     mesh, workers = strategy.mesh, strategy.workers
-    if mesh.pp == 1 or mesh.num_shares == 1:
-        return "pipeline_outside"
-    inner = mesh.tp * mesh.cp
-    after, beside = workers[inner * mesh.num_shares], workers[inner]
-    place = [(worker.host, worker.device) for worker in (after, beside)]
-    home = workers[0].host
-    if place[0][0] == home and place[1][0] != home:
-        return "pipeline_inside"
-    near = place[0][0] == place[1][0] == home and after.device.partition(":")[2] < beside.device.partition(":")[2]
-    return "pipeline_inside" if near else "pipeline_outside"
+    several = live(mesh, USUAL_ORDER)
+    if len(several) < 2:
+        return USUAL_ORDER
+    ranks = strides(mesh, USUAL_ORDER)
+    asked = [workers[0], *(workers[ranks[axis]] for axis in several)]
+    machines = [_machine(one, hosts) for one in asked] if hosts else _numbered([one.host for one in workers], asked)
+    places = [_local_place(one) for one in asked]
+    apart = {
+        axis: (abs(machine - machines[0]), abs(place - places[0]))
+        for axis, machine, place in zip(several, machines[1:], places[1:], strict=True)
+    }
+    return normal(mesh, sorted(several, key=apart.__getitem__, reverse=True))
+
+
+def _machine(worker: Worker, hosts: Sequence[Host]) -> int:
+    """Which machine a worker is on, in the order in which they are filled."""
+    before = 0
+    for host in hosts:
+        number = _number(worker, host)
+        if number is not None:
+            return before + number
+        before += host.count
+    return before
+
+
+def _numbered(names: Sequence[str], asked: Sequence[Worker]) -> list[int]:
+    """The same by the machines' names."""
+    listed = sorted(set(names), key=lambda name: (name.rstrip(digits), int(name[len(name.rstrip(digits)) :] or 0)))
+    return [listed.index(one.host) for one in asked]
+
+
+def _local_place(worker: Worker) -> int:
+    """Which device of its machine a worker is on, or its first core."""
+    if worker.device == "cpu":
+        return min(worker.cores, default=0)
+    return int(worker.device.partition(":")[2] or 0)
 
 
 def _unit(path: str, places: dict[str, int]) -> int:
@@ -151,12 +183,16 @@ def _kinds(strategy: Strategy, hosts: Sequence[Host], share: int) -> tuple[int, 
 
 
 def _kind(worker: Worker, hosts: Sequence[Host]) -> int:
-    for number, host in enumerate(hosts):
-        stem, _, index = worker.host.rpartition("-")
-        several = stem == host.name and index.isdigit() and int(index) < host.count
-        if worker.host == host.name or (host.count > 1 and several):
-            return number
-    return 0
+    return next((number for number, host in enumerate(hosts) if _number(worker, host) is not None), 0)
+
+
+def _number(worker: Worker, host: Host) -> int | None:
+    """Which of the machines that a host entry stands for a worker is on; None where it is on none of them."""
+    if worker.host == host.name:
+        return 0
+    stem, _, index = worker.host.rpartition("-")
+    several = host.count > 1 and stem == host.name and index.isdigit() and int(index) < host.count
+    return int(index) if several else None
 
 
 def _placements(layout: Layout, graph: Graph) -> tuple[Placement, ...]:

@@ -21,11 +21,13 @@ from meshwright.cost._lossy import (
     sent_along,
     shard_copies,
 )
+from meshwright.cost._mesh import Axis
 from meshwright.cost._prediction import Collective
 from meshwright.cost._workload import Column
 from meshwright.cost.accelerator import Slowdown, after_backward, least_waited
 from meshwright.cost.hybrid._exchanges import Exchanges
 from meshwright.cost.hybrid._layout import Layout
+from meshwright.cost.hybrid._order import mean_stride
 from meshwright.cost.hybrid._pieces import Weights
 from meshwright.cost.hybrid._units import gradient_bytes, trained_elements
 from meshwright.graph import Graph
@@ -34,6 +36,7 @@ from meshwright.units import Bytes, BytesPerSecond, Seconds
 
 _LOSS_SIZE = 16
 _FLOAT: Bytes = 4
+_DATA: tuple[Axis, ...] = ("dp_replicate", "dp_shard")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,8 +207,9 @@ class DataExchange:
             found.append(one)
 
         common = gradients - expert
-        # as many of them in a host as of neighbours so far apart: pipelines may lie between the data ranks
-        step = layout.stride("dp_shard") // context
+        # as many of them in a host as of neighbours so far apart: other axes may lie between the data ranks
+        axes: tuple[tuple[int, Axis], ...] = ((replicate, "dp_replicate"), (shard, "dp_shard"), (context, "cp"))
+        step = mean_stride((degree, layout.stride(axis)) for degree, axis in axes)
         if layout.sharding == "none":
             add("all_reduce", "data", replicate * shard * context, step, common)
             add("all_reduce", "data", replicate * shard * context // mesh.ep, step * mesh.ep, expert)
@@ -231,7 +235,7 @@ class DataExchange:
         habits = self._exchanges.habits
         hiding, share, gathering = 1.0, 0.0, 1.0
         if habits is not None:
-            slowdown = self._exchanges.slowdown(layout.mesh.num_shares, layout.stride("dp_shard"))
+            slowdown = self._exchanges.slowdown(layout.mesh.num_shares, layout.stride_among(*_DATA))
             hiding, share = least_waited(habits, slowdown)
             gathering = habits.gather_exposed
         return (hiding, share, gathering) if layout.exchange.overlap else (0.0, 1.0, gathering)
@@ -267,7 +271,7 @@ class DataExchange:
         """What of exchanging gradients, and then parameters, nothing hides (s)."""
         habits = self._exchanges.habits
         if habits is not None:
-            slowdown = self._exchanges.slowdown(layout.mesh.num_shares, layout.stride("dp_shard"))
+            slowdown = self._exchanges.slowdown(layout.mesh.num_shares, layout.stride_among(*_DATA))
             return after_backward(reduced, gathered, window if layout.exchange.overlap else 0.0, habits, slowdown)
         tail = reduced * min(1.0, layout.exchange.bucket_size / max(1.0, gradients))
         return gathered + (max(tail, reduced - window) if layout.exchange.overlap else reduced)

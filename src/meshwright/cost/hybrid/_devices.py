@@ -46,6 +46,7 @@ class Devices:
         collectives: between them; None where the links' own figures count.
         fitted: to published runs.
         habits: of what runs on them.
+        host_links: how fast each and its host's memory exchange data, the slower way of both; 0 where not known (B/s).
     """
 
     hosts: tuple[Host, ...]
@@ -53,6 +54,7 @@ class Devices:
     collectives: Collectives | None
     fitted: Calibration
     habits: Habits
+    host_links: tuple[BytesPerSecond, ...]
 
     @property
     def own_habits(self) -> Habits | None:
@@ -111,10 +113,7 @@ class Devices:
 
     def host_link(self, kind: int) -> BytesPerSecond:
         """How fast a device and its host's memory exchange data, the slower way of both; 0 where that is not known."""
-        rows = self.hosts[kind].device.operation_rates
-        ways = {way: max((row.bandwidth for row in rows if row.kind == "copy" and row.variant == way), default=0.0)
-                for way in ("to_device", "from_device")}  # fmt: skip
-        return min(ways.values())
+        return self.host_links[kind]
 
     def least_step(self, micro_batches: int) -> Seconds:
         """What a step takes at least besides computing and exchanging (s)."""
@@ -162,7 +161,17 @@ def devices_of(cluster: Cluster, hosts: Sequence[Host], fitted: Calibration, hab
     if all(machines) and not measured:
         where = machine_of(cluster, host=smallest, num_devices=sum(host.count * host.devices for host in hosts))
         collectives = Collectives(where, fitted.network)
-    return Devices(hosts=tuple(hosts), machines=machines, collectives=collectives, fitted=fitted, habits=habits)
+    return Devices(
+        hosts=tuple(hosts), machines=machines, collectives=collectives, fitted=fitted, habits=habits,
+        host_links=tuple(map(_host_link, hosts)),
+    )  # fmt: skip
+
+
+def _host_link(host: Host) -> BytesPerSecond:
+    rows = host.device.operation_rates
+    ways = ("to_device", "from_device")
+    return min(max((row.bandwidth for row in rows if row.kind == "copy" and row.variant == way), default=0.0)
+               for way in ways)  # fmt: skip
 
 
 def _machine(host: Host) -> Machine | None:

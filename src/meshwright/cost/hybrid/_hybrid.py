@@ -1,7 +1,8 @@
 """Prices layouts of one graph on one cluster: time, memory, energy and money; what they share is computed once."""
 
+from collections.abc import Iterable
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from math import exp
 
 import numpy as np
@@ -226,7 +227,14 @@ class HybridPricer:
 
     def transfers(self, layout: Layout, replica: Replica) -> list[Seconds]:
         """Time over every cut (s)."""
-        return [self.exchanges.transfer(layout, self._carried(layout, replica, bound)) for bound in layout.bounds[1:]]
+        ways, carried = self.exchanges.ways(layout, len(layout.bounds)), partial(self._carried, layout, replica)
+        each = zip(map(carried, layout.bounds[1:]), ways, strict=True)
+        return [self.exchanges.transfer(layout, size, apart=way) for size, way in each]
+
+    def least_transfer(self, layout: Layout, replica: Replica, bounds: Iterable[int], *, apart: int) -> Seconds:
+        """Time over a cut as long as one of `Exchanges.ways`, before the unit of some that gets least (s)."""
+        size = min(self._carried(layout, replica, bound) for bound in bounds)
+        return self.exchanges.transfer(layout, size, apart=apart)
 
     def _carried(self, layout: Layout, replica: Replica, bound: int) -> float:
         """What one worker hands over a cut; with the sequence split, its part (B)."""
@@ -350,14 +358,11 @@ class HybridPricer:
             for item in listed if float(units @ item.size) > 0
         ]  # fmt: skip
         if layout.mesh.pp > 1:
-            cuts = [
-                bound
-                for place, bound in enumerate(layout.bounds[1:], 1)
-                if rank in ((place - 1) % stages.workers, place % stages.workers)
-            ]
-            sizes = [self._carried(layout, replica, bound) for bound in cuts]
-            times = [self.exchanges.transfer(layout, size) for size in sizes]
-            found.append(Collective(name="send", axis="pp", count=2 * count * len(cuts),
+            every = zip(layout.bounds[1:], self.transfers(layout, replica), strict=True)
+            around = (rank, (rank + 1) % stages.workers)  # of the stages there, the cut before is its own
+            own = [(bound, time) for stage, (bound, time) in enumerate(every, 1) if stage % stages.workers in around]
+            sizes, times = [self._carried(layout, replica, bound) for bound, _ in own], [time for _, time in own]
+            found.append(Collective(name="send", axis="pp", count=2 * count * len(own),
                                     size=round(2 * count * sum(sizes)), duration=2 * count * sum(times)))  # fmt: skip
         found += self.data.in_shards(layout, self.local(layout.division)[1], units)
         return tuple(found)

@@ -9,10 +9,10 @@ from meshwright.cost._mesh import Axis, Mesh
 from meshwright.cost._split import Schedule
 from meshwright.cost._strategy import Exchange, Kernels, Offload, Precision, Sharding
 from meshwright.cost.hybrid._local import Division, SequenceMode
+from meshwright.cost.hybrid._order import USUAL_ORDER, Order, mean_stride, strides
 from meshwright.cost.hybrid._pipeline_time import Form
 
 AttentionMode = Literal["ring", "all_to_all"]
-Order = Literal["pipeline_outside", "pipeline_inside"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +50,7 @@ class Layout:
         precision: data types.
         exchange: of gradients.
         threads: of a worker on a processor.
-        order: whether neighbours in the pipeline stand farther apart than neighbours on the data axes, or nearer.
+        order: of the mesh axes on the devices, from the one whose neighbours stand farthest apart to the nearest.
     """
 
     mesh: Mesh
@@ -68,7 +68,7 @@ class Layout:
     precision: Precision = Precision()
     exchange: Exchange = Exchange(transport="nccl")
     threads: int = 1
-    order: Order = "pipeline_outside"
+    order: Order = USUAL_ORDER
 
     @property
     def division(self) -> Division:
@@ -133,23 +133,11 @@ class Layout:
 
     def stride(self, axis: Axis) -> int:
         """How many devices apart neighbours on an axis stand."""
-        mesh = self.mesh
-        inner = mesh.tp * mesh.cp
-        outside = self.order == "pipeline_outside"
-        data = inner if outside else inner * mesh.pp
-        match axis:
-            case "tp":
-                return 1
-            case "cp":
-                return mesh.tp
-            case "ep":
-                return mesh.tp if mesh.cp > 1 or outside else data
-            case "dp_shard":
-                return data
-            case "dp_replicate":
-                return data * mesh.dp_shard
-            case "pp":
-                return inner * mesh.num_shares if outside else inner
+        return strides(self.mesh, self.order)[axis]
+
+    def stride_among(self, *axes: Axis) -> int:
+        """How many devices apart neighbours in a group over several axes stand, in the mean (`mean_stride`)."""
+        return mean_stride((getattr(self.mesh, axis), self.stride(axis)) for axis in axes)
 
     @property
     def form(self) -> Form:

@@ -6,7 +6,7 @@ worker would. Exchanges take a latency for each of a whole number of buckets and
 carry; rounding to whole buckets spares at most the cost of one.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -46,20 +46,25 @@ class Least:
         self._slopes: dict[tuple, _Slopes] = {}
         self._updates: dict[tuple, Column] = {}
         self._rows = np.eye(pricer.units.num_kinds)
+        sizes = {(size.fixed, size.per_example): bound for bound, size in pricer.units.cuts.items()}
+        self._lightest = tuple(sizes.values())
 
     def overhead(self, layout: Layout) -> Seconds:
         """What a step takes besides computing, exchanging and updating (s)."""
         return self._pricer.devices.least_step(layout.micro_batches)
 
-    def sent(self, layout: Layout) -> Seconds:
-        """What a worker spends on what crosses one of its cuts, there and back (s)."""
+    def sent(self, layout: Layout, num_stages: int) -> tuple[Seconds, ...]:
+        """What both workers at each cut spend on what crosses it, there and back (s)."""
         pricer = self._pricer
-        habits = pricer.devices.own_habits
-        if habits is None or layout.mesh.pp == 1:
-            return 0.0
-        lightest = {(size.fixed, size.per_example): bound for bound, size in pricer.units.cuts.items()}
-        layout = replace(layout, bounds=(0, *lightest.values()))
-        return habits.send * min(min(pricer.transfers(layout, replica)) for replica in layout.replicas)
+        habits, ways = pricer.devices.own_habits, pricer.exchanges.ways(layout, num_stages)
+        if habits is None:
+            return (0.0,) * len(ways)
+        each = {
+            way: habits.send
+            * min(pricer.least_transfer(layout, one, self._lightest, apart=way) for one in layout.replicas)
+            for way in set(ways)
+        }
+        return tuple(each[way] for way in ways)
 
     def after(self, layout: Layout) -> After:
         """What exchange, update and state add after the last backward."""

@@ -139,6 +139,7 @@ def _tier(pricer: HybridPricer, layout: Layout, axis: str) -> str:
         degree, stride = layout.islands, mesh.dp_replicate // layout.islands * layout.stride("dp_replicate")
     else:
         degree = mesh.num_shares * mesh.cp // layout.islands if axis == "data" else getattr(mesh, axis)
-        stride = layout.stride("dp_shard" if axis == "data" else axis)  # type: ignore[arg-type]
+        among = ("dp_replicate", "dp_shard", "cp") if axis == "data" else (axis,)
+        stride = layout.stride_among(*among)  # type: ignore[arg-type]
     host = min(pricer.hosts, key=lambda one: one.devices)
     return crossed_tier(pricer.cluster, host, Group(degree=degree, stride=stride))

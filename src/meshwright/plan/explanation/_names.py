@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from meshwright.cost.hybrid import HybridPricer, Layout
+from meshwright.cost.hybrid import USUAL_ORDER, HybridPricer, Layout
+from meshwright.plan._axis_order import worded
 
 AXES = {"tp": "tensor", "cp": "context", "ep": "expert", "pp": "pipeline", "dp_shard": "shards",
         "dp_replicate": "replicas", "data": "data", "islands": "islands"}  # fmt: skip
@@ -25,8 +26,9 @@ def summary(layout: Layout, devices: str = "") -> str:
         parts.append(f"expert {mesh.ep}")
     if mesh.pp > 1:
         chunks = len(layout.bounds) // mesh.pp
-        inside = ", inside replicas" if layout.order == "pipeline_inside" else ""
-        parts.append(f"pipeline {mesh.pp} ({layout.schedule}{f' × {chunks}' if chunks > 1 else ''}{inside})")
+        parts.append(f"pipeline {mesh.pp} ({layout.schedule}{f' × {chunks}' if chunks > 1 else ''})")
+    if layout.order != USUAL_ORDER:
+        parts.append(f"from far to near: {worded(mesh, layout.order)}")
     if layout.micro_batches > 1:
         parts.append(f"{layout.micro_batches} micro-batches")
     if layout.recomputed:

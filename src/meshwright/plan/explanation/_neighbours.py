@@ -8,16 +8,19 @@ from typing import Any, get_args
 from meshwright.cost import Sharding
 from meshwright.cost.hybrid import HybridPricer, Layout, Price
 from meshwright.graph import Splits
+from meshwright.plan._axis_order import pin_of
 from meshwright.plan._goal import Goal, Pins
 from meshwright.plan.explanation._comparison import beyond_limits, settled, too_large, why_not
 from meshwright.plan.explanation._departures import other_departures
-from meshwright.plan.search import Aim, Effort, Search, limits
+from meshwright.plan.search import Aim, Effort, Search, limits, orders_beside
 
 _QUICK = Effort(priced=4, visited=60, total=240)
 _LONGER = Effort(priced=4, visited=60, total=1200)  # where bounds do not settle yet that the chosen layout is better
 # Choices that follow every change, unless they are pinned.
-_UNFIXED = ("recompute", "compiled", "offload", "reduction", "compression", "compression_rank", "compression_share",
-            "updates", "interval", "islands", "outer_rate", "outer_momentum", "fragments", "delay")  # fmt: skip
+_UNFIXED = (
+    "order", "recompute", "compiled", "offload", "reduction", "compression", "compression_rank", "compression_share",
+    "updates", "interval", "islands", "outer_rate", "outer_momentum", "fragments", "delay",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +52,9 @@ def neighbours(
     """
     fixed = pins_of(chosen)
     others = other_departures(chosen, goal.allow)
-    for name, value in (*_changes(pricer.graph.splits or Splits(), chosen), *others):
+    reaches = pricer.exchanges.reaches(chosen)
+    orders = [("order", pin_of(one)) for one in orders_beside(chosen.mesh, chosen.order, reaches)]
+    for name, value in (*_changes(pricer.graph.splits or Splits(), chosen), *orders, *others):
         if getattr(goal.pins, name) is not None:
             continue
         pins = relaxed(fixed, goal.pins, name, value)

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, permutations, product
+from itertools import permutations, product
 from math import ceil
 
-from meshwright.cost import Exchange, Kernels, Mesh, Offload, Precision, Schedule, Sharding
-from meshwright.cost.hybrid import AttentionMode, Form, HybridPricer, Layout, Order, Replica
+from meshwright.cost import Exchange, Mesh, Offload, Schedule, Sharding
+from meshwright.cost.hybrid import AttentionMode, Form, HybridPricer, Layout, Replica, live
 from meshwright.graph import Splits
-from meshwright.hardware import Host
 from meshwright.plan._goal import Goal
-from meshwright.plan._layouts import divisors, doublings
-from meshwright.plan._space import accumulations, kernel_choices, may_offload, offloads, precisions
+from meshwright.plan._layouts import divisors
+from meshwright.plan._space import accumulations, may_offload
+from meshwright.plan.search._choices import Choices, Devices, pinned_among
+from meshwright.plan.search._reordered import first_orders, turned
 from meshwright.plan.search._sending import carrier, may_flow, sent
 from meshwright.plan.search._shards import with_shards
 from meshwright.units import MIB, Bytes
@@ -40,91 +41,8 @@ class Frame:
         return form_of(self.layout, self.layout.schedule, self.num_stages)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Devices:
-    """Devices in use, in the order of ranks.
-
-    Args:
-        kinds: which of the cluster's training hosts.
-        counts: how many of each.
-    """
-
-    kinds: tuple[int, ...]
-    counts: tuple[int, ...]
-
-    @property
-    def total(self) -> int:
-        """All of them."""
-        return sum(self.counts)
-
-
 def _anything(_shape: Layout, _examples: float) -> bool:
     return True
-
-
-def device_sets(hosts: Sequence[Host], goal: Goal) -> Iterator[Devices]:
-    """Which devices to use, most first: all, or doublings; of mixed clusters every combination of kinds."""
-    if len(hosts) == 1:
-        for count in reversed(_counts(hosts[0], goal)):
-            yield Devices(kinds=(0,), counts=(count,))
-        return
-    whole = [host.count * host.devices for host in hosts]
-    numbers = range(len(hosts))
-    for size in range(len(hosts), 0, -1):
-        for kinds in combinations(numbers, size):
-            counts = tuple(whole[kind] for kind in kinds)
-            if goal.pins.workers in (None, sum(counts)):
-                yield Devices(kinds=kinds, counts=counts)
-
-
-def _counts(host: Host, goal: Goal) -> tuple[int, ...]:
-    total = host.count * (host.device.cores if host.device.kind == "cpu" else host.devices)
-    if goal.pins.workers is not None:
-        return (goal.pins.workers,) if goal.pins.workers <= total else ()
-    return divisors(total) if host.device.kind == "cpu" else doublings(total)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Choices:
-    """What may be combined, after the pins.
-
-    Args:
-        splits: of the graph.
-        goal: with the pins.
-        kernels: implementations.
-        precisions: data types.
-        offloads: what may be kept in the hosts' memory.
-        hosts: those that train.
-    """
-
-    splits: Splits
-    goal: Goal
-    hosts: tuple[Host, ...]
-    kernels: tuple[Kernels, ...]
-    precisions: tuple[Precision, ...]
-    offloads: tuple[Offload, ...] = ("none",)
-
-
-def choices_of(pricer: HybridPricer, goal: Goal) -> Choices:
-    """What may be combined for a graph on a cluster."""
-    device = pricer.hosts[0].device
-    found = precisions(device, goal, num_workers=1)  # how gradients are sent is asked once there are data ranks
-    kernels = kernel_choices(pricer.graph, device, goal)
-    fused = [one for one in kernels if one.optimizer == "fused"]
-    return Choices(
-        splits=pricer.graph.splits or Splits(),
-        goal=goal,
-        hosts=pricer.hosts,
-        kernels=tuple(fused or kernels),  # the same update in the same order, with less memory
-        precisions=found,
-        offloads=tuple(_pinned(goal.pins.offload, _offloads(pricer))) or ("none",),
-    )
-
-
-def _offloads(pricer: HybridPricer) -> tuple[Offload, ...]:
-    """What may be kept in the hosts' memory, whichever of the kinds a worker stands on."""
-    found = (offloads(pricer.graph, host.device) for host in pricer.hosts)
-    return min(found, key=len)
 
 
 def shapes(
@@ -140,15 +58,15 @@ def shapes(
     """
     splits, pins = choices.splits, choices.goal.pins
     tensor, context, expert = splits.tensor, splits.context, splits.expert
-    for tp in _pinned(pins.tensor, (1, *(tensor.degrees if tensor else ()))):
-        for cp in _pinned(pins.context, (1, *(context.degrees if context else ()))):
-            for pp in _pinned(pins.pipeline, range(1, len(splits.cuts) + 2)):
+    for tp in pinned_among(pins.tensor, (1, *(tensor.degrees if tensor else ()))):
+        for cp in pinned_among(pins.context, (1, *(context.degrees if context else ()))):
+            for pp in pinned_among(pins.pipeline, range(1, len(splits.cuts) + 2)):
                 dp, rest = divmod(devices.total, tp * cp * pp)
                 if rest or dp < 1 or dp > pricer.graph.batch_size:
                     continue
                 if len(devices.kinds) > 1 and not _whole(devices, Mesh(pp=pp, dp_replicate=dp, cp=cp, tp=tp)):
                     continue
-                for ep in _pinned(pins.expert, (1, *(expert.degrees if expert else ()))):
+                for ep in pinned_among(pins.expert, (1, *(expert.degrees if expert else ()))):
                     if (dp * cp) % ep == 0:
                         mesh = Mesh(pp=pp, dp_replicate=dp, cp=cp, ep=ep, tp=tp)
                         yield from _modes(pricer, choices, devices, mesh, worth)
@@ -171,8 +89,8 @@ def _modes(
     )  # fmt: skip
     examples = ceil(pricer.graph.batch_size / mesh.num_shares)
     counts = accumulations(pricer.graph, (1,) * mesh.num_shares, choices.goal)
-    places = host.device.cores // threads if on_cpu else host.devices
-    ways = list(product(_attentions(choices.splits, mesh), _orders(mesh, devices, places=places, on_cpu=on_cpu)))
+    firsts = first_orders(pricer, choices, devices, mesh, threads=threads)
+    ways = list(product(_attentions(choices.splits, mesh), firsts))
     for sequence, kernels, precision in product(_sequences(choices, mesh), choices.kernels, choices.precisions):
         for count in counts:
             base = Layout(
@@ -192,7 +110,7 @@ def _modes(
 def _sequences(choices: Choices, mesh: Mesh) -> Sequence:
     tensor = choices.splits.tensor
     legal = ("whole", "split") if mesh.tp > 1 and tensor is not None and tensor.split else ("whole",)
-    return _pinned(choices.goal.pins.sequence, legal)
+    return pinned_among(choices.goal.pins.sequence, legal)
 
 
 def _attentions(splits: Splits, mesh: Mesh) -> tuple[AttentionMode, ...]:
@@ -200,18 +118,6 @@ def _attentions(splits: Splits, mesh: Mesh) -> tuple[AttentionMode, ...]:
         return ("ring",)
     handed = splits.context.all_to_all_degrees
     return ("ring", "all_to_all") if mesh.cp * mesh.tp in handed or (mesh.cp in handed and mesh.tp == 1) else ("ring",)
-
-
-def _orders(mesh: Mesh, devices: Devices, *, places: int, on_cpu: bool) -> tuple[Order, ...]:
-    """The pipeline inside the data axes only where it then stays within a host, or keeps each replica on one kind.
-
-    Args:
-        places: workers that a host has room for.
-    """
-    near = mesh.tp * mesh.cp * mesh.pp <= places or len(devices.kinds) > 1
-    several = not on_cpu or mesh.num_workers > places
-    both = mesh.pp > 1 and mesh.num_shares > 1 and near and several
-    return ("pipeline_outside", "pipeline_inside") if both else ("pipeline_outside",)
 
 
 def _replicas(pricer: HybridPricer, devices: Devices, layout: Layout) -> tuple[Replica, ...] | None:
@@ -224,10 +130,11 @@ def _replicas(pricer: HybridPricer, devices: Devices, layout: Layout) -> tuple[R
     if len(devices.kinds) == 1:
         return (Replica(count=mesh.num_shares, kinds=(devices.kinds[0],) * mesh.pp, examples=even),)
     inner = mesh.tp * mesh.cp
-    block = inner * (mesh.num_shares if layout.order == "pipeline_outside" and mesh.pp > 1 else mesh.pp)
+    by_stage = live(mesh, layout.order)[:1] == ("pp",)
+    block = inner * (mesh.num_shares if by_stage else mesh.pp)
     if any(count % block for count in devices.counts):
         return None
-    if layout.order == "pipeline_outside" and mesh.pp > 1:
+    if by_stage:
         kinds = tuple(
             kind for kind, count in zip(devices.kinds, devices.counts, strict=True) for _ in range(count // block)
         )
@@ -262,7 +169,7 @@ def _by_speed(
 
 def frames(pricer: HybridPricer, shape: Layout, choices: Choices) -> Iterator[Frame]:
     """Sharding, sending, schedules, numbers of stages and the order of kinds for a shape."""
-    for layout in (one for level in levels(shape, choices) for one in with_shards(pricer, choices.goal, level)):
+    for layout in (one for level in levels(pricer, shape, choices) for one in with_shards(pricer, choices.goal, level)):
         for schedule, stages in schedules(layout, choices):
             for one in (layout, *offloaded(layout, choices)):
                 yield from arranged(framed(one, schedule, stages))
@@ -280,7 +187,7 @@ def arranged(frame: Frame) -> Iterator[Frame]:
         yield replace(frame, layout=replace(frame.layout, replicas=placed))
 
 
-def levels(shape: Layout, choices: Choices) -> Iterator[Layout]:
+def levels(pricer: HybridPricer, shape: Layout, choices: Choices) -> Iterator[Layout]:
     """Sharding, buckets and what gradients are sent as, for a shape."""
     exchange = replace(shape.exchange, bucket_size=choices.goal.pins.bucket_size or _BUCKET_SIZE)
     departs = bool(choices.goal.allow) or choices.goal.pins.updates is not None
@@ -290,7 +197,8 @@ def levels(shape: Layout, choices: Choices) -> Iterator[Layout]:
             # torch scatters and gathers parameters over a process group of its own
             layout = replace(layout, exchange=replace(exchange, transport="gloo"))
         if _goes(layout, layout.offload, choices.goal):
-            yield from sent(layout, choices.goal, choices.hosts) if departs else (layout,)
+            for one in turned(pricer, layout, choices):
+                yield from sent(one, choices.goal, choices.hosts) if departs else (one,)
 
 
 def offloaded(layout: Layout, choices: Choices) -> Iterator[Layout]:
@@ -346,7 +254,7 @@ def _shardings(shape: Layout, goal: Goal) -> Iterator[tuple[Sharding, Mesh]]:
     shares = mesh.num_shares
     single = shape.micro_batches == 1 or pins.sharding == "gradients"
     levels: tuple[Sharding, ...] = ("none", "optimizer", *(("gradients",) if single else ()), "parameters")
-    for level in _pinned(pins.sharding, levels):
+    for level in pinned_among(pins.sharding, levels):
         sharded = _thinned(divisors(shares)) if level == "parameters" and pins.shard is None else divisors(shares)
         sharded = sharded if level == "parameters" else (shares,)
         for shard in (1,) if level == "none" else tuple(degree for degree in sharded if degree > 1):
@@ -369,9 +277,3 @@ def _schedules(workers: int, cuts: int, micro_batches: int, pinned: Schedule | N
     for chunks in _CHUNKS:
         if workers * chunks <= cuts + 1 and micro_batches > 1:
             yield "interleaved", chunks
-
-
-def _pinned(pinned: object, options: Sequence) -> Sequence:
-    if pinned is None:
-        return options
-    return tuple(option for option in options if option == pinned)

@@ -7,13 +7,15 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from meshwright.cost import Schedule
-from meshwright.cost.hybrid import After, HybridPricer, Layout
+from meshwright.cost import Offload, Schedule
+from meshwright.cost.hybrid import ANY_ORDER, USUAL_ORDER, After, HybridPricer, Layout
 from meshwright.plan._goal import Goal
 from meshwright.plan.search._aim import Aim
 from meshwright.plan.search._bubble import bubble, least_step
-from meshwright.plan.search._frame import Choices, Frame, arranged, form_of, framed, levels, offloaded, schedules
+from meshwright.plan.search._choices import Choices
+from meshwright.plan.search._frame import Frame, arranged, form_of, framed, levels, offloaded, schedules
 from meshwright.plan.search._limits import limits
+from meshwright.plan.search._reordered import reordered, turned
 from meshwright.plan.search._rooms import Rooms, may_hold
 from meshwright.plan.search._shards import with_shards
 from meshwright.plan.search._work import LeastWork, Work
@@ -61,6 +63,7 @@ class Prospects:
     def __init__(self, pricer: HybridPricer, goal: Goal, aim: Aim, *, choices: Choices, work: Work) -> None:
         self._pricer, self._goal, self._aim, self._choices, self._work = pricer, goal, aim, choices, work
         self._rooms: dict[tuple, Rooms] = {}
+        self._fits: dict[Layout, dict[tuple, bool]] = {}
         self._weighed: dict[tuple, NDArray[np.float64]] = {}
         self._units = np.bincount(pricer.units.kinds, minlength=pricer.units.num_kinds).astype(np.float64)
 
@@ -77,7 +80,7 @@ class Prospects:
         """Frames of a shape that may be worth less than `most`, with a bound; parts that must go to the hosts do."""
         shape = bare.shape
         known = {(None, shape.offload == "activations"): bare.work}
-        found = (with_shards(self._pricer, self._goal, one) for one in levels(shape, self._choices))
+        found = (with_shards(self._pricer, self._goal, one) for one in levels(self._pricer, shape, self._choices))
         groups = [(layout, *offloaded(layout, self._choices)) for layout in chain(*found)]
         if not groups:
             return
@@ -89,6 +92,31 @@ class Prospects:
                 values = self._worth(layout, fits, most, known) if fits else {}
                 yield from ((value, framed(layout, *way)) for way, value in values.items())
                 here = fits if place == 0 else here
+
+    def other_orders(self, shape: Layout, most: float) -> Iterator[tuple[float, Frame]]:
+        """Frames of a shape with its axes in other orders than its own, as `frames`.
+
+        What would be too long with every axis where it is best for it is so in all orders.
+        """
+        nearest = self.of_shape(replace(shape, order=ANY_ORDER), most)
+        likely = list(self.frames(nearest, most)) if nearest is not None else []
+        if not likely:
+            return
+        draw = self._work.drawn(shape)
+        for other in reordered(self._pricer, shape, self._choices):
+            if self._aim.minimize != "memory" and self._aim.least(self._work.busy(other), *draw) >= most:
+                continue
+            bare = self.of_shape(other, most)
+            if bare is None:
+                continue
+            known = {(None, shape.offload == "activations"): bare.work}
+            for _, frame in likely:
+                way = frame.layout.schedule, frame.num_stages
+                if way not in bare.values:
+                    continue
+                for layout in turned(self._pricer, replace(frame.layout, order=other.order), self._choices):
+                    values = self._worth(layout, (way,), most, known)
+                    yield from ((value, framed(layout, *way)) for value in values.values())
 
     def of_frame(self, frame: Frame, most: float) -> float:
         """A lower bound on a frame's value; infinite where it is not less than `most`, or no stages fit the memory."""
@@ -126,25 +154,30 @@ class Prospects:
         Args:
             known: work of the shape's layouts so far, by what it depends on.
         """
-        sharded = layout.sharding == "parameters"
-        data = (layout.mesh.dp_shard, layout.shards, layout.exchange) if sharded else None
-        key = data, layout.offload == "activations"
+        sharded, away = layout.sharding == "parameters", layout.offload == "activations"
+        key = (layout.mesh.dp_shard, layout.shards, layout.exchange) if sharded else None, away
+        after = self._work.least.after(layout)
         if key not in known:
+            whole = known.get((None, away))
+            if whole is not None:  # shards only add to it
+                ways = tuple(self._values(layout, ways, whole, after, most=most))
+                if not ways:
+                    return {}
             known[key] = self._work.of(layout)
-        return self._values(layout, ways, known[key], self._work.least.after(layout), most=most)
+        return self._values(layout, ways, known[key], after, most=most)
 
     def _values(
         self, layout: Layout, ways: Iterable[Way], least: LeastWork, after: After | None, *, most: float
     ) -> dict[Way, float]:  # fmt: skip
         """Those ways of a layout that may be worth less than `most`, with a bound: work, bubble and what follows."""
         work, draw = self._work, self._work.drawn(layout)
-        sent, ahead = work.sent(layout), work.ahead(least, after)
+        ahead = work.ahead(least, after)
         follows, spared = (work.mean_after(layout, least, after), after.spared) if after is not None else (0.0, 0.0)
         held = self._held(layout) if after is not None else 0
         found = {}
         for way in ways:
             span = least_step(
-                form_of(layout, *way), least.work + 2 * (way[1] - 1) * sent, ahead=ahead, after=follows,
+                form_of(layout, *way), least.work + work.sent(layout, way[1]), ahead=ahead, after=follows,
                 spared=spared, waited=work.least.waited,
             )  # fmt: skip
             step = work.step_around(max(span, layout.micro_batches * least.shared), layout)
@@ -157,23 +190,28 @@ class Prospects:
         self, shape: Layout, layouts: Sequence[Layout], worth: Container[Way]
     ) -> list[list[Way]]:  # fmt: skip
         """Of each of a shape's layouts the ways of some that may fit the memory."""
-        weights = np.array([self.weights(one) for one in layouts])
+        weights = [self.weights(one) for one in layouts]
         whole = max(limits(self._pricer, self._goal, shape)) * shape.mesh.pp / self._pricer.correction.memory
-        may = (weights @ self._units <= whole).tolist()  # all stages together
-        ways = [
-            [way for way in schedules(one, self._choices) if way in worth] if light else []
-            for one, light in zip(layouts, may, strict=True)
-        ]
+        may = (np.array(weights) @ self._units <= whole).tolist()  # all stages together
         found: list[list[Way]] = [[] for _ in layouts]
-        for offload in dict.fromkeys(one.offload for one in layouts):
-            places = [place for place, one in enumerate(layouts) if one.offload == offload and ways[place]]
-            for way in dict.fromkeys(chain(*(ways[place] for place in places))):
-                asked = [place for place in places if way in ways[place]]
-                away = replace(shape, offload=offload) if offload != shape.offload else shape
-                fits = may_hold(self._orders(away), form_of(shape, *way), weights[asked])
-                for place, held in zip(asked, fits, strict=True):
-                    if held:
+        open_ = dict[tuple[Offload, Way], list[int]]()
+        # where its axes lie is nothing to the memory
+        known = self._fits.setdefault(replace(shape, order=USUAL_ORDER), {})
+        for place, (one, light) in enumerate(zip(layouts, may, strict=True)):
+            for way in schedules(one, self._choices) if light else ():
+                if way in worth:
+                    fits = known.get((one.offload, way, id(weights[place])))
+                    if fits is None:
+                        open_.setdefault((one.offload, way), []).append(place)
+                    elif fits:
                         found[place].append(way)
+        for (offload, way), places in open_.items():
+            away = replace(shape, offload=offload) if offload != shape.offload else shape
+            fits = may_hold(self._orders(away), form_of(shape, *way), np.array([weights[place] for place in places]))
+            for place, held in zip(places, fits.tolist(), strict=True):
+                known[offload, way, id(weights[place])] = held  # `weights` are kept
+                if held:
+                    found[place].append(way)
         return found
 
     def _held(self, layout: Layout) -> Bytes:

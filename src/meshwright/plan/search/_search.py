@@ -13,19 +13,11 @@ from meshwright.plan._goal import Goal
 from meshwright.plan.search._aim import Aim
 from meshwright.plan.search._bubble import bubble
 from meshwright.plan.search._burden import Counts
-from meshwright.plan.search._frame import (
-    Choices,
-    Devices,
-    Frame,
-    arranged,
-    choices_of,
-    device_sets,
-    keeps_all,
-    offloaded,
-    shapes,
-)
+from meshwright.plan.search._choices import Choices, Devices, choices_of, device_sets
+from meshwright.plan.search._frame import Frame, arranged, keeps_all, offloaded, shapes
 from meshwright.plan.search._limits import limits
 from meshwright.plan.search._prospects import Bare, Prospects
+from meshwright.plan.search._reordered import reaches_of, reordered
 from meshwright.plan.search._stages import ROUNDING, Effort, StageSearch
 from meshwright.plan.search._work import Work
 from meshwright.units import Dollars, Watts
@@ -163,13 +155,28 @@ class Search:
     def _of_devices(self, devices: Devices, state: _State, effort: float, *, accept: Callable[[Mesh], bool]) -> None:
         """Looks at all layouts on some devices: what looks best first, nothing whose bound is above the best found.
 
+        Every shape is looked at with its axes in one order first: what that finds leaves little of the other orders.
         Frames are probed with their most even stages. Where devices are of one kind, bounds are close: once probes have
         stopped finding anything better, all that is left is bounded first, then probed. What that leaves comes last.
         """
-        heap = _Heap(state)
-        left, later, idle = list[StageSearch](), list[StageSearch](), 0
-        for bound, shape in self._bounded(devices, state, accept=accept):
+        heap, left = _Heap(state), list[StageSearch]()
+        listed = list(self._bounded(devices, state, accept=accept))
+        for bound, shape in listed:
             heap.push(bound, bound * (1 + (shape.mesh.pp - 1) / (8 * shape.micro_batches)), shape)
+        late = self._look(devices, heap, state, left, effort)
+        for bound, shape in listed:
+            if state.work > effort:
+                state.open = min(state.open, bound)
+            elif bound < state.value * (1 - ROUNDING):
+                self._reorder(shape, heap, state)
+        late = self._look(devices, heap, state, left, effort) or late
+        self._finish(left, state, effort * (_PROBED if late else 1.0))
+
+    def _look(
+        self, devices: Devices, heap: "_Heap", state: _State, left: list[StageSearch], effort: float
+    ) -> bool:  # fmt: skip
+        """Looks at all that is in a heap, as far as the effort goes; whether some was bounded before it was probed."""
+        later, idle = list[StageSearch](), 0
         for bound, item in heap:
             if state.work > effort * (1 if state.best is not None else _PATIENCE):
                 state.open = min(state.open, bound, heap.least)
@@ -187,15 +194,20 @@ class Search:
                 before = state.value
                 self._probe(item, state, left)
                 idle = 0 if state.value < before else idle + 1
-        effort *= _PROBED if later else 1.0
-        for item in later:
+        self._probe_late(later, state, left, effort * _PROBED)
+        return bool(later)
+
+    def _probe_late(
+        self, searches: Sequence[StageSearch], state: _State, left: list[StageSearch], effort: float
+    ) -> None:  # fmt: skip
+        """Probes what was left until everything was bounded, as far as the effort goes; the rest keeps its bound."""
+        for item in searches:
             if not item.may_beat(state.value):
                 continue
             if state.work <= effort:
                 self._probe(item, state, left)
             else:
                 state.open = min(state.open, item.least(state.value))
-        self._finish(left, state, effort)
 
     def _dive(self, searches: Sequence[StageSearch], state: _State) -> None:
         """Probes frames at the end of the effort: their bounds count among what is left open already."""
@@ -213,6 +225,22 @@ class Search:
         bare = self._prospects.of_shape(shape, state.value * (1 - ROUNDING))
         if bare is not None:
             heap.push(bare.bound, bare.estimate, bare)
+        state.work += _FRAME
+
+    def _reorder(self, shape: Layout, heap: "_Heap", state: _State) -> None:
+        """Puts a shape's other orders where it was: as shapes where islands are in question, or else as frames.
+
+        What fits the memory, and what that takes, is the same in all orders; islands are not.
+        """
+        if not reaches_of(self._pricer, self._choices, shape):
+            for other in reordered(self._pricer, shape, self._choices):
+                self._look_closer(other, heap, state)
+            return
+        if self._aim == Aim(minimize=self._aim.minimize) and (state.best is None or self._aim.minimize == "memory"):
+            return
+        for low, frame in self._prospects.other_orders(shape, state.value * (1 - ROUNDING)):
+            heap.push(low, low * (1 + bubble(frame.form)), frame)
+            state.work += _FRAME
         state.work += _FRAME
 
     def _split_up(self, bare: Bare, heap: "_Heap", state: _State) -> None:

@@ -94,8 +94,8 @@ class StageSearch:
         split = self._form.schedule in ("zero_bubble", "asynchronous")
         self._way: list[list[float]] = (self._burdens.forward if split else both).min(axis=0).tolist()
         # A micro-batch passes through every unit; the fastest worker of the slowest replica bounds its time.
-        self._sent = least.sent(layout)
-        self._work = float((both @ np.array(summed[-1])).min(axis=1).max()) + 2 * (frame.num_stages - 1) * self._sent
+        sent = least.sent(layout, frame.num_stages)
+        self._work = float((both @ np.array(summed[-1])).min(axis=1).max()) + 2 * sum(sent)
         units, each = np.array(summed[-1], dtype=np.float64), np.ones(layout.mesh.pp)
         self._shared = max(least_shared(part, each, units) for part in both)
         self._draw, self._steps = pricer.draw(layout), layout.steps_over_exact
@@ -117,7 +117,7 @@ class StageSearch:
         self._walk: Walk | None = None
         if 1 < layout.mesh.pp == frame.num_stages and np.isfinite(self.bound):
             self._walk = Walk(
-                pricer, layout, self._burdens, limits=limits, recompute=recompute, sent=self._sent, after=after,
+                pricer, layout, self._burdens, limits=limits, recompute=recompute, sent=sent, after=after,
                 hiding=after.hides(mean, window),
             )  # fmt: skip
 

@@ -6,7 +6,8 @@ back). What it must compute again grows with what does not fit its memory. Each 
 so that taking as many units as possible is best for all that follow: the end is reached if any stages reach it.
 """
 
-from itertools import groupby
+from collections.abc import Sequence
+from itertools import groupby, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,16 +36,17 @@ class Walk:
         burdens: of its workers.
         limits: bytes that a worker may use, by kind of training host.
         recompute: `none` and `all` as pinned; None: as needed.
-        sent: a worker's time for what crosses one of its cuts, there and back (s).
+        sent: a worker's time for what crosses each cut, there and back (s).
         after: what follows a worker's last backward.
         hiding: of its `hides`.
     """
 
     def __init__(
         self, pricer: HybridPricer, layout: Layout, burdens: Burdens, *, limits: tuple[Bytes, ...],
-        recompute: str | None, sent: Seconds, after: After, hiding: float,
+        recompute: str | None, sent: Sequence[Seconds], after: After, hiding: float,
     ) -> None:  # fmt: skip
-        self._sent, self._count, self._workers = sent, layout.micro_batches, burdens.workers
+        self._sent = [before + behind for before, behind in pairwise((0.0, *sent, 0.0))]
+        self._count, self._workers = layout.micro_batches, burdens.workers
         self._kinds = pricer.units.kinds
         self._ends, self._run = _runs(self._kinds.tolist())
         both = burdens.forward + burdens.backward
@@ -99,11 +101,10 @@ class Walk:
         return found
 
     def _furthest(self, rank: int, place: int, span: Seconds, busy: Seconds) -> int:
-        cuts = (rank > 0) + (rank < self._workers - 1)
-        spare = (span * _SLACK - self._way[place]) / self._count - cuts * self._sent + self._spared_alone
+        spare = (span * _SLACK - self._way[place]) / self._count - self._sent[rank] + self._spared_alone
         end = self._end(self._work[rank], place, spare)
         if self._busy:
-            whole = busy * _SLACK / self._count - cuts * self._sent + self._spared_after
+            whole = busy * _SLACK / self._count - self._sent[rank] + self._spared_after
             end = min(end, self._end(self._busy[rank], place, whole))
         end = min(end, self._end(self._least[rank], place, self._room_bytes[rank]))
         if self._crowded:

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from meshwright.cost.hybrid import After, Form, HybridPricer, Layout, Least, Replica
 from meshwright.plan.search._bubble import Column, Filling, fillings, least_shared, least_shares, least_step
 from meshwright.plan.search._burden import Counts
-from meshwright.plan.search._frame import Choices, schedules
+from meshwright.plan.search._choices import Choices
+from meshwright.plan.search._frame import schedules
 from meshwright.units import Dollars, Seconds, Watts
 
 
@@ -70,6 +71,15 @@ class Work:
             shared=shared, window=window,
         )  # fmt: skip
 
+    def busy(self, shape: Layout) -> Seconds:
+        """A step at least by what each worker computes and waits for inside the model, where devices are alike (s)."""
+        [replica, *others] = shape.replicas
+        if others or len(set(replica.kinds)) > 1:
+            return 0.0
+        computed, _ = self._computing(shape, replica.kinds[0], replica.examples)
+        waited = self._pricer.exchanges.waited(shape, replica.examples, self._units)
+        return self.step_around(shape.micro_batches * (computed + waited) / shape.mesh.pp, shape)
+
     def ahead(self, least: LeastWork, after: After | None = None) -> tuple[Filling, ...]:
         """What fills a pipeline whose backwards are in halves."""
         later = after.rate(least.most) if after is not None else None
@@ -79,12 +89,13 @@ class Work:
         """What follows a worker's last backward, in the mean over workers at least (s)."""
         return after.once + after.of_mean(self._units / layout.mesh.pp, least.window)
 
-    def sent(self, layout: Layout) -> Seconds:
-        """What a worker spends at least on what crosses one of its cuts, there and back (s)."""
+    def sent(self, layout: Layout, num_stages: int) -> Seconds:
+        """What all workers together spend at least on what crosses cuts, there and back (s)."""
         examples = tuple(replica.examples for replica in layout.replicas)
-        key = layout.mesh.tp, layout.mesh.cp, layout.stride("pp"), layout.sequence, examples, layout.exchange.transport
+        mesh, how = layout.mesh, (layout.sequence, examples, layout.exchange.transport)
+        key = mesh.tp, mesh.cp, mesh.pp, num_stages, layout.stride("pp"), *how
         if key not in self._sent:
-            self._sent[key] = self.least.sent(layout)
+            self._sent[key] = 2 * sum(self.least.sent(layout, num_stages))
         return self._sent[key]
 
     def alone(self, shape: Layout) -> Seconds:
