@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from meshwright.cost import Exchange, Kernels, MemoryBreakdown, Mesh, Precision, Sharding
+from meshwright.cost import Exchange, Kernels, MemoryBreakdown, Mesh, Precision
 from meshwright.cost.accelerator import calibration, layers_per_worker
 from meshwright.cost.hybrid import HybridPricer, Layout, Replica
 from meshwright.cost.memory import SCORES_SHARE, Arrangement, Conventions
@@ -15,7 +15,6 @@ from published_rows import PublishedRow
 from published_setup import device_of_row, framework_class, links_of, stated_layers, topology_of_row
 
 _PARAMETER_BYTES = 2
-_LEVELS: tuple[Sharding, ...] = ("optimizer", "gradients", "parameters")
 _WRITTEN = {"float8_e4m3fn": "bfloat16", "tfloat32": "float32"}
 
 
@@ -25,7 +24,7 @@ def by_planner(row: PublishedRow) -> tuple[float, float, float]:
     Raises:
         UsageError: the row's model cannot be written for the capture.
     """
-    pricer = _pricer(_graph(row), cluster_of_row(row), framework_class(row.framework))
+    pricer = _pricer(graph_of_row(row), cluster_of_row(row), framework_class(row.framework))
     step = pricer.price(layout_of_row(row)).step
     low, high = pricer.devices.interval()
     return step * low, step, step * high
@@ -35,25 +34,22 @@ def peak_by_planner(row: PublishedRow) -> int:
     """Peak that the planner would give a row's strategy, of the worker that its source reports (B).
 
     What a worker holds, how long and on which stage is the planner's. Facts of the framework are how wide parameters,
-    gradients and optimizer state are kept, that shards are spread over workers which share a sequence, what its context
-    takes, and the allocator's gaps.
+    gradients and optimizer state are kept, what its context takes, and the allocator's gaps.
 
     Raises:
         UsageError: the row's model cannot be written for the capture.
     """
     own = row_conventions(row)
     width = 4 if _WRITTEN.get(row.dtype, row.dtype) == "float32" else 2
-    pricer = _pricer(_graph(row), cluster_of_row(row), framework_class(row.framework), state=own.optimizer)
-    over = {level: row.cp if row_arrangement(row, own).shards(level) > 1 else 1 for level in _LEVELS}
+    pricer = _pricer(graph_of_row(row), cluster_of_row(row), framework_class(row.framework), state=own.optimizer)
     workers = [
         _as_kept(
             replace(
                 items,
                 context=own.fixed,
                 allocator=0,
-                parameters=round(items.parameters * own.parameter / width / over["parameters"]),
-                gradients=round(items.gradients * (own.gradient + own.produced) / width / over["gradients"]),
-                optimizer=round(items.optimizer / over["optimizer"]),
+                parameters=round(items.parameters * own.parameter / width),
+                gradients=round(items.gradients * (own.gradient + own.produced) / width),
             ),
             own,
         )
@@ -68,7 +64,7 @@ def _as_kept(items: MemoryBreakdown, own: Conventions) -> int:
     return round(items.peak + (own.activations - 1) * items.activations + (own.state - 1) * state)
 
 
-def _graph(row: PublishedRow) -> Graph:
+def graph_of_row(row: PublishedRow) -> Graph:
     """A row's model as its framework writes it."""
     own = row_conventions(row)
     dtype = _WRITTEN.get(row.dtype, row.dtype)

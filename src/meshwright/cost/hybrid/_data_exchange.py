@@ -37,6 +37,8 @@ from meshwright.units import Bytes, BytesPerSecond, Seconds
 _LOSS_SIZE = 16
 _FLOAT: Bytes = 4
 _DATA: tuple[Axis, ...] = ("dp_replicate", "dp_shard")
+_SHARDS: tuple[Axis, ...] = ("dp_shard", "cp")
+_ALL: tuple[Axis, ...] = ("dp_replicate", "dp_shard", "cp")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,16 +111,22 @@ class DataExchange:
         Args:
             copying: bytes that a worker reads and writes over time when gradients are copied (B/s).
         """
-        degree, stride, choice = layout.mesh.dp_shard, layout.stride("dp_shard"), of_gradients(layout.exchange)
+        degree, stride, choice = layout.shard_group, layout.stride_among(*_SHARDS), of_gradients(layout.exchange)
         if layout.sharding != "parameters" or degree == 1:
             return None
+        experts = _share(weights.expert_parameters, weights.parameters) if layout.mesh.ep > 1 else 0.0
+        among = layout.stride_among(*_ALL) * layout.mesh.ep
 
         def times(name: CollectiveName, sizes: Column) -> Column:
-            each = (float(size) for size in sizes)
+            common, routed = sizes * (1 - experts) * layout.unevenness, sizes * experts
             return np.array(
                 [
-                    self._exchanges.time(layout, name, degree, stride, layout.unevenness * size) if size else 0.0
-                    for size in each
+                    sum(
+                        self._exchanges.time(layout, name, group, apart, float(size))
+                        for group, apart, size in ((degree, stride, one), (layout.expert_group, among, other))
+                        if size
+                    )
+                    for one, other in zip(common, routed, strict=True)
                 ]
             )
 
@@ -206,7 +214,8 @@ class DataExchange:
                 one = Collective(name=name, axis=axis, count=calls, size=round(size), duration=duration)
             found.append(one)
 
-        common = gradients - expert
+        expert = expert if mesh.ep > 1 else 0.0
+        common, group, near = gradients - expert, layout.shard_group, layout.stride_among(*_SHARDS)
         # as many of them in a host as of neighbours so far apart: other axes may lie between the data ranks
         axes: tuple[tuple[int, Axis], ...] = ((replicate, "dp_replicate"), (shard, "dp_shard"), (context, "cp"))
         step = mean_stride((degree, layout.stride(axis)) for degree, axis in axes)
@@ -215,13 +224,15 @@ class DataExchange:
             add("all_reduce", "data", replicate * shard * context // mesh.ep, step * mesh.ep, expert)
         else:
             if layout.sharding != "parameters":
-                add("reduce_scatter", "dp_shard", shard, layout.stride("dp_shard"), gradients)
-            add("all_reduce", "cp", context, layout.stride("cp"), gradients / layout.fewest_parts)
-            add("all_reduce", "dp_replicate", replicate, layout.stride("dp_replicate"), gradients / shard)
+                add("reduce_scatter", "dp_shard", group, near, common)
+                add("reduce_scatter", "dp_shard", layout.expert_group, step * mesh.ep, expert)
+            add("all_reduce", "dp_replicate", replicate, layout.stride("dp_replicate"), common / layout.fewest_parts)
         total = sum(item.duration for item in found)
         if layout.sharding in ("optimizer", "gradients"):
             handed = parameters if of_gradients(layout.exchange) is None else self._in_eight_bits(parameters)
-            add("all_gather", "dp_shard", shard, layout.stride("dp_shard"), handed)
+            routed = expert / gradients if gradients else 0.0
+            add("all_gather", "dp_shard", group, near, handed * (1 - routed))
+            add("all_gather", "dp_shard", layout.expert_group, step * mesh.ep, handed * routed)
         gathered = sum(item.duration for item in found) - total
         return Sums(collectives=tuple(found), reduced=total, gathered=gathered, passes=passes)
 
@@ -275,3 +286,8 @@ class DataExchange:
             return after_backward(reduced, gathered, window if layout.exchange.overlap else 0.0, habits, slowdown)
         tail = reduced * min(1.0, layout.exchange.bucket_size / max(1.0, gradients))
         return gathered + (max(tail, reduced - window) if layout.exchange.overlap else reduced)
+
+
+def _share(part: Column, whole: Column) -> Column:
+    """What part of each is of a sort."""
+    return np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)

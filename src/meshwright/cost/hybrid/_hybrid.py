@@ -332,7 +332,7 @@ class HybridPricer:
         """What meetings of islands add to a step of one worker, which has these units."""
         if layout.exchange.updates is None:
             return Meetings()
-        shards = layout.mesh.dp_shard if layout.sharding == "parameters" else 1
+        shards = layout.shard_group if layout.sharding == "parameters" else 1
         elements = float(units @ self.local(layout.division)[1].elements) / shards
         return meetings(layout, self.graph, self.exchanges, elements=elements, step=step, copying=copying)
 

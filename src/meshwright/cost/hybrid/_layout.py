@@ -76,29 +76,40 @@ class Layout:
         return Division(tp=self.mesh.tp, sequence=self.sequence, ep=self.mesh.ep)
 
     def parts(self, replica: Replica | None = None) -> float:
-        """In how many parts as large as a data rank's what is in shards would be; infinite for one without any.
+        """In how many parts as large as a worker's what is in shards would be; infinite for one without any.
+
+        Workers that share a sequence have the same parameters, and share out a data rank's part.
 
         Args:
             replica: whose data ranks; None: those with the smallest shards.
         """
         if self.sharding == "none" or not self.shards:
-            return self.mesh.dp_shard if self.sharding != "none" else 1
+            return self.shard_group if self.sharding != "none" else 1
         own = min(self.shards) if replica is None else self._shard(replica)
         total = sum(one.count * size for one, size in zip(self.replicas, self.shards, strict=True))
-        return total / own if own else float("inf")
+        return total * self.mesh.cp / own if own else float("inf")
+
+    @property
+    def shard_group(self) -> int:
+        """Workers that share out what is in shards: data ranks, and those that share a rank's sequences."""
+        return self.mesh.dp_shard * self.mesh.cp
+
+    @property
+    def expert_group(self) -> int:
+        """Workers that have the same experts."""
+        return self.mesh.num_shares * self.mesh.cp // self.mesh.ep
 
     @property
     def expert_ratio(self) -> float:
         """In how many times as many parts as experts' shards all others are: experts are not on all data ranks."""
-        mesh = self.mesh
-        if mesh.ep == 1 or self.sharding == "none":
+        if self.mesh.ep == 1 or self.sharding == "none":
             return 1.0
-        return self.parts() * mesh.ep / (mesh.num_shares * mesh.cp)
+        return self.parts() / self.expert_group
 
     @property
     def fewest_parts(self) -> float:
         """As `parts`, of those with the largest shards."""
-        return min(self.parts(replica) for replica in self.replicas) if self.shards else self.mesh.dp_shard
+        return min(self.parts(replica) for replica in self.replicas) if self.shards else self.shard_group
 
     def _shard(self, replica: Replica) -> int:
         pairs = list(zip(self.replicas, self.shards, strict=True))
@@ -117,7 +128,7 @@ class Layout:
         total = sum(one.count * size for one, size in zip(self.replicas, self.shards, strict=True))
         if self.exchange.transport == "shared_memory":
             return self.mesh.dp_shard * max(self.shards) / total
-        return (1 - min(self.shards) / total) / (1 - 1 / self.mesh.dp_shard)
+        return (1 - min(self.shards) / (total * self.mesh.cp)) / (1 - 1 / self.shard_group)
 
     @property
     def islands(self) -> int:

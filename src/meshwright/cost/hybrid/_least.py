@@ -112,6 +112,9 @@ class Least:
             common = self._pricer.data.sums(layout, size, 0.0, 0.0, copying=copying)
             expert = self._pricer.data.sums(layout, size, size, 0.0, copying=copying) if routed else common
             parameters = self._pricer.data.sums(layout, 0.0, 0.0, size, copying=copying)
+            if routed:  # experts' come from fewer workers
+                others = self._pricer.data.sums(layout, size, size, size, copying=copying)
+                parameters = min(parameters, others, key=lambda one: one.gathered)
             listed = (*common.collectives, *(expert.collectives if routed else ()), *parameters.collectives)
             self._slopes[key] = _Slopes(
                 common=_ROUNDING * common.reduced / size, expert=_ROUNDING * expert.reduced / size,

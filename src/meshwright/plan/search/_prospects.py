@@ -138,7 +138,7 @@ class Prospects:
     def weights(self, layout: Layout) -> NDArray[np.float64]:
         """Parameters, gradients and state of one unit of each kind (B)."""
         key = (
-            layout.division, layout.sharding, layout.mesh.dp_shard, layout.offload, layout.micro_batches == 1,
+            layout.division, layout.sharding, layout.shard_group, layout.offload, layout.micro_batches == 1,
             layout.exchange, layout.shards and (layout.shards, layout.replicas), layout.expert_ratio,
         )  # fmt: skip
         if key not in self._weighed:
