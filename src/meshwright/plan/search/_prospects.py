@@ -98,11 +98,13 @@ class Prospects:
 
         What would be too long with every axis where it is best for it is so in all orders.
         """
-        nearest = self.of_shape(replace(shape, order=ANY_ORDER), most)
+        draw, nowhere = self._work.drawn(shape), replace(shape, order=ANY_ORDER)
+        if self._aim.minimize != "memory" and self._aim.least(self._work.busy(nowhere), *draw) >= most:
+            return
+        nearest = self.of_shape(nowhere, most)
         likely = list(self.frames(nearest, most)) if nearest is not None else []
         if not likely:
             return
-        draw = self._work.drawn(shape)
         for other in reordered(self._pricer, shape, self._choices):
             if self._aim.minimize != "memory" and self._aim.least(self._work.busy(other), *draw) >= most:
                 continue

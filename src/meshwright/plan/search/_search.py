@@ -28,6 +28,8 @@ _AFTER_ITSELF = 1.05  # how much later a frame is looked at with parts in the ho
 _IDLE = 12  # probes in a row that find nothing better, after which everything is bounded first
 _PROBED = 0.25  # of the effort, until which it is probed then
 _DIVES = 16  # frames that are probed yet when the effort is spent
+_EXACT = 1500.0  # of the effort, within which everything is looked at that could be better at all
+_WORTHWHILE = 0.01  # by how much it has to be better after that; the rest counts in the gap
 _PATIENCE = 8  # times the effort that is spent where nothing that fits was found yet
 
 
@@ -68,6 +70,19 @@ class _State:
     work: float = 0.0
     seen: list[Found] = field(default_factory=list)
 
+    @property
+    def target(self) -> float:
+        """What is to be beaten: the best found, in large searches after a while by as much as is worth the time."""
+        if self.work <= _EXACT:
+            return self.value
+        self.open = min(self.open, self.value * (1 - _WORTHWHILE))
+        return self.value * (1 - _WORTHWHILE)
+
+    @property
+    def most(self) -> float:
+        """The least value that is not worth looking at."""
+        return self.target * (1 - ROUNDING)
+
 
 class _Heap:
     """What is left to look at, by how good it looks; what cannot be better than the best found is dropped."""
@@ -79,7 +94,7 @@ class _Heap:
 
     def push(self, bound: float, estimate: float, item: Layout | Bare | Frame | StageSearch) -> None:
         self._state.considered += 1
-        if bound < self._state.value * (1 - ROUNDING):
+        if bound < self._state.most:
             heappush(self._items, (estimate, next(self._order), bound, item))
 
     @property
@@ -95,7 +110,7 @@ class _Heap:
     def __iter__(self) -> Iterator[tuple[float, Layout | Bare | Frame | StageSearch]]:
         while self._items:
             _, _, bound, item = heappop(self._items)
-            if bound < self._state.value * (1 - ROUNDING):
+            if bound < self._state.most:
                 yield bound, item
 
 
@@ -167,7 +182,7 @@ class Search:
         for bound, shape in listed:
             if state.work > effort:
                 state.open = min(state.open, bound)
-            elif bound < state.value * (1 - ROUNDING):
+            elif bound < state.most:
                 self._reorder(shape, heap, state)
         late = self._look(devices, heap, state, left, effort) or late
         self._finish(left, state, effort * (_PROBED if late else 1.0))
@@ -190,7 +205,7 @@ class Search:
                 self._bound(bound, item, heap, state)
             elif idle >= _IDLE and len(devices.kinds) == 1:
                 later.append(item)
-            elif item.may_beat(state.value):
+            elif item.may_beat(state.target):
                 before = state.value
                 self._probe(item, state, left)
                 idle = 0 if state.value < before else idle + 1
@@ -202,7 +217,7 @@ class Search:
     ) -> None:  # fmt: skip
         """Probes what was left until everything was bounded, as far as the effort goes; the rest keeps its bound."""
         for item in searches:
-            if not item.may_beat(state.value):
+            if not item.may_beat(state.target):
                 continue
             if state.work <= effort:
                 self._probe(item, state, left)
@@ -212,7 +227,7 @@ class Search:
     def _dive(self, searches: Sequence[StageSearch], state: _State) -> None:
         """Probes frames at the end of the effort: their bounds count among what is left open already."""
         for search in searches:
-            if search.may_beat(state.value):
+            if search.may_beat(state.target):
                 self._probe(search, state, [])
 
     def _probe(self, search: StageSearch, state: _State, left: list[StageSearch]) -> None:
@@ -222,7 +237,7 @@ class Search:
 
     def _look_closer(self, shape: Layout, heap: "_Heap", state: _State) -> None:
         """Puts a shape back by a closer bound: most never come to be split up."""
-        bare = self._prospects.of_shape(shape, state.value * (1 - ROUNDING))
+        bare = self._prospects.of_shape(shape, state.most)
         if bare is not None:
             heap.push(bare.bound, bare.estimate, bare)
         state.work += _FRAME
@@ -238,14 +253,14 @@ class Search:
             return
         if self._aim == Aim(minimize=self._aim.minimize) and (state.best is None or self._aim.minimize == "memory"):
             return
-        for low, frame in self._prospects.other_orders(shape, state.value * (1 - ROUNDING)):
+        for low, frame in self._prospects.other_orders(shape, state.most):
             heap.push(low, low * (1 + bubble(frame.form)), frame)
             state.work += _FRAME
         state.work += _FRAME
 
     def _split_up(self, bare: Bare, heap: "_Heap", state: _State) -> None:
         """Puts the frames of a shape where it was."""
-        for low, frame in self._prospects.frames(bare, state.value * (1 - ROUNDING)):
+        for low, frame in self._prospects.frames(bare, state.most):
             heap.push(low, low * (1 + bubble(frame.form)), frame)
             state.work += _FRAME
         state.work += _FRAME
@@ -258,7 +273,7 @@ class Search:
         if frame.layout.offload == self._choices.offloads[0]:
             for layout in offloaded(frame.layout, self._choices):
                 other = replace(frame, layout=layout)
-                low = max(bound, self._prospects.of_frame(other, state.value * (1 - ROUNDING)))
+                low = max(bound, self._prospects.of_frame(other, state.most))
                 heap.push(low, low * (1 + bubble(frame.form)) * _AFTER_ITSELF, other)
         weights = self._prospects.weights(frame.layout)[None]
         for one in arranged(frame):
@@ -266,14 +281,14 @@ class Search:
                 continue
             search = self.stages(one)
             state.work += _BOUND * len(dict.fromkeys(frame.layout.replicas[0].kinds))
-            if search.may_beat(state.value):
+            if search.may_beat(state.target):
                 estimate = search.estimate if state.best is not None else 0.0  # any that fits is wanted first
                 heap.push(max(bound, search.bound), estimate, search)
 
     def _finish(self, left: list[StageSearch], state: _State, effort: float) -> None:
         """Searches what probing left open, as far as the effort goes; the rest keeps its bound."""
         for search in sorted(left, key=lambda one: one.bound):
-            if not search.may_beat(state.value):
+            if not search.may_beat(state.target):
                 continue
             if state.work <= effort:
                 self._solve(search, state, self._effort, probing=False)
@@ -291,7 +306,7 @@ class Search:
         state.work += 1 + solved.visited + solved.tried * search.num_stages
         if not probing and solved.open < state.value:
             state.open = min(state.open, search.least(state.value))
-        return solved.open < state.value * (1 - ROUNDING)
+        return solved.open < state.most
 
     def _bounded(
         self, devices: Devices, state: _State, *, accept: Callable[[Mesh], bool]
@@ -311,7 +326,7 @@ class Search:
             if not draws:  # the same for all layouts of as many devices of a kind
                 places = Replica(count=mesh.num_shares, kinds=(kind,) * mesh.pp, examples=examples)
                 draws.append(self._pricer.draw(replace(base, replicas=(places,))))
-            most = state.value * (1 - ROUNDING)
+            most = state.most
             if self._aim.least(self._work.evenly(base, kind, examples), *draws[0]) >= most:
                 hopeless.add(alike)
                 return False
