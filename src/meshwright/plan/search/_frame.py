@@ -18,8 +18,7 @@ from meshwright.plan.search._shards import with_shards
 from meshwright.units import MIB, Bytes
 
 _BUCKET_SIZE: Bytes = 25 * MIB  # torch's own; others are looked at where they are pinned
-_MOST_SHARDS = 6  # degrees of sharded parameters that are looked at; a pin asks for any other
-_CHUNKS = (2, 4, 8)  # stages of one worker, interleaved; published runs use up to 6
+_CHUNKS = (2, 4, 8)  # stages of one worker, interleaved, of which one is chosen; published runs use up to 6
 _MOST_ORDERED = 5  # kinds of devices in a pipeline whose orders are all looked at
 
 
@@ -255,17 +254,10 @@ def _shardings(shape: Layout, goal: Goal) -> Iterator[tuple[Sharding, Mesh]]:
     single = shape.micro_batches == 1 or pins.sharding == "gradients"
     levels: tuple[Sharding, ...] = ("none", "optimizer", *(("gradients",) if single else ()), "parameters")
     for level in pinned_among(pins.sharding, levels):
-        sharded = _thinned(divisors(shares)) if level == "parameters" and pins.shard is None else divisors(shares)
-        sharded = sharded if level == "parameters" else (shares,)
+        sharded = divisors(shares) if level == "parameters" else (shares,)
         for shard in (1,) if level == "none" else tuple(degree for degree in sharded if degree > 1):
             if pins.data in (None, shares // shard) and pins.shard in (None, shard):
                 yield level, replace(mesh, dp_replicate=shares // shard, dp_shard=shard)
-
-
-def _thinned(degrees: tuple[int, ...]) -> tuple[int, ...]:
-    """At most `_MOST_SHARDS` degrees, evenly over the list, the largest among them."""
-    step = -(-len(degrees) // _MOST_SHARDS)
-    return degrees[::-1][::step][::-1]
 
 
 def _schedules(workers: int, cuts: int, micro_batches: int, pinned: Schedule | None) -> Iterator[tuple[Schedule, int]]:
