@@ -73,10 +73,7 @@ class _State:
     @property
     def target(self) -> float:
         """What is to be beaten: the best found, in large searches after a while by as much as is worth the time."""
-        if self.work <= _EXACT:
-            return self.value
-        self.open = min(self.open, self.value * (1 - _WORTHWHILE))
-        return self.value * (1 - _WORTHWHILE)
+        return self.value if self.work <= _EXACT else self.value * (1 - _WORTHWHILE)
 
     @property
     def most(self) -> float:
@@ -155,7 +152,8 @@ class Search:
             part = self._effort.total * (devices.total / every if several else 1.0)
             until += part if several else 0.0
             self._of_devices(devices, state, max(until, state.work + part) if several else part, accept=accept)
-        gap = max(0.0, 1 - state.open / state.value) if state.best is not None and state.open < state.value else 0.0
+        least = min(state.open, state.target)  # what the target left out was never listed as open
+        gap = max(0.0, 1 - least / state.value) if state.best is not None and least < state.value else 0.0
         return Result(
             best=state.best, gap=gap, considered=state.considered, priced=state.priced, front=_front(state.seen)
         )
