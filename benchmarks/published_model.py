@@ -176,4 +176,5 @@ def captured(model: Transformer, dtype: str, writing: Writing) -> Graph:
         tokens_bt = torch.zeros(_SEQUENCES, model.sequence, dtype=torch.int64)
     optimizer = torch.optim.AdamW(decoder.parameters(), fused=False)
     graph = capture(decoder, optimizer, _loss, tokens_bt)
-    return replace(graph, splits=derived_splits(graph))
+    # Published programs in 32 bits let products run in TF32.
+    return replace(graph, splits=derived_splits(graph), traits=tuple(sorted({*graph.traits, "tf32"})))

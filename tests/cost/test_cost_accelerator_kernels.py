@@ -49,6 +49,16 @@ def test_devices_without_tf32_reach_another_share_and_lose_less_on_short_inner_d
     assert lost == pytest.approx((2**2 - 1) * (2 * 2**45 / 2.5e13) ** 2)
 
 
+def test_plain_products_are_never_faster_than_the_device() -> None:
+    """A share that was fitted above 1 does not take products in 32 bits above the maker's 2e13."""
+    fitted = replace(CALIBRATION, kernels=replace(CALIBRATION.kernels, plain=1.2))
+    assert kernels(replace(MACHINE, plain=2e13), "plain", fitted).rate == 2e13
+
+
+def test_devices_of_which_no_plain_rate_is_known_multiply_in_their_one_way() -> None:
+    assert kernels(MACHINE, "plain", CALIBRATION).rate == kernels(MACHINE, "single", CALIBRATION).rate
+
+
 def test_scores_in_32_bits_take_the_passes_of_unfused_kernels() -> None:
     """Two products write them once; then 1 pass of 2 B, or 2 of 4 B: 3 times and 8 times what 2 B take."""
     half, single = (kernels(MACHINE, kind, CALIBRATION).scored_attention(64, 1024, 1)[0] for kind in ("half", "single"))

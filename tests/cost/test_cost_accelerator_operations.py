@@ -8,7 +8,7 @@ from accelerator_builders import CALIBRATION, HABITS, MACHINE
 
 from meshwright.cost import Kernels, Precision
 from meshwright.cost._workload import Workload
-from meshwright.cost.accelerator import accelerated_times
+from meshwright.cost.accelerator import Machine, accelerated_times
 from meshwright.graph import Graph, Linear, MatrixShape, Operation, OptimizerState, Parameter
 
 
@@ -31,9 +31,11 @@ def _workload(*operations: Operation, traits: tuple[str, ...] = ()) -> Workload:
     )  # fmt: skip
 
 
-def _times(workload: Workload, compute: str = "as_written", *, compiled: bool = False) -> np.ndarray:
+def _times(
+    workload: Workload, compute: str = "as_written", *, compiled: bool = False, machine: Machine = MACHINE
+) -> np.ndarray:
     return accelerated_times(
-        workload, MACHINE, CALIBRATION, HABITS,
+        workload, machine, CALIBRATION, HABITS,
         kernels=Kernels(compiled=compiled), precision=Precision(compute=compute), examples=2.0,
     )  # fmt: skip
 
@@ -44,6 +46,40 @@ def test_a_product_takes_its_arithmetic() -> None:
     work = Linear(per_example=2 * 2048.0 * 4096 * 4096)
     (time,) = _times(_workload(_operation("matrix", "a", flops=work, matrix=_shape(rows, 4096, 4096))))
     assert time == pytest.approx(np.hypot(2 * 4096**3 / 1e14, 2 * 3 * 4096**2 / 1e12))
+
+
+@pytest.mark.parametrize(("traits", "rate"), [((), 1e13), (("tf32",), 5e13)])
+def test_products_in_32_bits_take_matrix_units_only_where_the_script_says_so(
+    traits: tuple[str, ...], rate: float
+) -> None:
+    """2 × 4096³ at the plain rate of 2e13, of which half is reached; at TF32's 5e13 where it is allowed."""
+    work = Linear(fixed=2 * 4096.0**3)
+    product = replace(_operation("matrix", "a", flops=work, matrix=_shape(Linear(fixed=4096.0), 4096, 4096)),
+                      dtype="float32")  # fmt: skip
+    machine = replace(MACHINE, plain=2e13)
+    assert _times(_workload(product, traits=traits), machine=machine) == pytest.approx(
+        [np.hypot(2 * 4096**3 / rate, 4 * 3 * 4096**2 / 1e12)]
+    )
+
+
+def test_convolutions_in_32_bits_take_matrix_units_unasked() -> None:
+    """cuDNN may use TF32 unless a script forbids it: 2 × 1024³ at 5e13."""
+    work = Linear(fixed=2 * 1024.0**3)
+    convolution = replace(_operation("convolution", "a", flops=work), dtype="float32")
+    assert _times(_workload(convolution), machine=replace(MACHINE, plain=2e13)) == pytest.approx(
+        [np.hypot(2 * 1024**3 / 5e13, 4 * 3 * 1024**2 / 1e12)]
+    )
+
+
+def test_attention_in_32_bits_runs_at_the_rate_of_plain_products() -> None:
+    """Kernels that keep no scores have matrix units for 16 bits only: a tenth of the rate that those reach."""
+    shape = _shape(Linear(fixed=1024), 64, 1024, Linear(per_example=4))
+    attention = _operation("attention", "a", flops=Linear(per_example=4.0 * 4 * 1024 * 1024 * 64), matrix=shape)
+    machine = replace(MACHINE, plain=2e13)
+    half, single = (
+        _times(_workload(replace(attention, dtype=dtype)), machine=machine) for dtype in ("bfloat16", "float32")
+    )
+    assert single == pytest.approx(10 * half)
 
 
 def test_products_of_a_batch_are_counted() -> None:

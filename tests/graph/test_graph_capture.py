@@ -154,6 +154,17 @@ def test_traits() -> None:
     assert tied.paths == ("tokens.weight", "head.weight")
 
 
+def test_matrix_units_for_32_bits_are_a_trait_where_the_script_asks_for_them() -> None:
+    job = mlp()
+    assert "tf32" not in captured(job).traits
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        assert "tf32" in captured(job).traits
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_instance_norm_and_frozen_batch_norm_do_not_couple_examples() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 4))
     model[2].eval()

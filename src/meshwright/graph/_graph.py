@@ -141,7 +141,8 @@ class Graph:
         traits: facts that decide which plans are legal: `batch_norm` (modules that normalize over the batch while
             training), `batch_statistics` (the same outside of such a module, where nothing can be put in its place),
             `random`, `weighted_loss`, `tied_parameters`, `data_dependent` (what a step does depends on values in the
-            batch), `recurrent`, `convolution`, `causal_attention` (all attention is, without a mask).
+            batch), `recurrent`, `convolution`, `causal_attention` (all attention is, without a mask), `tf32` (32-bit
+            products may run in TF32, as the script says).
         gaps: constructs that could not be captured whole, each with what was done instead.
         splits: how the model itself could be split over workers; None where nobody found out.
     """

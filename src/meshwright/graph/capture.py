@@ -75,6 +75,7 @@ def capture_with(
     traits = step_traits(whole.traits | scaling.other.traits, model)
     traits |= {"weighted_loss"} if whole.weighted else set()
     traits |= {"data_dependent"} if gaps else set()
+    traits |= {"tf32"} if torch.backends.cuda.matmul.fp32_precision == "tf32" else set()
     return Graph(
         model=type(model).__name__,
         batch_size=batch_size(batch),

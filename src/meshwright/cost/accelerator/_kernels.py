@@ -33,13 +33,15 @@ class Kernels:
 
     Args:
         rate: sustained by large products.
-        half_rate: sustained in 16 bits, in which attention runs.
+        half_rate: sustained in 16 bits.
+        attention_rate: of products inside fused attention, before its own share.
         bandwidth: sustained by kernels that memory limits.
         item_size: bytes of an element in memory.
     """
 
     rate: FLOPPerSecond
     half_rate: FLOPPerSecond
+    attention_rate: FLOPPerSecond
     bandwidth: BytesPerSecond
     item_size: int
     calibration: Calibration
@@ -69,7 +71,7 @@ class Kernels:
             head: of one.
         """
         work = 2 * tokens * keys * width
-        forward = work / (self.half_rate * self.calibration.kernels.flash * head / (head + _HALF_HEAD))
+        forward = work / (self.attention_rate * self.calibration.kernels.flash * head / (head + _HALF_HEAD))
         return forward, forward * _FLASH_BACKWARD
 
     def scored_attention(self, rows: float, sequence: float, head: float) -> tuple[Seconds, Seconds]:
@@ -103,16 +105,21 @@ def kernels(machine: Machine, matrix_type: MatrixType, calibration: Calibration)
     """Kernel times of a machine at a matrix type."""
     shares = calibration.kernels
     sustained = calibration.devices.get(machine.device, shares.steady if machine.holds_clock else shares.other_devices)
+    single = machine.single * (shares.single if machine.single > machine.plain else shares.plain)
+    # Devices without a plain rate, which multiply in 16 bits only, have one way to do it.
+    plain = min(machine.plain, machine.plain * shares.plain * sustained) or single * sustained
     rate = {
-        "half": machine.half * shares.half,
-        "float8": machine.float8 * shares.float8,
-        "float8_rows": machine.float8 * shares.float8 * shares.row_scaled,
-        "single": machine.single * (shares.single if machine.single > machine.plain else shares.plain),
+        "half": machine.half * shares.half * sustained,
+        "float8": machine.float8 * shares.float8 * sustained,
+        "float8_rows": machine.float8 * shares.float8 * shares.row_scaled * sustained,
+        "single": single * sustained,
+        "plain": plain,
     }[matrix_type]
     return Kernels(
-        rate * sustained,
+        rate,
         machine.half * sustained,
+        plain if matrix_type == "plain" and machine.plain else machine.half * sustained,
         machine.bandwidth * shares.memory,
-        4 if matrix_type == "single" else 2,
+        4 if matrix_type in ("single", "plain") else 2,
         calibration,
     )

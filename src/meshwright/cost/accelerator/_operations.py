@@ -41,11 +41,13 @@ def accelerated_times(
     sizes = workload.bytes_read.at(examples) + workload.bytes_written.at(examples)
     passes = fitted.traffic.captured * habits.traffic * (fitted.traffic.compiled if kernels.compiled else 1.0)
     times = np.zeros(len(sizes))
-    made: dict[str, Kernels] = {}
+    made: dict[tuple[str, MatrixType], Kernels] = {}
     for (kind, dtype), rows in workload.groups.items():
         lowered = kind in _LOWERED and precision.compute != "as_written"
         used = precision.compute if lowered else dtype
-        where = made[used] = made.get(used) or _kernels(machine, used, fitted)
+        # Convolutions take TF32 where it is, for torch lets cuDNN do so; products only where the script does.
+        whole: MatrixType = "single" if "tf32" in workload.graph.traits or kind in _FLOP_KINDS else "plain"
+        where = made[used, whole] = made.get((used, whole)) or _kernels(machine, used, fitted, whole)
         if kind == "matrix":
             times[rows] = _products(workload, rows, where, examples)
         elif kind == "attention":
@@ -60,8 +62,8 @@ def accelerated_times(
     return _norms_at_once(workload, times)
 
 
-def _kernels(machine: Machine, dtype: str, fitted: Calibration) -> Kernels:
-    return kernels(machine, MATRIX_TYPES.get(dtype, "single"), fitted)
+def _kernels(machine: Machine, dtype: str, fitted: Calibration, whole: MatrixType) -> Kernels:
+    return kernels(machine, MATRIX_TYPES.get(dtype, whole), fitted)
 
 
 def _products(workload: Workload, rows: Index, where: Kernels, examples: float) -> Column:

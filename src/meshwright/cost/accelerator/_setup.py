@@ -7,7 +7,8 @@ from meshwright.cost._strategy import Sharding
 from meshwright.graph import Transformer
 
 Recomputation = Literal["none", "selective", "full"]
-MatrixType = Literal["half", "float8", "float8_rows", "single"]
+# 32-bit products: `single` in TF32 where a device has it, `plain` without.
+MatrixType = Literal["half", "float8", "float8_rows", "single", "plain"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +74,7 @@ class Setup:
     @property
     def item_size(self) -> int:
         """Bytes of an element of an activation."""
-        return 4 if self.matrix_type == "single" else 2
+        return 4 if self.matrix_type in ("single", "plain") else 2
 
     @property
     def layer_parameters(self) -> float:

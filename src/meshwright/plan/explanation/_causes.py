@@ -72,6 +72,7 @@ def flips(
     best = chosen.price
     yield from exactly(pricer, chosen.layout, best)
     yield from ruled_out(chosen.layout, goal)
+    yield from _matrix_units(pricer, chosen)
     if roomy is not None and aim.value(roomy.price) < aim.value(best) and roomy.price.peak > best.peak:
         better = gained(roomy.price, best, aim)
         yield f"with {format_bytes(roomy.price.peak)} per device: {summary(roomy.layout)}, {better}"
@@ -80,6 +81,19 @@ def flips(
         yield _loading(pricer, chosen)
     yield from _batch(pricer, goal, chosen)
     yield from _hardware(pricer, goal, aim, chosen)
+
+
+def _matrix_units(pricer: HybridPricer, chosen: Found) -> Iterator[str]:
+    """What 32-bit products would take on matrix units, which torch leaves unused unless the script asks for them."""
+    if "tf32" in pricer.graph.traits:
+        return
+    graph = replace(pricer.graph, traits=(*pricer.graph.traits, "tf32"))
+    changed = HybridPricer(graph, pricer.cluster, correction=pricer.correction).price(chosen.layout)
+    if changed.step < 0.99 * chosen.price.step:
+        yield (
+            "32-bit products in TF32, which torch uses only where the script says "
+            f"torch.set_float32_matmul_precision('high'): this plan takes {format_seconds(changed.step)} a step"
+        )
 
 
 def _links(pricer: HybridPricer, aim: Aim, chosen: Found, rivals: Sequence[Found]) -> Iterator[str]:
