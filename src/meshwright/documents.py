@@ -54,6 +54,8 @@ def from_mapping(kind: type[T], mapping: dict[str, Any], *, where: str) -> T:
         # what may stand there, where that is a list of words: 'none', 'optimizer' or 'gradients'
         words = re.findall("'([^']+)'", str(first.get("ctx", {}).get("expected", "")))
         meant = suggestion(str(first["input"]), words)
+        if first["type"] == "missing":
+            raise DocumentError(f"{where}: {key} is missing") from None
         raise DocumentError(
             f"{where}: {key or 'the document'}: {first['msg']}",
             cause=f"read {first['input']!r}{'; ' if meant else ''}{meant}",

@@ -20,9 +20,11 @@ MIB: Bytes = 2**20
 GIB: Bytes = 2**30
 TIB: Bytes = 2**40
 
-_DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(s|min|h|d|weeks?|w)?\s*")
-_DURATION_FACTORS = {None: 1.0, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0,
-                     "week": 604800.0, "weeks": 604800.0}  # fmt: skip
+_DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(us|µs|ms|s|min|h|d|weeks?|w)?\s*")
+_DURATION_FACTORS = {
+    None: 1.0, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0,
+    "week": 604800.0, "weeks": 604800.0,
+}  # fmt: skip
 _COUNT = re.compile(r"\s*\$?\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([kMBT])?\s*")
 _COUNT_FACTORS = {None: 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
@@ -92,14 +94,14 @@ def parse_rate(text: str) -> BytesPerSecond:
 
 
 def parse_seconds(text: str) -> Seconds:
-    """The duration a person wrote: `"3d"`, `"12 h"`, `"90"`.
+    """The duration a person wrote: `"3d"`, `"12 h"`, `"90"`, `"5us"`.
 
     Raises:
         ValueError: the text is no duration; names the units that are understood.
     """
     match = _DURATION.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is no duration; write a number and one of s, min, h, d, w, for example 3d")
+        raise ValueError(f"{text!r} is no duration; write a number and one of us, ms, s, min, h, d, w, for example 3d")
     return float(match[1]) * _DURATION_FACTORS[match[2]]
 
 

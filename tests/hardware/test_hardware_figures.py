@@ -35,6 +35,22 @@ bandwidth = 5e10
             "bandwidth = 5e10\n[[links]]\ntier = 'network'\nlatency = 1e-5\nbandwidth = 1e9",
             "2 links are of tier 'network', of 50 GB/s and 1 GB/s",
         ),
+        ("bandwidth = 5e10", "bandwidth = inf", "links.0.bandwidth is inf\n  because: it is in B/s, from 1e5 up"),
+        ("bandwidth = 5e10", "bandwidth = 50", "links.0.bandwidth is 50\n  because: it is in B/s, from 1e5 up"),
+        ("latency = 1e-5", "latency = 10", "links.0.latency is 10\n  because: it is in seconds"),
+        ('"h100"', '{ catalogue = "h100", memory = 80 }', "hosts.0.device.memory is 80\n  because: it is in bytes"),
+        ("bandwidth = 5e10", "bandwidth = '50 GiB'", "links.0.bandwidth: '50 GiB' is no rate"),
+        (
+            'tier = "network"',
+            'tier = "rack"\nreach = 4',
+            "links.0.reach is 4, and a host has 8 devices\n  because: a rack joins hosts",
+        ),
+        (
+            "[[links]]",
+            "[[hosts]]\nname = 'a'\ndevice = 'a100'\n[[links]]",
+            "2 entries of hosts are named 'a'\n  because: workers are told their host by its name",
+        ),
+        ("latency = 1e-5", "", "links.0.latency is missing"),
         ("count = 2", "count = 'two'", "hosts.0.count: Input should be a valid integer"),
         ("bandwidth = 5e10", "bandwidth = 0.0", "links.0.bandwidth is 0"),
         (
@@ -52,3 +68,13 @@ def test_a_figure_that_cannot_be(tmp_path: Path, figure: str, wrong: str, told: 
     with pytest.raises(DocumentError, match=told) as caught:
         read_cluster(path)
     assert caught.value.command == "meshwright hardware --save cluster.toml"
+
+
+def test_figures_may_have_units(tmp_path: Path) -> None:
+    """400 Gbit/s are 5e10 B/s, 10 microseconds 1e-5 s, 64 GiB 2**36 B."""
+    path = tmp_path / "own.toml"
+    text = _FILE.replace("5e10", "'400Gbit/s'").replace("1e-5", "'10us'").replace("1e9", "'2GB/s'")
+    path.write_text(text.replace('"h100"', '{ catalogue = "h100", memory = "64GiB" }'))
+    cluster = read_cluster(path)
+    assert (cluster.links[0].bandwidth, cluster.hosts[0].loading, cluster.hosts[0].device.memory) == (5e10, 2e9, 2**36)
+    assert cluster.links[0].latency == pytest.approx(1e-5)

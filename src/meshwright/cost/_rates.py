@@ -81,7 +81,12 @@ class Rates:
             raise HardwareError(
                 f"{self.device.name} has no rate for {kind} operations",
                 cause=f"its rates come from: {self.device.source}",
-                command="meshwright hardware --fresh",
+                alternatives=[
+                    "measure it, on a host that has it",
+                    'a device of the catalogue that is like it, with the figures that differ: device = { catalogue = "h100", '
+                    'name = "…", memory = "96GiB" }',
+                ],
+                command="meshwright hardware --fresh --save cluster.toml",
             )
         scale = self.threads / rows[0].threads
         return _interpolated([row.size or 1 for row in rows], [row.bandwidth for row in rows], sizes) * scale

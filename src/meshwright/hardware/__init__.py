@@ -2,9 +2,9 @@
 
 In: this machine, a cluster file, or a short form such as `h100:8x64`. Out: a `Cluster`.
 Reading order: `_device`, `_cluster`, `_control_groups`, `_identity`, `_cache`, `_here`, `_load`, `_correction`,
-`_outcome`, `_learned` (what earlier runs teach), `_catalog` (reads `catalog.toml`), `_named_devices` and `_figures` (in
-files), `_short_form`, `_many_hosts` (one host measured, many meant); then `probe`, which measures in a process of its
-own (it and `probe_*` are the only files that load torch).
+`_outcome`, `_learned` (what earlier runs teach), `_catalog` (reads `catalog.toml`), `_named_devices`, `_written_units`
+and `_figures` (in files), `_short_form`, `_many_hosts` (one host measured, many meant); then `probe`, which measures in
+a process of its own (it and `probe_*` are the only files that load torch).
 """
 
 from meshwright.hardware._cache import cache_folder as cache_folder

@@ -15,6 +15,7 @@ from meshwright.hardware._cluster import Cluster
 from meshwright.hardware._figures import EXAMPLE, check_figures
 from meshwright.hardware._identity import identity, load_now, memory_available
 from meshwright.hardware._named_devices import with_named_devices
+from meshwright.hardware._written_units import with_plain_figures
 
 # Loads differ by some percent from second to second; a fifth of the processor is more than that, and is felt.
 NOTABLE_LOAD_CHANGE = 0.2
@@ -69,14 +70,16 @@ def with_memory_available(cluster: Cluster) -> Cluster:
 
 
 def read_cluster(path: Path) -> Cluster:
-    """The cluster stored in a TOML file, in which devices may be named as the catalogue does.
+    """The cluster stored in a TOML file, in which devices may be named as the catalogue does, and figures have units.
 
     Raises:
         DocumentError: no such file, or not a cluster, or one with figures that cannot be.
         UsageError: the catalogue has no such device.
     """
     try:
-        cluster = from_mapping(Cluster, with_named_devices(read_mapping(path)), where=str(path))
+        cluster = from_mapping(
+            Cluster, with_named_devices(with_plain_figures(read_mapping(path), path)), where=str(path)
+        )
     except DocumentError as error:
         raise DocumentError(error.fact, cause=error.cause, alternatives=error.alternatives, command=EXAMPLE) from None
     check_figures(cluster, path)
