@@ -83,8 +83,8 @@ class Rates:
                 cause=f"its rates come from: {self.device.source}",
                 alternatives=[
                     "measure it, on a host that has it",
-                    'a device of the catalogue that is like it, with the figures that differ: device = { catalogue = "h100", '
-                    'name = "…", memory = "96GiB" }',
+                    "a device of the catalogue that is like it, with the figures that differ: "
+                    'device = { catalogue = "h100", name = "…", memory = "96GiB" }',
                 ],
                 command="meshwright hardware --fresh --save cluster.toml",
             )
