@@ -8,11 +8,14 @@ import pytest
 
 import search_builders as build
 from meshwright.cost import Mesh
-from meshwright.cost.hybrid import HybridPricer, Layout, Replica
+from meshwright.cost.hybrid import HybridPricer, Layout, Least, Replica
 from meshwright.plan import Goal
-from meshwright.plan.search import Aim, Frame, Search, limits
+from meshwright.plan._layouts import divisors
+from meshwright.plan.search import Aim, Frame, Search, choices_of, device_sets, limits, shapes
 from meshwright.plan.search._bubble import least_shared
+from meshwright.plan.search._frame import IN_SHARDS, levels
 from meshwright.plan.search._rooms import Rooms
+from meshwright.plan.search._work import Work
 
 SCHEDULES = (("1f1b", 1), ("zero_bubble", 1), ("interleaved", 2), ("gpipe", 1))
 
@@ -46,6 +49,41 @@ def test_nothing_is_below_its_bound(seed: int) -> None:
                 assert stages.may_beat(price.step * (1 + 1e-6))
                 assert stages.least(price.step) <= price.step * (1 + 1e-6)
     assert compared > 20
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_parameters_in_shards_take_no_less_than_is_said_of_all_numbers_of_them(fitted: bool) -> None:
+    """Every shape of 40 random models on 2 or 3 hosts: each number of shards, inside replicas and outside."""
+    compared = 0
+    for seed in range(40):
+        rng = random.Random(seed + 10**4 * fitted)
+        graph = build.random_graph(rng)
+        pricer = (
+            build.catalogue_pricer(graph, rng, mixed=False) if fitted
+            else HybridPricer(graph, build.random_cluster(rng))
+        )  # fmt: skip
+        choices, least = choices_of(pricer, Goal()), Least(pricer)
+        units = tuple(np.bincount(pricer.units.kinds, minlength=pricer.units.num_kinds).tolist())
+        work = Work(pricer, choices, units, least=least)
+        for devices in device_sets(pricer.hosts, Goal()):
+            for shape in shapes(pricer, choices, devices):
+                degrees = divisors(shape.mesh.num_shares)[1:]
+                listed = list(levels(pricer, shape, choices, among=IN_SHARDS))
+                if not listed:
+                    assert not degrees
+                    continue
+                shards = least.shards(replace(listed[0], mesh=shape.mesh), degrees)
+                bound = work.in_shards(listed[0], shards)
+                for layout in listed:
+                    found = work.of(layout)
+                    compared += 1
+                    assert bound.work <= found.work * (1 + 1e-12)
+                    assert (bound.each <= found.each * (1 + 1e-12)).all()
+                    assert (bound.shares * bound.each <= found.shares * found.each * (1 + 1e-12)).all()
+                    assert work.travelling(shape, shards) <= work.step_around(
+                        shape.micro_batches * float(found.each @ np.array(units)) / shape.mesh.pp, shape
+                    ) * (1 + 1e-12)
+    assert compared > 200
 
 
 def test_memory_that_no_stages_have_is_missed_before_anything_is_timed() -> None:

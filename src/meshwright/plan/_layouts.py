@@ -1,6 +1,7 @@
 """Where workers can stand: processes × threads on the cores of CPU hosts, or one process per accelerator."""
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
 
 from meshwright.cost import Worker, host_names
@@ -25,6 +26,7 @@ def training_hosts(cluster: Cluster) -> tuple[Host, ...]:
     return accelerated or cluster.hosts
 
 
+@lru_cache(maxsize=4096)
 def divisors(number: int) -> tuple[int, ...]:
     """All divisors in ascending order."""
     return tuple(candidate for candidate in range(1, number + 1) if number % candidate == 0)

@@ -4,9 +4,9 @@ In: a `Graph` with its splits, a `Cluster`, a `Layout` (a strategy without its l
 Reading order: `_layout` (the data), `_order` (which axes' neighbours stand near each other), `_units` (blocks from
 which stages are made), `_local` (what one worker of a split model runs), `_devices` (what operations and updates take:
 as measured, or as fitted to published runs), `_ring` (attention over a split sequence), `_pieces` (what a unit costs),
-`_topology` and `_exchanges` (collectives by axis), `_data_exchange` (gradients) with `_apart` (islands), `_loading`
-(batches), `_waves`, `_pipeline_time`, `_step`, `_held` (memory), `_price`, `_hybrid`, which puts them together,
-`_least` with `_after` (bounds), and `_conversion` (layouts and strategies).
+`_topology` and `_exchanges` (collectives by axis), `_shard_group` and `_data_exchange` (gradients) with `_apart`
+(islands), `_loading` (batches), `_waves`, `_pipeline_time`, `_step`, `_held` (memory), `_price`, `_hybrid`, which puts
+them together, `_least` with `_after` (bounds), and `_conversion` (layouts and strategies).
 """
 
 from meshwright.cost.hybrid._after import After as After
@@ -16,6 +16,7 @@ from meshwright.cost.hybrid._conversion import layout_of as layout_of
 from meshwright.cost.hybrid._conversion import order_of as order_of
 from meshwright.cost.hybrid._conversion import sorts_of as sorts_of
 from meshwright.cost.hybrid._conversion import strategy_of as strategy_of
+from meshwright.cost.hybrid._data_exchange import Shards as Shards
 from meshwright.cost.hybrid._devices import Devices as Devices
 from meshwright.cost.hybrid._devices import devices_of as devices_of
 from meshwright.cost.hybrid._held import Stages as Stages

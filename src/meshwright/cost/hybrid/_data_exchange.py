@@ -4,9 +4,9 @@ In fewer bits a sum is made of messages, each priced over the links that it cros
 for every device, a ring once for all of them: half the bits do not take half the time where workers share a network.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from meshwright.cost.hybrid._exchanges import Exchanges
 from meshwright.cost.hybrid._layout import Layout
 from meshwright.cost.hybrid._order import mean_stride
 from meshwright.cost.hybrid._pieces import Weights
+from meshwright.cost.hybrid._shard_group import ShardGroup, shard_group
 from meshwright.cost.hybrid._units import gradient_bytes, trained_elements
 from meshwright.graph import Graph
 from meshwright.hardware import CollectiveName
@@ -62,6 +63,23 @@ class Shards:
     gathering: Column | float = 0.0
     scattering: Column | float = 0.0
     slowdown: Slowdown = Slowdown()
+
+    @classmethod
+    def least(cls, listed: "Sequence[Shards]") -> "Shards":
+        """What every one of some takes at least."""
+
+        def columns(name: str) -> Column:
+            return reduce(np.minimum, (getattr(one, name) for one in listed))
+
+        slowdown = Slowdown(
+            computing=min(one.slowdown.computing for one in listed),
+            exchange=min(one.slowdown.exchange for one in listed),
+        )
+        return cls(
+            parameters=columns("parameters"), gradients=columns("gradients"), gathered=columns("gathered"),
+            scattered=columns("scattered"), gathering=columns("gathering"), scattering=columns("scattering"),
+            slowdown=slowdown,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,26 +122,39 @@ class DataExchange:
 
     def __init__(self, graph: Graph, exchanges: Exchanges) -> None:
         self._graph, self._exchanges = graph, exchanges
+        self._known_shards: dict[tuple, Shards] = {}
 
     def shards(self, layout: Layout, weights: Weights, *, copying: BytesPerSecond) -> Shards | None:
         """Parameters gathered and gradients scattered, unit by unit; None where they are whole.
 
         Args:
+            weights: of the layout's division.
             copying: bytes that a worker reads and writes over time when gradients are copied (B/s).
         """
-        degree, stride, choice = layout.shard_group, layout.stride_among(*_SHARDS), of_gradients(layout.exchange)
-        if layout.sharding != "parameters" or degree == 1:
+        if layout.sharding != "parameters" or layout.shard_group == 1:
             return None
+        return self.shards_among(layout, shard_group(layout), weights, copying=copying)
+
+    def shards_among(
+        self, layout: Layout, group: ShardGroup, weights: Weights, *, copying: BytesPerSecond
+    ) -> Shards:  # fmt: skip
+        """The same where other workers than the layout's share them out (arguments as for `shards`)."""
+        key = layout.division, group, layout.exchange, copying, *self._exchanges.beside(layout)
+        if key not in self._known_shards:
+            self._known_shards[key] = self._shards(layout, group, weights, copying)
+        return self._known_shards[key]
+
+    def _shards(self, layout: Layout, group: ShardGroup, weights: Weights, copying: BytesPerSecond) -> Shards:
+        degree, stride, choice = group.degree, group.stride, of_gradients(layout.exchange)
         experts = _share(weights.expert_parameters, weights.parameters) if layout.mesh.ep > 1 else 0.0
-        among = layout.stride_among(*_ALL) * layout.mesh.ep
 
         def times(name: CollectiveName, sizes: Column) -> Column:
-            common, routed = sizes * (1 - experts) * layout.unevenness, sizes * experts
+            common, routed = sizes * (1 - experts) * group.unevenness, sizes * experts
             return np.array(
                 [
                     sum(
-                        self._exchanges.time(layout, name, group, apart, float(size))
-                        for group, apart, size in ((degree, stride, one), (layout.expert_group, among, other))
+                        self._exchanges.time(layout, name, workers, apart, float(size))
+                        for workers, apart, size in ((degree, stride, one), (group.experts, group.apart, other))
                         if size
                     )
                     for one, other in zip(common, routed, strict=True)
@@ -218,7 +249,7 @@ class DataExchange:
         common, group, near = gradients - expert, layout.shard_group, layout.stride_among(*_SHARDS)
         # as many of them in a host as of neighbours so far apart: other axes may lie between the data ranks
         axes: tuple[tuple[int, Axis], ...] = ((replicate, "dp_replicate"), (shard, "dp_shard"), (context, "cp"))
-        step = mean_stride((degree, layout.stride(axis)) for degree, axis in axes)
+        step = mean_stride(*((degree, layout.stride(axis)) for degree, axis in axes))
         if layout.sharding == "none":
             add("all_reduce", "data", replicate * shard * context, step, common)
             add("all_reduce", "data", replicate * shard * context // mesh.ep, step * mesh.ep, expert)

@@ -1,5 +1,6 @@
 """What the workers of a hybrid strategy exchange, axis by axis: priced by kind of unit, or by stage."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -64,7 +65,7 @@ class Exchanges:
         self._graph = graph
         self._cluster = cluster
         self._hosts = hosts
-        self._kinds = {item.module: _kind(graph, item.module) for item in graph.operations}
+        self._kinds = _kinds(graph)
         self._known = lru_cache(maxsize=None)(self._cost)
         self._known_parts: dict[tuple, tuple[UnitExchange, ...]] = {}
         self._timed = lru_cache(maxsize=2**16)(self._fitted_time)
@@ -90,6 +91,10 @@ class Exchanges:
             return self.fitted.reaches
         racks = (link.reach or host.devices for link in self._cluster.links if link.tier == "rack")
         return (host.devices, *racks)
+
+    def beside(self, layout: Layout) -> tuple[int, ...]:
+        """What of a layout a collective's time depends on besides its own group and carrier."""
+        return (layout.threads, layout.mesh.num_workers) if self.on_processors or not layout.order else ()
 
     def time(
         self, layout: Layout, name: CollectiveName, degree: int, stride: int, size: float, *, calls: float = 1.0,
@@ -283,6 +288,18 @@ class Exchanges:
         stride = layout.stride("pp")
         return _ways(stride, layout.mesh.pp, num_stages, self.reaches(layout)) if stride else (0,) * (num_stages - 1)
 
+    def counted_ways(self, layout: Layout, num_stages: int) -> tuple[tuple[int, int], ...]:
+        """How far messages go to stages (`ways`), and how many go so far."""
+        stride = layout.stride("pp")
+        if not stride:
+            return ((0, num_stages - 1),) if num_stages > 1 else ()
+        return _counted(stride, layout.mesh.pp, num_stages, self.reaches(layout))
+
+
+@lru_cache(maxsize=2**12)
+def _counted(stride: int, workers: int, num_stages: int, reaches: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple(Counter(_ways(stride, workers, num_stages, reaches)).items())
+
 
 @lru_cache(maxsize=2**12)
 def _ways(stride: int, workers: int, num_stages: int, reaches: tuple[int, ...]) -> tuple[int, ...]:
@@ -310,13 +327,16 @@ def _lies(degree: int, stride: int, reaches: tuple[int, ...]) -> tuple[tuple[int
     return tuple((min(degree, reach // stride), stride >= reach) for reach in reaches)
 
 
-def _kind(graph: Graph, module: str) -> int:
-    for number, block in enumerate(graph.blocks, start=1):
-        if within(module, (block.paths[0],)):
-            return number
-    first = min(
-        (index for index, item in enumerate(graph.operations)
-         if any(within(item.module, (block.paths[0],)) for block in graph.blocks)), default=0,
-    )  # fmt: skip
-    before = {item.module for item in graph.operations[:first]} - {""}
-    return 0 if module in before else len(graph.blocks) + 1
+def _kinds(graph: Graph) -> dict[str, int]:
+    """Which kind of unit each module with operations belongs to: before the blocks, a kind of block, or after them."""
+    firsts = [(block.paths[0],) for block in graph.blocks]
+    inside = {
+        module: next((number for number, first in enumerate(firsts, start=1) if within(module, first)), 0)
+        for module in dict.fromkeys(item.module for item in graph.operations)
+    }
+    found: dict[str, int] = {}
+    before = any(inside.values())
+    for module, kind in inside.items():
+        before = before and not kind
+        found[module] = kind or (0 if before and module else len(firsts) + 1)
+    return found

@@ -15,11 +15,11 @@ from meshwright.cost._strategy import Kernels, Precision
 from meshwright.cost._workload import Column, Workload
 from meshwright.cost.accelerator import Calibration, Habits, calibration
 from meshwright.cost.hybrid._apart import meetings
-from meshwright.cost.hybrid._data_exchange import DataExchange, Synchronised
+from meshwright.cost.hybrid._data_exchange import DataExchange, Shards, Synchronised
 from meshwright.cost.hybrid._devices import devices_of
-from meshwright.cost.hybrid._exchanges import Exchanges, UnitExchange
+from meshwright.cost.hybrid._exchanges import Exchanges
 from meshwright.cost.hybrid._held import Stages, carrying, held, least_held
-from meshwright.cost.hybrid._layout import Layout, Replica, timed_alike
+from meshwright.cost.hybrid._layout import Layout, Replica, timing
 from meshwright.cost.hybrid._loading import Loading
 from meshwright.cost.hybrid._local import Division, local_graph
 from meshwright.cost.hybrid._pieces import Pieces, Weights, pieces_of, weights_of, with_blocks_away
@@ -73,8 +73,7 @@ class HybridPricer:
         self.loading = Loading(graph, self.hosts)
         self.local = lru_cache(maxsize=None)(self._local)
         self.pieces = lru_cache(maxsize=None)(self._pieces)
-        self.listed = lru_cache(maxsize=None)(self._listed)
-        self._known: dict[tuple[Layout, Replica], list[tuple[Pieces, StageTimes]]] = {}
+        self._known: dict[tuple, list[tuple[Pieces, StageTimes]]] = {}
 
     def price(self, layout: Layout) -> Price:
         """Time, memory, energy and money of a step."""
@@ -160,22 +159,27 @@ class HybridPricer:
 
     def kinds(self, layout: Layout, replica: Replica) -> list[tuple[Pieces, StageTimes]]:
         """Pieces and times for every worker of a replica's pipeline."""
-        key = (timed_alike(layout), replica)
+        key = timing(layout), replica
         if key not in self._known:
             self._known[key] = self._kinds(layout, replica)
         return self._known[key]
 
     def _kinds(self, layout: Layout, replica: Replica) -> list[tuple[Pieces, StageTimes]]:
-        listed = self.listed(timed_alike(replace(layout, sharding="none")), replica.examples)
         _, weights = self.local(layout.division)
         found: dict[int, tuple[Pieces, StageTimes]] = {}
         for kind in set(replica.kinds):
-            pieces = self.pieces_for(layout, replica, kind)
-            host = self.devices.host(kind, layout)
             shards = self.data.shards(layout, weights, copying=self.copying(layout, kind))
-            way = self.devices.host_link(kind) if layout.offload == "activations" else float("inf")
-            found[kind] = (pieces, unit_times(self.exchanges, listed, pieces, shards=shards, host=host, way=way))
+            found[kind] = self.pieces_for(layout, replica, kind), self.times(layout, replica, kind, shards)
         return [found[kind] for kind in replica.kinds]
+
+    def times(self, layout: Layout, replica: Replica, kind: int, shards: Shards | None) -> StageTimes:
+        """Times of a replica's micro-batch on a kind of training host, with what shards of parameters take."""
+        listed = self.exchanges.of_units(layout, replica.examples)
+        way = self.devices.host_link(kind) if layout.offload == "activations" else float("inf")
+        return unit_times(
+            self.exchanges, listed, self.pieces_for(layout, replica, kind), shards=shards,
+            host=self.devices.host(kind, layout), way=way,
+        )  # fmt: skip
 
     def memory(self, layout: Layout, stages: Stages, replica: Replica) -> tuple[MemoryBreakdown, ...]:
         """What every worker of a replica's pipeline holds; those with the same stages hold the same."""
@@ -346,9 +350,7 @@ class HybridPricer:
         units = stages.units[rank :: stages.workers].sum(axis=0)
         again = stages.again[rank :: stages.workers].sum(axis=0)
         count = layout.micro_batches
-        listed = self.listed(
-            replace(layout, bounds=(0,), recomputed=(), replicas=(), micro_batches=1), replica.examples
-        )
+        listed = self.exchanges.of_units(layout, replica.examples)
         found = [
             Collective(
                 name=item.name, axis=item.axis, count=round(count * float(units @ item.count)),
@@ -394,6 +396,3 @@ class HybridPricer:
     def _rates(self, kind: int, processes: tuple[int, int]) -> Rates:
         threads, workers = processes
         return Rates(self.hosts[kind].device, threads=threads, processes=workers)
-
-    def _listed(self, layout: Layout, examples: float) -> tuple[UnitExchange, ...]:
-        return self.exchanges.of_units(layout, examples)

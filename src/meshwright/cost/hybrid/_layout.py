@@ -148,7 +148,8 @@ class Layout:
 
     def stride_among(self, *axes: Axis) -> int:
         """How many devices apart neighbours in a group over several axes stand, in the mean (`mean_stride`)."""
-        return mean_stride((getattr(self.mesh, axis), self.stride(axis)) for axis in axes)
+        apart = strides(self.mesh, self.order)
+        return mean_stride(*((getattr(self.mesh, axis), apart[axis]) for axis in axes))
 
     @property
     def form(self) -> Form:
@@ -159,20 +160,18 @@ class Layout:
         )  # fmt: skip
 
 
-def timed_alike(layout: Layout) -> Layout:
+def timing(layout: Layout) -> tuple:
     """What times of units depend on: neither stages nor, if parameters are whole, how the data axis is split.
 
     How gradients are sent once a step is no matter of theirs either; shards in fewer bits are.
     """
-    sharded, mesh = layout.sharding == "parameters", layout.mesh
-    exchange, precision = layout.exchange, layout.precision
+    sharded, mesh, exchange, precision = layout.sharding == "parameters", layout.mesh, layout.exchange, layout.precision
     if exchange.updates is not None or sends_less(exchange, precision):
         sent = of_gradients(exchange) if sharded else None
         exchange = replace(exchange, compression=sent, updates=None)
         precision = replace(precision, reduction="as_written")
-    return replace(
-        layout, bounds=(0,), recomputed=(), micro_batches=1, schedule="1f1b", exchange=exchange,
-        replicas=layout.replicas if sharded and layout.shards else (), shards=layout.shards if sharded else (),
-        precision=precision, sharding=layout.sharding if sharded else "none",
-        mesh=mesh if sharded else replace(mesh, dp_replicate=mesh.num_shares, dp_shard=1),
+    return (
+        mesh if sharded else (mesh.pp, mesh.num_shares, mesh.cp, mesh.ep, mesh.tp), layout.order, sharded,
+        (layout.replicas, layout.shards) if sharded and layout.shards else (), layout.sequence, layout.attention,
+        layout.offload, layout.kernels, precision, exchange, layout.threads,
     )  # fmt: skip

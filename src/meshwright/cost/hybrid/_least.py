@@ -6,15 +6,18 @@ worker would. Exchanges take a latency for each of a whole number of buckets and
 carry; rounding to whole buckets spares at most the cost of one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from meshwright.cost._workload import Column
 from meshwright.cost.hybrid._after import After
+from meshwright.cost.hybrid._data_exchange import Shards
 from meshwright.cost.hybrid._held import carrying
 from meshwright.cost.hybrid._hybrid import HybridPricer
 from meshwright.cost.hybrid._layout import Layout
+from meshwright.cost.hybrid._shard_group import shard_groups
 from meshwright.units import Seconds
 
 _BUCKETS = 2.0**30  # of which an exchange is as good as linear in what it carries
@@ -45,6 +48,7 @@ class Least:
         self.waited: float = min(1.0, own.bubble) if own is not None else 1.0  # of filling and emptying a pipeline
         self._slopes: dict[tuple, _Slopes] = {}
         self._updates: dict[tuple, Column] = {}
+        self._sent: dict[tuple, Seconds] = {}
         self._rows = np.eye(pricer.units.num_kinds)
         sizes = {(size.fixed, size.per_example): bound for bound, size in pricer.units.cuts.items()}
         self._lightest = tuple(sizes.values())
@@ -55,16 +59,37 @@ class Least:
 
     def sent(self, layout: Layout, num_stages: int) -> tuple[Seconds, ...]:
         """What both workers at each cut spend on what crosses it, there and back (s)."""
-        pricer = self._pricer
-        habits, ways = pricer.devices.own_habits, pricer.exchanges.ways(layout, num_stages)
-        if habits is None:
-            return (0.0,) * len(ways)
-        each = {
-            way: habits.send
-            * min(pricer.least_transfer(layout, one, self._lightest, apart=way) for one in layout.replicas)
-            for way in set(ways)
-        }
+        ways = self._pricer.exchanges.ways(layout, num_stages)
+        each = {way: self._sent_so_far(layout, way) for way in set(ways)}
         return tuple(each[way] for way in ways)
+
+    def all_sent(self, layout: Layout, num_stages: int) -> Seconds:
+        """The same at all cuts together (s)."""
+        ways = self._pricer.exchanges.counted_ways(layout, num_stages)
+        return sum(number * self._sent_so_far(layout, way) for way, number in ways)
+
+    def _sent_so_far(self, layout: Layout, way: int) -> Seconds:
+        """Args: way: one of `Exchanges.ways`."""
+        pricer, habits = self._pricer, self._pricer.devices.own_habits
+        if habits is None:
+            return 0.0
+        key = (
+            way, layout.mesh.cp, layout.mesh.tp if layout.sequence == "split" else 1, layout.exchange.transport,
+            *(replica.examples for replica in layout.replicas), *pricer.exchanges.beside(layout),
+        )  # fmt: skip
+        if key not in self._sent:
+            times = (pricer.least_transfer(layout, one, self._lightest, apart=way) for one in layout.replicas)
+            self._sent[key] = habits.send * min(times)
+        return self._sent[key]
+
+    def shards(self, layout: Layout, degrees: Sequence[int]) -> Shards:
+        """What parameters in any of so many shards take at least, of a layout whose data ranks are replicas yet."""
+        _, weights = self._pricer.local(layout.division)
+        copying = max(self._pricer.copying(layout, kind) for one in layout.replicas for kind in set(one.kinds))
+        return Shards.least([
+            self._pricer.data.shards_among(layout, group, weights, copying=copying)
+            for group in shard_groups(layout, degrees)
+        ])  # fmt: skip
 
     def after(self, layout: Layout) -> After:
         """What exchange, update and state add after the last backward."""

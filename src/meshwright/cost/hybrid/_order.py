@@ -4,7 +4,7 @@ Ranks count as `Mesh` says, whatever the order; the order says on which device e
 from the farthest to the nearest, neighbours on $a_i$ stand $\\prod_{j>i} |a_j|$ devices apart.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from math import prod
 
@@ -37,7 +37,8 @@ def strides(mesh: Mesh, order: Order) -> Mapping[Axis, int]:
     return found
 
 
-def mean_stride(axes: Iterable[tuple[int, int]]) -> int:
+@lru_cache(maxsize=2**15)
+def mean_stride(*axes: tuple[int, int]) -> int:
     """How many devices apart neighbours in a group over several axes stand in the mean, over all that it spans.
 
     Where no other axis lies between them, that is how far apart the nearest are.

@@ -40,6 +40,12 @@ class StageTimes:
     exposed_backward: Column
     launching: Column
 
+    @property
+    def ahead(self) -> Column:
+        """Of `forward`, what is not waiting for the host (s)."""
+        both = self.forward + self.backward
+        return self.forward * (1 - np.divide(self.launching, both, out=np.zeros_like(both), where=both > 0))
+
 
 def unit_times(
     exchanges: Exchanges,

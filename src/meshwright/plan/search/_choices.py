@@ -73,6 +73,16 @@ class Choices:
     precisions: tuple[Precision, ...]
     offloads: tuple[Offload, ...] = ("none",)
 
+    @property
+    def departs(self) -> bool:
+        """Whether gradients may go otherwise than whole and in every step."""
+        return bool(self.goal.allow) or self.goal.pins.updates is not None
+
+    @property
+    def shards_alike(self) -> bool:
+        """Whether parameters in shards are always sent as they are, in every step."""
+        return not {"compression", "staleness"} & set(self.goal.allow) and self.goal.pins.updates is None
+
 
 def choices_of(pricer: HybridPricer, goal: Goal) -> Choices:
     """What may be combined for a graph on a cluster."""

@@ -19,6 +19,8 @@ from meshwright.units import MIB, Bytes
 
 _BUCKET_SIZE: Bytes = 25 * MIB  # torch's own; others are looked at where they are pinned
 _CHUNKS = (2, 4, 8)  # stages of one worker, interleaved, of which one is chosen; published runs use up to 6
+WHOLE: tuple[Sharding, ...] = ("none", "optimizer", "gradients")  # levels with whole parameters on every data rank
+IN_SHARDS: tuple[Sharding, ...] = ("parameters",)
 _MOST_ORDERED = 5  # kinds of devices in a pipeline whose orders are all looked at
 
 
@@ -186,18 +188,23 @@ def arranged(frame: Frame) -> Iterator[Frame]:
         yield replace(frame, layout=replace(frame.layout, replicas=placed))
 
 
-def levels(pricer: HybridPricer, shape: Layout, choices: Choices) -> Iterator[Layout]:
-    """Sharding, buckets and what gradients are sent as, for a shape."""
+def levels(
+    pricer: HybridPricer, shape: Layout, choices: Choices, *, among: Sequence[Sharding] = (*WHOLE, *IN_SHARDS)
+) -> Iterator[Layout]:  # fmt: skip
+    """Sharding, buckets and what gradients are sent as, for a shape.
+
+    Args:
+        among: what is sharded.
+    """
     exchange = replace(shape.exchange, bucket_size=choices.goal.pins.bucket_size or _BUCKET_SIZE)
-    departs = bool(choices.goal.allow) or choices.goal.pins.updates is not None
-    for sharding, mesh in _shardings(shape, choices.goal):
+    for sharding, mesh in _shardings(shape, choices.goal, among):
         layout = replace(shape, mesh=mesh, sharding=sharding, exchange=exchange, offload=choices.offloads[0])
         if sharding == "parameters" and exchange.transport == "shared_memory" and not choices.goal.pins.transport:
             # torch scatters and gathers parameters over a process group of its own
             layout = replace(layout, exchange=replace(exchange, transport="gloo"))
         if _goes(layout, layout.offload, choices.goal):
             for one in turned(pricer, layout, choices):
-                yield from sent(one, choices.goal, choices.hosts) if departs else (one,)
+                yield from sent(one, choices.goal, choices.hosts) if choices.departs else (one,)
 
 
 def offloaded(layout: Layout, choices: Choices) -> Iterator[Layout]:
@@ -247,13 +254,14 @@ def framed(layout: Layout, schedule: Schedule, stages: int) -> Frame:
     )
 
 
-def _shardings(shape: Layout, goal: Goal) -> Iterator[tuple[Sharding, Mesh]]:
+def _shardings(shape: Layout, goal: Goal, among: Sequence[Sharding]) -> Iterator[tuple[Sharding, Mesh]]:
     """Levels and degrees. With several micro-batches gradients are whole until the last, as with sharded state only."""
     pins, mesh = goal.pins, shape.mesh
     shares = mesh.num_shares
     single = shape.micro_batches == 1 or pins.sharding == "gradients"
-    levels: tuple[Sharding, ...] = ("none", "optimizer", *(("gradients",) if single else ()), "parameters")
-    for level in pinned_among(pins.sharding, levels):
+    for level in pinned_among(pins.sharding, among):
+        if level == "gradients" and not single:
+            continue
         sharded = divisors(shares) if level == "parameters" else (shares,)
         for shard in (1,) if level == "none" else tuple(degree for degree in sharded if degree > 1):
             if pins.data in (None, shares // shard) and pins.shard in (None, shard):

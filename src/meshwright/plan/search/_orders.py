@@ -85,6 +85,6 @@ def _whereabouts(mesh: Mesh, order: Order, reaches: Reaches) -> tuple:
     groups = [(getattr(mesh, axis), apart[axis]) for axis in live(mesh, USUAL_ORDER)]
     data = [(getattr(mesh, axis), apart[axis]) for axis in _DATA]
     both = [*data, (mesh.cp, apart["cp"])]
-    groups += [(mesh.num_shares, mean_stride(data)), (mesh.num_shares * mesh.cp, mean_stride(both))]
+    groups += [(mesh.num_shares, mean_stride(*data)), (mesh.num_shares * mesh.cp, mean_stride(*both))]
     near = tuple(min(degree, reach // stride) for (degree, stride), reach in product(groups, reaches))
     return (*near, *(min(apart["pp"], reach) for reach in reaches if mesh.pp > 1))

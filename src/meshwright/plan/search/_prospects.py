@@ -7,13 +7,24 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from meshwright.cost import Offload, Schedule
-from meshwright.cost.hybrid import ANY_ORDER, USUAL_ORDER, After, HybridPricer, Layout
+from meshwright.cost import Offload, Schedule, Sharding
+from meshwright.cost.hybrid import ANY_ORDER, USUAL_ORDER, After, HybridPricer, Layout, Shards
 from meshwright.plan._goal import Goal
+from meshwright.plan._layouts import divisors
 from meshwright.plan.search._aim import Aim
 from meshwright.plan.search._bubble import bubble, least_step
 from meshwright.plan.search._choices import Choices
-from meshwright.plan.search._frame import Frame, arranged, form_of, framed, levels, offloaded, schedules
+from meshwright.plan.search._frame import (
+    IN_SHARDS,
+    WHOLE,
+    Frame,
+    arranged,
+    form_of,
+    framed,
+    levels,
+    offloaded,
+    schedules,
+)
 from meshwright.plan.search._limits import limits
 from meshwright.plan.search._reordered import reordered, turned
 from meshwright.plan.search._rooms import Rooms, may_hold
@@ -26,17 +37,19 @@ Way = tuple[Schedule, int]  # a schedule with a number of stages
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bare:
-    """A shape before anything is sharded.
+    """A shape before it is said what is sharded, and in how many parts.
 
     Args:
         shape: which.
-        work: that it takes at least.
+        work: that it takes at least with nothing in shards.
         values: that its ways may be worth at best.
+        levels: of sharding that are meant.
     """
 
     shape: Layout
     work: LeastWork
     values: dict[Way, float]
+    levels: tuple[Sharding, ...] = WHOLE
 
     @property
     def bound(self) -> float:
@@ -65,6 +78,7 @@ class Prospects:
         self._rooms: dict[tuple, Rooms] = {}
         self._fits: dict[Layout, dict[tuple, bool]] = {}
         self._weighed: dict[tuple, NDArray[np.float64]] = {}
+        self._shards: dict[tuple, Shards | None] = {}
         self._units = np.bincount(pricer.units.kinds, minlength=pricer.units.num_kinds).astype(np.float64)
 
     def of_shape(self, shape: Layout, most: float) -> Bare | None:
@@ -72,7 +86,7 @@ class Prospects:
 
         Sharding takes time and never saves any: what is too long without is not looked at with it.
         """
-        work = self._work.of(shape)
+        work = self._work.of_shape(shape)
         values = self._values(shape, schedules(shape, self._choices), work, None, most=most)
         return Bare(shape=shape, work=work, values=values) if values else None
 
@@ -80,7 +94,8 @@ class Prospects:
         """Frames of a shape that may be worth less than `most`, with a bound; parts that must go to the hosts do."""
         shape = bare.shape
         known = {(None, shape.offload == "activations"): bare.work}
-        found = (with_shards(self._pricer, self._goal, one) for one in levels(self._pricer, shape, self._choices))
+        listed = levels(self._pricer, shape, self._choices, among=bare.levels)
+        found = (with_shards(self._pricer, self._goal, one) for one in listed)
         groups = [(layout, *offloaded(layout, self._choices)) for layout in chain(*found)]
         if not groups:
             return
@@ -93,8 +108,25 @@ class Prospects:
                 yield from ((value, framed(layout, *way)) for way, value in values.items())
                 here = fits if place == 0 else here
 
-    def other_orders(self, shape: Layout, most: float) -> Iterator[tuple[float, Frame]]:
-        """Frames of a shape with its axes in other orders than its own, as `frames`.
+    def in_shards(self, bare: Bare, most: float) -> Bare | None:
+        """The same with its parameters in shards, in whichever number; None where that is not less than `most`.
+
+        What gathers them in every micro-batch takes so much that most shapes need not be looked at with each number.
+        """
+        first = next(levels(self._pricer, bare.shape, self._choices, among=IN_SHARDS), None)
+        if first is None:
+            return None
+        shards = self._least_shards(replace(first, mesh=bare.shape.mesh))
+        if shards is None:
+            return replace(bare, levels=IN_SHARDS)
+        travels = self._aim.least(self._work.travelling(bare.shape, shards), *self._work.drawn(bare.shape))
+        if self._aim.minimize != "memory" and travels >= most:
+            return None
+        values = self._values(first, bare.values, self._work.in_shards(first, shards), None, most=most)
+        return Bare(shape=bare.shape, work=bare.work, values=values, levels=IN_SHARDS) if values else None
+
+    def other_orders(self, shape: Layout, most: float) -> Iterator[tuple[float, Frame | Bare]]:
+        """Frames of a shape with its axes in other orders than its own, as `frames`; what is in shards yet as a whole.
 
         What would be too long with every axis where it is best for it is so in all orders.
         """
@@ -102,11 +134,16 @@ class Prospects:
         if self._aim.minimize != "memory" and self._aim.least(self._work.busy(nowhere), *draw) >= most:
             return
         nearest = self.of_shape(nowhere, most)
-        likely = list(self.frames(nearest, most)) if nearest is not None else []
-        if not likely:
+        if nearest is None:
+            return
+        likely, spread = list(self.frames(nearest, most)), self.in_shards(nearest, most)
+        if not likely and spread is None:
             return
         for other in reordered(self._pricer, shape, self._choices):
             if self._aim.minimize != "memory" and self._aim.least(self._work.busy(other), *draw) >= most:
+                continue
+            here = self.in_shards(replace(nearest, shape=other), most) if spread is not None else None
+            if not likely and here is None:
                 continue
             bare = self.of_shape(other, most)
             if bare is None:
@@ -119,6 +156,8 @@ class Prospects:
                 for layout in turned(self._pricer, replace(frame.layout, order=other.order), self._choices):
                     values = self._worth(layout, (way,), most, known)
                     yield from ((value, framed(layout, *way)) for value in values.values())
+            if here is not None:
+                yield max(here.bound, bare.bound), replace(here, work=bare.work)
 
     def of_frame(self, frame: Frame, most: float) -> float:
         """A lower bound on a frame's value; infinite where it is not less than `most`, or no stages fit the memory."""
@@ -147,6 +186,19 @@ class Prospects:
             kinds = range(self._pricer.units.num_kinds)
             self._weighed[key] = np.array([self._pricer.weight_of(layout, kind) for kind in kinds])
         return self._weighed[key]
+
+    def _least_shards(self, shape: Layout) -> Shards | None:
+        """What parameters in shards take at least in any number of them; None where it is not known for all alike."""
+        if not self._choices.shards_alike:
+            return None
+        mesh = shape.mesh
+        key = (
+            shape.division, mesh.num_shares, mesh.cp, shape.stride("dp_replicate"), shape.stride("cp"),
+            shape.exchange, *self._pricer.exchanges.beside(shape),
+        )  # fmt: skip
+        if key not in self._shards:
+            self._shards[key] = self._work.least.shards(shape, divisors(mesh.num_shares)[1:])
+        return self._shards[key]
 
     def _worth(
         self, layout: Layout, ways: Iterable[Way], most: float, known: dict[tuple, LeastWork]

@@ -97,9 +97,10 @@ def _under_way(flying: Times, counts: Times) -> Times:
 def _needed(flying: Times, freed: Times) -> Times:
     """How many of the blocks that free most must be computed again to free so much."""
     before, freed = np.cumsum(flying, axis=1), freed * (1 - 1e-12) - 1e-9
-    short = np.maximum(0.0, freed - before[:, -1:])
-    first = (freed[:, :, None] > np.hstack((np.zeros((len(flying), 1)), before[:, :-1]))[:, None, :]).sum(axis=2)
-    return first + np.ceil(short / flying[:, -1:])
+    first = (freed > 0).astype(np.float64)
+    for place in range(before.shape[1] - 1):
+        first += freed > before[:, place, None]
+    return first + np.ceil(np.maximum(0.0, freed - before[:, -1:]) / flying[:, -1:])
 
 
 def least_bottleneck(table: Times, least: NDArray[np.intp]) -> Seconds:

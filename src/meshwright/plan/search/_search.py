@@ -14,7 +14,7 @@ from meshwright.plan.search._aim import Aim
 from meshwright.plan.search._bubble import bubble
 from meshwright.plan.search._burden import Counts
 from meshwright.plan.search._choices import Choices, Devices, choices_of, device_sets
-from meshwright.plan.search._frame import Frame, arranged, keeps_all, offloaded, shapes
+from meshwright.plan.search._frame import WHOLE, Frame, arranged, keeps_all, offloaded, shapes
 from meshwright.plan.search._limits import limits
 from meshwright.plan.search._prospects import Bare, Prospects
 from meshwright.plan.search._reordered import reaches_of, reordered
@@ -251,13 +251,18 @@ class Search:
             return
         if self._aim == Aim(minimize=self._aim.minimize) and (state.best is None or self._aim.minimize == "memory"):
             return
-        for low, frame in self._prospects.other_orders(shape, state.most):
-            heap.push(low, low * (1 + bubble(frame.form)), frame)
+        for low, found in self._prospects.other_orders(shape, state.most):
+            estimate = found.estimate if isinstance(found, Bare) else low * (1 + bubble(found.form))
+            heap.push(low, estimate, found)
             state.work += _FRAME
         state.work += _FRAME
 
     def _split_up(self, bare: Bare, heap: "_Heap", state: _State) -> None:
-        """Puts the frames of a shape where it was."""
+        """Puts the frames of a shape where it was; of those with parameters in shards all in one yet."""
+        if bare.levels == WHOLE:
+            spread = self._prospects.in_shards(bare, state.most)
+            if spread is not None:
+                heap.push(spread.bound, spread.estimate, spread)
         for low, frame in self._prospects.frames(bare, state.most):
             heap.push(low, low * (1 + bubble(frame.form)), frame)
             state.work += _FRAME

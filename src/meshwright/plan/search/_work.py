@@ -1,11 +1,12 @@
 """What a layout's work takes at least, whatever its stages are: alone, with its exchange, and on unequal workers."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meshwright.cost.hybrid import After, Form, HybridPricer, Layout, Least, Replica
+from meshwright.cost.hybrid import After, Form, HybridPricer, Layout, Least, Replica, Shards
 from meshwright.plan.search._bubble import Column, Filling, fillings, least_shared, least_shares, least_step
 from meshwright.plan.search._burden import Counts
 from meshwright.plan.search._choices import Choices
@@ -49,21 +50,46 @@ class Work:
         self._units = np.array(units, dtype=np.float64)
         self._computed: dict[tuple, tuple[Seconds, tuple[Filling, ...]]] = {}
         self._draws: dict[tuple, tuple[Watts, Dollars]] = {}
-        self._sent: dict[tuple, Seconds] = {}
+
+    def of_shape(self, shape: Layout) -> LeastWork:
+        """The work of a shape with the exchange inside its model, whatever will be in shards."""
+        return min(map(self.of, _carried(shape)), key=lambda one: one.work)
 
     def of(self, layout: Layout) -> LeastWork:
         """The work of a layout with the exchange inside its model."""
+        return self._of([
+            {kind: (one.forward, one.forward + one.backward)
+             for kind, (_, one) in zip(replica.kinds, self._pricer.kinds(layout, replica), strict=True)}
+            for replica in layout.replicas
+        ], layout)  # fmt: skip
+
+    def in_shards(self, shape: Layout, shards: Shards) -> LeastWork:
+        """The work of a shape whose parameters are in shards, which take so much at least.
+
+        A forward waits less for its host's launching where more is exchanged in its backward: none of it is counted.
+        """
+        found = []
+        for replica in shape.replicas:
+            times = {kind: self._pricer.times(shape, replica, kind, shards) for kind in dict.fromkeys(replica.kinds)}
+            found.append({kind: (one.ahead, one.forward + one.backward) for kind, one in times.items()})
+        return self._of(found, shape)
+
+    def travelling(self, shape: Layout, shards: Shards) -> Seconds:
+        """A step at least by what travels of parameters in shards alone, which each unit waits for (s)."""
+        each = 2 * shards.gathered + shards.scattered
+        return self.step_around(shape.micro_batches * float(each @ self._units) / shape.mesh.pp, shape)
+
+    def _of(self, each: Sequence[Mapping[int, tuple[Column, Column]]], layout: Layout) -> LeastWork:
+        """Args: each: forward, and with the backward, of units of each kind, by kind of worker of every replica."""
         work, shared, rows = 0.0, 0.0, list[Column]()
         ahead: list[Column] = []
-        for replica in layout.replicas:
-            kinds = dict(zip(replica.kinds, (one for _, one in self._pricer.kinds(layout, replica)), strict=True))
-            times = list(kinds.values())
-            both = np.array([one.forward + one.backward for one in times])
-            if len(kinds) > 1:
+        for replica, times in zip(layout.replicas, each, strict=True):
+            both = np.array([whole for _, whole in times.values()])
+            if len(times) > 1:
                 shared = max(shared, self._shared(both, replica))
             work = max(work, float((both @ self._units).min()))
             rows += [*both]
-            ahead += [one.forward for one in times]
+            ahead += [forward for forward, _ in times.values()]
         every = np.array(rows)
         window = float((every @ self._units).max()) / layout.mesh.pp
         return LeastWork(
@@ -77,7 +103,7 @@ class Work:
         if others or len(set(replica.kinds)) > 1:
             return 0.0
         computed, _ = self._computing(shape, replica.kinds[0], replica.examples)
-        waited = self._pricer.exchanges.waited(shape, replica.examples, self._units)
+        waited = min(self._pricer.exchanges.waited(one, replica.examples, self._units) for one in _carried(shape))
         return self.step_around(shape.micro_batches * (computed + waited) / shape.mesh.pp, shape)
 
     def ahead(self, least: LeastWork, after: After | None = None) -> tuple[Filling, ...]:
@@ -91,12 +117,7 @@ class Work:
 
     def sent(self, layout: Layout, num_stages: int) -> Seconds:
         """What all workers together spend at least on what crosses cuts, there and back (s)."""
-        examples = tuple(replica.examples for replica in layout.replicas)
-        mesh, how = layout.mesh, (layout.sequence, examples, layout.exchange.transport)
-        key = mesh.tp, mesh.cp, mesh.pp, num_stages, layout.stride("pp"), *how
-        if key not in self._sent:
-            self._sent[key] = 2 * sum(self.least.sent(layout, num_stages))
-        return self._sent[key]
+        return 2 * self.least.all_sent(layout, num_stages)
 
     def alone(self, shape: Layout) -> Seconds:
         """A step at least, by computing alone (s)."""
@@ -173,3 +194,9 @@ class Work:
             ahead = fillings(least_shares(pieces.forward[None], both[None]), both * self._units)
             self._computed[key] = float(both @ self._units), ahead
         return self._computed[key]
+
+
+def _carried(shape: Layout) -> tuple[Layout, ...]:
+    """A shape for all that may carry the exchange inside its model: with parameters in shards nobody is asked."""
+    asked = shape.exchange.transport == "gloo" and shape.sharding != "parameters" and shape.mesh.splits_the_model
+    return (shape, replace(shape, sharding="parameters")) if asked else (shape,)
