@@ -60,6 +60,11 @@ def format_seconds(duration: Seconds) -> str:
     return f"{duration // 3600:.0f} h {duration % 3600 // 60:02.0f} min"
 
 
+def format_days(duration: Seconds) -> str:
+    """How long a whole run takes: in days from two of them up, else as `format_seconds` does: `7e6` → `81 days`."""
+    return f"{duration / 86400:.3g} days" if duration >= 2 * 86400 else format_seconds(duration)
+
+
 def format_scaled(value: float, unit: str) -> str:
     """A value with a decimal prefix before its unit: `(1.2e11, "FLOP/s")` → `120 GFLOP/s`."""
     for prefix, factor in _DECIMAL:

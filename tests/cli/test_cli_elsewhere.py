@@ -41,6 +41,12 @@ def test_a_limit_without_a_length(folder: Path, capsys: pytest.CaptureFixture[st
     assert "--deadline without --tokens or --steps" in capsys.readouterr().err
 
 
+def test_a_length_that_is_said_twice(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--cluster", "h100:2x2", "--tokens", "1T", "--steps", "10"]
+    assert run_command(["plan", *options, str(folder / "graph.json")]) == 2
+    assert "--tokens 1e+12 together with --steps 10" in capsys.readouterr().err
+
+
 def test_an_objective_that_there_is_not(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["plan", "--minimize", "tine", "--cluster", "h100:2", str(folder / "graph.json")]) == 2
     assert "did you mean 'time'?" in capsys.readouterr().err

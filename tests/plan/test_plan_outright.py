@@ -13,8 +13,9 @@ from meshwright.cost import Pricer
 from meshwright.cost.hybrid import layout_of
 from meshwright.errors import DoesNotFitError, PlanError
 from meshwright.graph import Graph
-from meshwright.hardware import Cluster
+from meshwright.hardware import Cluster, Link
 from meshwright.plan import Goal, Pins, Plan, overflow, plan_outright, price_change, read_plan, with_splits, write_plan
+from meshwright.plan._target import enough
 
 
 def _case(seed: int = 3) -> tuple[Graph, Cluster]:
@@ -108,6 +109,18 @@ def test_pins_are_followed() -> None:
     assert plan.strategy.pipeline is not None
 
 
+def test_shares_that_follow_speed_are_pinned_where_the_model_stays_whole() -> None:
+    """On the processors of two hosts; a split model's workers wait for each other inside the step."""
+    graph, machine = by_hand.multilayer(layers=4, batch=64), by_hand.machine()
+    network = Link(tier="network", latency=1e-4, bandwidth=1e9)
+    hosts = (replace(machine.hosts[0], count=2),)
+    cluster = replace(machine, identity="", hosts=hosts, links=(*machine.links, network))
+    whole = Pins(sharing="adaptive", workers=4, tensor=1, context=1, pipeline=1)
+    assert plan_outright(graph, cluster, Goal(pins=whole)).strategy.batch.sharing == "adaptive"
+    with pytest.raises(PlanError, match="sharing = 'adaptive' does not go with pipeline"):
+        plan_outright(graph, cluster, Goal(pins=Pins(sharing="adaptive", workers=4, pipeline=2)))
+
+
 def test_an_illegal_degree_is_refused_with_the_legal_ones() -> None:
     with pytest.raises(PlanError, match="tensor = 3 is not possible here") as caught:
         plan_outright(*_case(), Goal(pins=Pins(tensor=3)))
@@ -117,6 +130,12 @@ def test_an_illegal_degree_is_refused_with_the_legal_ones() -> None:
 def test_a_deadline_that_nothing_keeps() -> None:
     with pytest.raises(PlanError, match="no plan keeps the limits: the fastest takes"):
         plan_outright(*_case(), Goal(tokens=1e6, deadline=1e-3))
+
+
+@pytest.mark.parametrize(("duration", "told"), [(5_813.0, "96.9min"), (7_015_000.0, "81.2d"), (172_800.0, "2d")])
+def test_a_deadline_that_is_enough(duration: float, told: str) -> None:
+    """Rounded up to a tenth: 96.88 minutes, 81.19 days, and two days at once."""
+    assert enough(duration) == told
 
 
 def test_nothing_fits() -> None:

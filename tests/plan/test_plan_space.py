@@ -185,10 +185,24 @@ def test_inexact_matrices_pinned() -> None:
         (Pins(threads=4), "threads: 1 to 2"),
         (Pins(random="sfc64"), "random: 'default'"),
         (Pins(memory_format="channels_last"), "memory_format: 'as_written'"),
+        (Pins(islands=2), "islands: 1"),
+        (Pins(interval=10), "interval: 1"),
+        (Pins(outer_momentum=0.9), "outer_momentum: 0.0"),
+        (Pins(compression_share=0.01), "compression_share: 1.0"),
     ],
 )
 def test_a_single_pin_out_of_range_names_what_is_in_range(pins: Pins, legal: str) -> None:
     assert f"instead: legal values of {legal}\n" in _refusal(pins)
+
+
+def test_what_departs_from_nothing_may_be_pinned() -> None:
+    assert _space(goal=Goal(pins=Pins(islands=1, interval=1, delay=0, compression_rank=0)))
+
+
+def test_shares_that_follow_accelerators_are_refused() -> None:
+    """They were said to be pinned, and stayed as they were."""
+    message = _refusal(Pins(sharing="adaptive"), cluster=build.accelerators())
+    assert "instead: legal values of sharing: 'fixed'\n" in message
 
 
 def test_degrees_that_do_not_make_the_workers() -> None:

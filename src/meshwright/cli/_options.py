@@ -22,7 +22,7 @@ class GoalOptions:
     """Permit a departure from the script's mathematics: precision, compression, staleness, quantization, sparsity."""
 
     memory: str | None = None
-    """Most that all workers of a host may use together, for example 4GiB."""
+    """Most that an accelerator's worker may use, or all workers on a host's processor together: for example 4GiB."""
 
     cluster: str | None = None
     """Plan for other hardware: a file, or a short form: h100:8x64 (64 hosts of 8), h100:8x2+a100:8x4 (two kinds)."""

@@ -261,11 +261,18 @@ def check_objective(name: str) -> Objective:
 
 
 def check_length(goal: Goal) -> None:
-    """Refuses limits on a whole run whose length nobody said.
+    """Refuses limits on a whole run whose length nobody said, and a length that is said twice.
 
     Raises:
-        UsageError: there is a deadline or a budget, and neither tokens nor steps.
+        UsageError: there is a deadline or a budget, and neither tokens nor steps; or there are both.
     """
+    if goal.tokens and goal.steps:
+        raise UsageError(
+            f"--tokens {goal.tokens:g} together with --steps {goal.steps}",
+            cause="each says how long the run is, for a step has the tokens of the script's batch",
+            alternatives=["leave out --steps", "leave out --tokens"],
+            command=f"meshwright plan --tokens {goal.tokens:g} SCRIPT",
+        )
     if (goal.deadline or goal.budget) and not (goal.tokens or goal.steps):
         raise UsageError(
             f"{'--deadline' if goal.deadline else '--budget'} without --tokens or --steps",

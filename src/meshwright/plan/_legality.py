@@ -24,6 +24,14 @@ from meshwright.plan._space import (
 )
 from meshwright.plan._split_legality import Rule, check_split_exchange, split_rules
 
+# Choices that only count beside a departure from the script's mathematics: what has to be allowed, and the value that
+# departs from nothing.
+_PARTS_OF_DEPARTURES: dict[str, tuple[Allowance, float]] = {
+    "compression_rank": ("compression", 0), "compression_share": ("compression", 1.0),
+    "interval": ("staleness", 1), "islands": ("staleness", 1), "outer_rate": ("staleness", 1.0),
+    "outer_momentum": ("staleness", 0.0), "fragments": ("staleness", 1), "delay": ("staleness", 0),
+}  # fmt: skip
+
 
 def check_pins(graph: Graph, cluster: Cluster, goal: Goal) -> None:
     """Refuses pins that no strategy can follow.
@@ -113,12 +121,20 @@ def _layout_rules(graph: Graph, cluster: Cluster, pins: Pins) -> Iterator[Rule]:
     yield Rule(
         name="threads",
         legal=range(1, max(1, device.cores // workers if on_cpu else 1) + 1),
-        cause=f"a host has {device.cores} cores for {workers} worker{'s' if workers > 1 else ''}",
+        cause=f"a host has {device.cores} core{'s' if device.cores > 1 else ''} for {workers} worker"
+        f"{'s' if workers > 1 else ''}"
+        if on_cpu
+        else "threads share a processor's cores; a worker with an accelerator has one",
     )
     for name in ("data", "shard"):
         yield Rule(
             name=name, legal=range(1, most + 1), cause=f"there can be {most} worker{'s' if most > 1 else ''} here"
         )
+    yield Rule(
+        name="sharing",
+        legal=("fixed", "adaptive") if on_cpu else ("fixed",),
+        cause="shares follow the times of every step, which are not read on accelerators",
+    )
     yield Rule(
         name="sharding",
         legal=get_args(Sharding) if most > 1 else ("none",),
@@ -156,7 +172,7 @@ def _exchange_rules(cluster: Cluster) -> Iterator[Rule]:
     yield Rule(
         name="transport",
         legal=("nccl",) if not on_cpu else ("gloo", *(("shared_memory", "hierarchical") if shared else ()), *DIRECT),
-        cause=f"that is what joins the workers of {cluster.name}",
+        cause=f"nothing else joins the workers of {cluster.name}",
     )
 
 
@@ -179,6 +195,9 @@ def _lossy_rules(allow: Sequence[Allowance]) -> Iterator[Rule]:
             legal=tuple(name for name in get_args(Schedule) if name != "asynchronous"),
             cause=cause.format("staleness"),
         )
+    for name, (allowance, neutral) in _PARTS_OF_DEPARTURES.items():
+        if allowance not in allow:
+            yield Rule(name=name, legal=(neutral,), cause=cause.format(allowance))
     yield Rule(
         name="updates",
         legal=("every_step", *get_args(UpdatesKind)) if "staleness" in allow else ("every_step",),

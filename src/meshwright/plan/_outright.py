@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from math import ceil, isfinite
 
-from meshwright.cost import Pricer
+from meshwright.cost import Pricer, Strategy
 from meshwright.cost.hybrid import HybridPricer, Layout, Price, strategy_of
 from meshwright.errors import DoesNotFitError, PlanError
 from meshwright.graph import Graph, derived_splits
@@ -19,7 +19,7 @@ from meshwright.plan._plan import Candidate, FrontPoint, Plan, PlannedStage, Ran
 from meshwright.plan._rank_memory import fullest_of, ranks_of_layout
 from meshwright.plan._remedies import Remedies
 from meshwright.plan._space import OBSTACLES, SPLITS, settled
-from meshwright.plan._target import aim_of, target_of, tokens_of_step
+from meshwright.plan._target import aim_of, enough, target_of, tokens_of_step
 from meshwright.plan.explanation import (
     Neighbour,
     binding,
@@ -31,7 +31,7 @@ from meshwright.plan.explanation import (
     with_memory,
 )
 from meshwright.plan.search import Aim, Found, Result, Search, limits
-from meshwright.units import format_bytes, format_seconds
+from meshwright.units import format_bytes, format_days, format_seconds
 
 
 def is_elsewhere(cluster: Cluster) -> bool:
@@ -87,7 +87,7 @@ def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -
     layout, price = with_heap_room(hybrid, chosen.layout, goal.pins, limit=limit), chosen.price
     held = ranks_of_layout(hybrid, layout)
     workers = workers_of(layout, hybrid.hosts)
-    strategy = strategy_of(layout, graph, hybrid.units, workers)
+    strategy = _with_sharing(strategy_of(layout, graph, hybrid.units, workers), goal.pins)
     prediction = replace(hybrid.predict(layout), start=pricer.start(layout.kernels))
     beside = sorted(
         neighbours(hybrid, goal, aim, layout, price, least=aim.value(price) * (1 - result.gap)),
@@ -117,6 +117,24 @@ def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -
         target=target_of(goal, graph, prediction),
         corrections={} if pricer.correction == Correction() else {"model": pricer.correction},
     )
+
+
+def _with_sharing(strategy: Strategy, pins: Pins) -> Strategy:
+    """The strategy with shares that follow the workers' speed, where that is pinned.
+
+    Raises:
+        PlanError: it splits the model, whose workers wait for each other inside the step.
+    """
+    if pins.sharing != "adaptive":
+        return strategy
+    if strategy.mesh.splits_the_model:
+        raise PlanError(
+            f"sharing = 'adaptive' does not go with {', '.join(strategy.mesh.split_axes)}",
+            cause="the workers of a split model wait for each other inside the step",
+            alternatives=["--set sharing=fixed", "--set tensor=1 --set context=1 --set pipeline=1"],
+            command="meshwright plan SCRIPT",
+        )
+    return replace(strategy, batch=replace(strategy.batch, sharing="adaptive"))
 
 
 def stages_of(pricer: HybridPricer, layout: Layout, held: Sequence[RankMemory]) -> tuple[PlannedStage, ...]:
@@ -210,12 +228,12 @@ def _too_long(
     quick, cheap = (target_of(goal, graph, _Prediction(found.price)) for found in (fastest, cheapest))  # type: ignore[arg-type]
     assert quick is not None
     assert cheap is not None
-    needed, allowed, ways = [f"the fastest takes {quick.time / 86400:.3g} days and ${quick.money:,.0f}"], [], []
+    needed, allowed, ways = [f"the fastest takes {format_days(quick.time)} and ${quick.money:,.0f}"], [], []
     if isfinite(aim.longest):
         allowed.append(f"take {format_seconds(aim.longest)}")
-        ways.append(f"--deadline of at least {ceil(quick.time / 8640) / 10:g}d")
+        ways.append(f"--deadline of at least {enough(quick.time)}")
     if isfinite(aim.dearest):
-        needed.append(f"the cheapest ${cheap.money:,.0f} and {cheap.time / 86400:.3g} days")
+        needed.append(f"the cheapest ${cheap.money:,.0f} and {format_days(cheap.time)}")
         allowed.append(f"cost ${aim.dearest:,.4g}")
         ways.append(f"--budget of at least {ceil(cheap.money)}")
     return PlanError(

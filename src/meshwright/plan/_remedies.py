@@ -9,10 +9,10 @@ from meshwright.errors import HardwareError
 from meshwright.hardware import Cluster
 from meshwright.plan._goal import Goal, Pins
 from meshwright.plan._space import settled
-from meshwright.plan._target import DAY, aim_of, steps_to
+from meshwright.plan._target import aim_of, steps_to
 from meshwright.plan.explanation import device_names, summary
 from meshwright.plan.search import Effort, Found, Search
-from meshwright.units import format_bytes, format_seconds
+from meshwright.units import format_bytes, format_days, format_seconds
 
 _EFFORT = Effort(priced=4, visited=60, total=240)
 _MOST_TIMES = 64  # as many hosts are looked at
@@ -90,7 +90,7 @@ class Remedies:
         graph = replace(self.pricer.graph, batch_size=batch) if batch else self.pricer.graph
         price, steps = found.price, steps_to(self.goal, graph)
         money = f", ${ceil(steps * price.money):,}" if price.money else ""
-        run = f", {steps * price.step / DAY:.3g} days{money}" if steps else ""
+        run = f", {format_days(steps * price.step)}{money}" if steps else ""
         plan = summary(found.layout, device_names(self.pricer, found.layout))
         return f"{plan} takes {format_bytes(price.peak)} and {format_seconds(price.step)}{run}"
 

@@ -8,9 +8,9 @@ from meshwright.errors import PlanError
 from meshwright.graph import Graph, tokens_per_example
 from meshwright.plan._goal import Goal
 from meshwright.plan.search import Aim
-from meshwright.units import Dollars, Joules, Seconds, format_seconds
+from meshwright.units import Dollars, Joules, Seconds, format_days, format_seconds
 
-DAY: Seconds = 86400.0
+_DAY: Seconds = 86400.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +68,12 @@ def target_of(goal: Goal, graph: Graph, prediction: Prediction) -> Target | None
     )
 
 
+def enough(duration: Seconds) -> str:
+    """A deadline as it is written, rounded up: `81.2d`, or `96.9min` below two days."""
+    unit, name = (_DAY, "d") if duration >= 2 * _DAY else (60.0, "min")
+    return f"{ceil(10 * duration / unit) / 10:g}{name}"
+
+
 def check_deadline(target: Target | None, goal: Goal) -> None:
     """Refuses a run that takes longer than it may, where nothing faster was found.
 
@@ -77,12 +83,12 @@ def check_deadline(target: Target | None, goal: Goal) -> None:
     if target is None or not goal.deadline or target.time <= goal.deadline:
         return
     raise PlanError(
-        f"no plan keeps the deadline: the fastest takes {target.time / DAY:.3g} days, and {goal.deadline / DAY:.3g} "
+        f"no plan keeps the deadline: the fastest takes {format_days(target.time)}, and {format_days(goal.deadline)} "
         "were given",
         cause=f"{target.steps:,} steps of {format_seconds(target.time / target.steps)}; one may take "
         f"{format_seconds(goal.deadline / target.steps)}",
         alternatives=[
-            f"--deadline {ceil(10 * target.time / DAY) / 10:g}d",
+            f"--deadline {enough(target.time)}",
             "fewer tokens or steps",
             "other hardware: --cluster h100:8, say",
         ],

@@ -12,7 +12,7 @@ from meshwright.cost import Mesh, Placement, Strategy
 from meshwright.cost.hybrid import order_of
 from meshwright.plan import Change, Plan, overflow
 from meshwright.report._rank_memory_table import memory_by_rank_table
-from meshwright.units import Dollars, Joules, format_bytes, format_scaled, format_seconds
+from meshwright.units import Dollars, Joules, format_bytes, format_days, format_scaled, format_seconds
 
 _MOST_STAGES = 32  # rows shown
 _MOST_GATHERED = 8  # lines shown
@@ -54,7 +54,7 @@ def _parts(plan: Plan) -> Iterator[RenderableType]:
         target = plan.target
         energy = f", {format_scaled(target.energy / 3600, 'Wh')}" if target.energy else ""
         money = f", ${target.money:,.0f}" if target.money else ""
-        run = f"{target.steps:,} steps, {target.tokens:.3g} tokens: {target.time / 86400:.3g} days{energy}{money}"
+        run = f"{target.steps:,} steps, {target.tokens:.3g} tokens: {format_days(target.time)}{energy}{money}"
         yield Text.assemble(("Whole run ", "bold"), run)
     for point in plan.front[1:]:
         money = f", ${point.money:,.2f}" if point.money else ""
