@@ -184,6 +184,13 @@ def test_a_change_is_priced(plan: Plan) -> None:
         price_change(plan, replace(graph, batch_size=2 * graph.batch_size), cluster, Pins(tensor=other))
 
 
+@pytest.mark.parametrize("pins", [Pins(workers=1), Pins(workers=2), Pins(data=2), Pins(shard=4)])
+def test_a_change_that_other_choices_leave_no_room_for_moves_them(plan: Plan, pins: Pins) -> None:
+    """Fewer workers, say, when the plan's degrees make four: it was said that one pin contradicts itself."""
+    change = price_change(plan, *_case(), pins)
+    assert change.after.step >= change.before.step * (1 - 1e-9)
+
+
 def test_a_degree_that_divides_no_number_of_workers_names_one_that_it_does() -> None:
     graph, cluster = _case()
     with pytest.raises(PlanError, match="data = 3") as caught:

@@ -93,7 +93,11 @@ def _outright(plan: Plan, graph: Graph, cluster: Cluster, goal: Goal) -> Candida
         pins = relaxed(pins, goal.pins, name, getattr(goal.pins, name))
     pins = replace(pins, **{name: getattr(goal.pins, name) for name in named})
     text = ", ".join(f"{name} {getattr(goal.pins, name)}" for name in named)
-    found = neighbour(pricer, replace(goal, pins=pins), Aim(minimize=plan.minimize), chosen, best, change=text)
+    # Where the plan's other choices leave no room for the change, they follow it too: first all but the workers.
+    for kept in (pins, replace(goal.pins, workers=goal.pins.workers or fixed.workers), goal.pins):
+        found = neighbour(pricer, replace(goal, pins=kept), Aim(minimize=plan.minimize), chosen, best, change=text)
+        if found is not None:
+            break
     if found is None or found.layout is None or found.price is None:
         raise no_strategy(graph, cluster, goal)
     return Candidate(

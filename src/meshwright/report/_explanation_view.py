@@ -75,7 +75,8 @@ def _reasons(found: Explanation) -> Iterator[RenderableType]:
         margin = f"{format_seconds(found.margin)} slower" if found.margin > 0 else ""
         reason = found.next_best.reason
         # most reasons begin with the margin
-        after = (reason,) if reason.startswith(margin) else (margin, reason)
+        begins = reason.startswith(margin) or (margin and reason.startswith(f"{format_seconds(found.margin)} ("))
+        after = (reason,) if begins else (margin, reason)
         told = ": ".join(part for part in after if part)
         yield Text.assemble(("Next best ", "bold"), found.next_best.summary + (f", {told}" if told else ""))
     for flip in found.flips:
