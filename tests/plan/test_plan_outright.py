@@ -9,13 +9,14 @@ import pytest
 
 import planning_builders as by_hand
 import search_builders as build
-from meshwright.cost import Pricer
-from meshwright.cost.hybrid import layout_of
+from meshwright.cost import Mesh, Pricer
+from meshwright.cost.hybrid import Layout, Replica, layout_of
 from meshwright.errors import DoesNotFitError, PlanError
 from meshwright.graph import Graph
 from meshwright.hardware import Cluster, Link
 from meshwright.plan import Goal, Pins, Plan, overflow, plan_outright, price_change, read_plan, with_splits, write_plan
 from meshwright.plan._target import enough
+from meshwright.plan.explanation._causes import _tightest
 
 
 def _case(seed: int = 3) -> tuple[Graph, Cluster]:
@@ -292,3 +293,28 @@ def test_twice_the_hardware_of_one_host_is_priced_or_said_to_be_unknown() -> Non
         flip for flip in plan_outright(graph, replace(alone, hosts=(known,)), Goal()).flips if "twice the hard" in flip
     )
     assert "times as fast" in said
+
+
+def test_memory_that_binds_is_that_of_the_device_with_least_to_spare() -> None:
+    """Two kinds, 3 and 12 GB: the second stage holds more on its roomy device, and the first is what binds."""
+    for seed in range(3):
+        rng = random.Random(seed)
+        graph, cluster = build.random_graph(rng), build.random_cluster(rng, mixed=True)
+        hosts = [replace(host, device=replace(host.device, memory=size * 10**9))
+                 for host, size in zip(cluster.hosts, (3, 12), strict=True)]  # fmt: skip
+        pricer = Pricer(graph, replace(cluster, hosts=tuple(hosts))).hybrid
+        layout = Layout(mesh=Mesh(pp=2, dp_replicate=2), bounds=(0, 1), micro_batches=1,
+                        replicas=(Replica(count=2, kinds=(0, 1), examples=graph.batch_size / 2),))  # fmt: skip
+        stage, peak = _tightest(pricer, layout)
+        shares = [items.peak / size for items, size in zip(pricer.price(layout).memory, (3, 12), strict=True)]
+        assert (stage, peak) == (shares.index(max(shares)), pricer.price(layout).memory[stage].peak)
+        assert (peak, hosts[stage].device.memory) == (
+            pricer.tightest(layout)[0].peak, pricer.hosts[pricer.tightest(layout)[1]].device.memory
+        )  # fmt: skip
+
+
+def test_twice_the_batch_is_never_said_to_train_more_slowly(plan: Plan) -> None:
+    """The plan itself takes it in twice the micro-batches."""
+    told = [flip for flip in plan.flips if flip.startswith("a batch of")]
+    assert len(told) == 1
+    assert "more examples per second" in told[0]

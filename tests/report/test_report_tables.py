@@ -186,9 +186,25 @@ def test_a_plan_says_what_a_step_and_a_million_tokens_cost() -> None:
     unknown = _text(layout_view(build.plan(tokens=250_000.0)))  # the interval also where no figure is known
     assert "Each step 73 ms (" in unknown
     assert "a million tokens" not in unknown
-    stage = PlannedStage(worker=0, first="", blocks=4, recomputed=0, memory=3 * GIB, moment="update")
-    shown = _text(layout_view(build.plan(capacity=24 * GIB, stages=(stage,))))
-    assert "375.00 MiB of 24.00 GiB, in the update; 0.0% likely to run out" in shown
+
+
+def test_the_fullest_worker_is_the_one_with_least_to_spare() -> None:
+    """375 MiB of 24 GiB, the plan's own figure, beside a worker that has more of a larger device's."""
+    plan = build.plan(capacity=24 * GIB)
+    held = (
+        RankMemory(first=0, last=0, device="H200", memory=MemoryBreakdown(parameters=GIB), moment="loss",
+                   capacity=141 * GIB),
+        RankMemory(first=1, last=1, device="V100", memory=plan.prediction.memory, moment="update", capacity=24 * GIB),
+    )  # fmt: skip
+    stages = tuple(
+        PlannedStage(worker=place, first="", blocks=4, recomputed=0, memory=one.memory.peak, moment=one.moment)
+        for place, one in enumerate(held)
+    )
+    strategy = replace(plan.strategy, mesh=Mesh(pp=2))
+    shown = _text(layout_view(replace(plan, held=held, stages=stages, strategy=strategy)))
+    assert "Memory    375.00 MiB of 24.00 GiB, in the update of stage 2; 0.0% likely to run out" in shown
+    alone = _text(layout_view(replace(plan, held=held[1:])))
+    assert "Memory    375.00 MiB of 24.00 GiB, in the update; 0.0% likely to run out" in alone
 
 
 @pytest.mark.parametrize(

@@ -90,11 +90,13 @@ def _priced(energy: Joules, money: Dollars) -> str:
 
 
 def _fullest(plan: Plan) -> str:
-    """The fullest stage's peak, when it is, and how likely it is too much."""
-    number, stage = max(enumerate(plan.stages, 1), key=lambda pair: pair[1].memory, default=(0, None))
-    when = f", in the {stage.moment}" if stage is not None and stage.moment else ""
-    where = f" of stage {number}" if len(plan.stages) > 1 else ""
-    share = f"{format_bytes(plan.prediction.memory.peak)} of {format_bytes(plan.capacity)}{when}{where}"
+    """The fullest worker's peak, when it is, and how likely it is too much."""
+    peak, each = plan.prediction.memory.peak, plan.strategy.num_workers // plan.strategy.mesh.pp
+    # Where devices differ, the fullest has least to spare, and others may hold more.
+    found = next((one for one in plan.held if (one.memory.peak, one.capacity) == (peak, plan.capacity)), None)
+    when = f", in the {found.moment}" if found is not None and found.moment else ""
+    where = f" of stage {found.first // each + 1}" if found is not None and len(plan.stages) > 1 else ""
+    share = f"{format_bytes(peak)} of {format_bytes(plan.capacity)}{when}{where}"
     return f"{share}; {overflow(plan):.1%} likely to run out"
 
 

@@ -13,8 +13,8 @@ from meshwright.plan.explanation._comparison import by_axis, by_example, gained,
 from meshwright.plan.explanation._departures import exactly, meeting, ruled_out
 from meshwright.plan.explanation._names import AXES, summary
 from meshwright.plan.explanation._neighbours import with_memory
-from meshwright.plan.search import ROUNDING, Aim, Effort, Found, Search
-from meshwright.units import format_bytes, format_scaled, format_seconds
+from meshwright.plan.search import ROUNDING, Aim, Effort, Found, Search, limits
+from meshwright.units import Bytes, format_bytes, format_scaled, format_seconds
 
 _MODERATE = Effort(priced=4, visited=60, total=1600)
 _FACTORS = (1.25, 1.5, 2.0, 4.0, 8.0, 16.0)
@@ -38,10 +38,10 @@ def binding(pricer: HybridPricer, aim: Aim, chosen: Layout, best: Price, roomy: 
     """What keeps the step from being faster, or what is asked from being less, in a sentence with numbers."""
     first = meeting(chosen, best)
     if roomy is not None and aim.value(roomy.price) < 0.99 * aim.value(best) and roomy.price.peak > best.peak:
-        stage, items = max(enumerate(best.memory), key=lambda pair: pair[1].peak)
+        stage, peak = _tightest(pricer, chosen)
         where = f" of stage {stage + 1}" if len(best.memory) > 1 else ""
         return first + (
-            f"memory{where}: {format_bytes(items.peak)} are used; with {format_bytes(roomy.price.peak)} "
+            f"memory{where}: {format_bytes(peak)} are used; with {_more(pricer, roomy)} "
             f"{summary(roomy.layout)} would take {format_seconds(roomy.price.step)} instead of "
             f"{format_seconds(best.step)}{'' if aim.minimize == 'time' else ', ' + gained(roomy.price, best, aim)}"
         )
@@ -65,6 +65,22 @@ def binding(pricer: HybridPricer, aim: Aim, chosen: Layout, best: Price, roomy: 
     return f"{first}{name}: {items[name] / best.step:.0%} of the step ({format_seconds(items[name])}{detail}{rate})"
 
 
+def _tightest(pricer: HybridPricer, layout: Layout) -> tuple[int, Bytes]:
+    """The stage of the worker whose device has least to spare, as a share of its memory, and what that worker holds."""
+    stages = pricer.stages(layout)
+    held = [
+        (items.peak / pricer.hosts[kind].device.memory, stage, items.peak)
+        for replica in layout.replicas
+        for stage, (items, kind) in enumerate(zip(pricer.memory(layout, stages, replica), replica.kinds, strict=True))
+    ]
+    return max(held)[1:]
+
+
+def _more(pricer: HybridPricer, roomy: Found) -> str:
+    """How much memory a roomier layout takes; where devices differ, what each would have to have."""
+    return format_bytes(roomy.price.peak) if len(pricer.hosts) == 1 else "twice the memory in every device"
+
+
 def flips(
     pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Found, rivals: Sequence[Found], roomy: Found | None
 ) -> Iterator[str]:
@@ -75,7 +91,8 @@ def flips(
     yield from _matrix_units(pricer, chosen)
     if roomy is not None and aim.value(roomy.price) < aim.value(best) and roomy.price.peak > best.peak:
         better = gained(roomy.price, best, aim)
-        yield f"with {format_bytes(roomy.price.peak)} per device: {summary(roomy.layout)}, {better}"
+        each = " per device" if len(pricer.hosts) == 1 else ""
+        yield f"with {_more(pricer, roomy)}{each}: {summary(roomy.layout)}, {better}"
     yield from _links(pricer, aim, chosen, rivals)
     if chosen.price.loading < chosen.price.step * (1 - ROUNDING):
         yield _loading(pricer, chosen)
@@ -136,13 +153,29 @@ def _batch(pricer: HybridPricer, goal: Goal, chosen: Found) -> Iterator[str]:
     pins = _near(goal, chosen.layout, workers=chosen.layout.mesh.num_workers)
     aim = aim_of(goal, graph)
     result = Search(changed, replace(goal, pins=pins), aim, effort=_MODERATE).run()
-    found = result.best
-    if found is None:
+    longer = replace(chosen.layout, micro_batches=2 * chosen.layout.micro_batches)
+    own = Found(layout=longer, price=changed.price(longer))
+    possible = [one for one in (result.best, own if _fits(changed, goal, own) else None) if one is not None]
+    possible = [one for one in possible if aim.allows(one.price)]
+    if not possible:
         return
+    found = min(possible, key=lambda one: _within(one.price, aim))
     same = replace(found.layout, replicas=(), micro_batches=1) == replace(chosen.layout, replicas=(), micro_batches=1)
     plan = "the same plan" if same else summary(found.layout)
     gain = by_example(found.price, chosen.price, aim)
-    yield f"a batch of {2 * size} instead of {size}: {plan}, {gain}{unproven(result.gap)}"
+    least = aim.value(result.best.price) * (1 - result.gap) if result.best is not None else 0.0
+    gap = max(0.0, 1 - least / aim.value(found.price)) if least else 0.0
+    yield f"a batch of {2 * size} instead of {size}: {plan}, {gain}{unproven(gap)}"
+
+
+def _fits(pricer: HybridPricer, goal: Goal, found: Found) -> bool:
+    """Whether every worker's memory is within what it may use, and the schedule takes so many micro-batches."""
+    most, stages = limits(pricer, goal, found.layout), pricer.stages(found.layout)
+    return goal.pins.accumulation in (None, found.layout.micro_batches) and all(
+        items.peak <= most[kind]
+        for replica in found.layout.replicas
+        for items, kind in zip(pricer.memory(found.layout, stages, replica), replica.kinds, strict=True)
+    )
 
 
 def _hardware(pricer: HybridPricer, goal: Goal, aim: Aim, chosen: Found) -> Iterator[str]:

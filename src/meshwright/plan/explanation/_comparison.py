@@ -70,7 +70,7 @@ def by_example(doubled: Price, best: Price, aim: Aim) -> str:
         return f"{format_bytes(doubled.peak)} instead of {format_bytes(best.peak)}"
     ratio = 2 * aim.value(best) / aim.value(doubled)
     if aim.minimize == "time":
-        return f"{ratio - 1:.1%} more examples per second"
+        return f"{abs(ratio - 1):.1%} {'more' if ratio >= 1 else 'fewer'} examples per second"
     return f"{abs(1 - 1 / ratio):.1%} {_LESS[aim.minimize] if ratio > 1 else _MORE[aim.minimize]} by the example"
 
 
