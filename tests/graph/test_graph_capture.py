@@ -2,6 +2,8 @@
 
 import copy
 import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,6 +122,29 @@ def test_a_model_on_the_meta_device_is_captured_like_a_real_one() -> None:
     real = gpt()
     graph = captured(Job(model=model, loss=language, batch=real.batch))
     assert graph == captured(real)
+
+
+@pytest.mark.parametrize(
+    ("autocast", "dtypes"),
+    [
+        (lambda: torch.autocast("cuda", torch.bfloat16), {"bfloat16"}),
+        (lambda: torch.amp.autocast("cuda"), {"float16"}),
+        (lambda: torch.autocast("cuda", torch.bfloat16, enabled=False), {"float32"}),
+    ],
+)
+def test_an_accelerators_autocast_counts_for_a_model_on_the_meta_device(
+    autocast: Callable[[], AbstractContextManager[None]], dtypes: set[str]
+) -> None:
+    """torch turns it off where there is no such device: products were captured in 32 bits."""
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        with autocast():
+            return F.cross_entropy(model(batch[0]), batch[1])
+
+    with torch.device("meta"):
+        model = nn.Linear(10, 4)
+    graph = captured(Job(model=model, loss=loss, batch=mlp().batch))
+    assert {item.dtype for item in graph.operations if item.kind == "matrix"} == dtypes
 
 
 @pytest.mark.parametrize(("causal", "traits"), [((True, True), ("causal_attention",)), ((True, False), ())])

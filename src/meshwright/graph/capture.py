@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 
 from meshwright.errors import BatchError, CaptureError, LossError
 from meshwright.graph._graph import Graph, Parameter
-from meshwright.graph.capture_accelerator import with_kernels_of
+from meshwright.graph.capture_accelerator import autocast_of, with_kernels_of
 from meshwright.graph.capture_batch import batch_size, resized
 from meshwright.graph.capture_blocks import repeated_blocks
 from meshwright.graph.capture_copy import fake_batch, fake_mode, fake_model
@@ -124,7 +124,7 @@ def _sizes(examples: int) -> tuple[int, int]:
 
 def _fake_recording(model: nn.Module, loss: LossFunction, batch: Any, groups: Sequence[Sequence[str]]) -> Recording:
     mode = fake_mode()
-    with _random_states_kept():
+    with _random_states_kept(), autocast_of(model):
         copied = with_kernels_of(fake_model(model, mode), model)
         return record_step(copied, loss, fake_batch(batch, mode), groups=groups, mode=mode)
 

@@ -4,9 +4,15 @@ A model on the meta device is captured to be trained elsewhere. Fake tensors tak
 in parts, which save its input and its result in 32 bits, and dropout with a mask as wide as what it masks. For
 processors elsewhere, which few train such models on, that is up to these parts too little. Functions that are called
 without their modules stay as they are.
+
+A script that is written for an accelerator enters its autocast, which torch turns off where there is none: it then
+counts for the fake tensors.
 """
 
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial, wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +28,39 @@ def with_kernels_of(copy: nn.Module, model: nn.Module) -> nn.Module:
         copy: of the capture's own.
         model: that it is a copy of.
     """
-    if {tensor.device.type for tensor in model.parameters()} == {"meta"}:
+    if _is_nowhere(model):
         for module in copy.modules():
             if type(module) is nn.RMSNorm:
                 module.__dict__["forward"] = partial(_rms_norm, module)
             elif type(module) is nn.Dropout:
                 module.__dict__["forward"] = partial(_dropout, module)
     return copy
+
+
+@contextmanager
+def autocast_of(model: nn.Module) -> Iterator[None]:
+    """While an accelerator's autocast, where a script enters it, counts for a model that is on no device."""
+    made = torch.autocast.__init__
+    if not _is_nowhere(model):
+        yield
+        return
+
+    @wraps(made)
+    def on_fake_tensors(
+        self: Any, device_type: str, dtype: torch.dtype | None = None, *more: Any, **named: Any
+    ) -> None:
+        usual = torch.get_autocast_dtype(device_type) if dtype is None else dtype
+        made(self, "cpu", usual, *more, **named)
+
+    torch.autocast.__init__ = on_fake_tensors
+    try:
+        yield
+    finally:
+        torch.autocast.__init__ = made
+
+
+def _is_nowhere(model: nn.Module) -> bool:
+    return {tensor.device.type for tensor in model.parameters()} == {"meta"}
 
 
 def _rms_norm(module: nn.RMSNorm, x: Tensor) -> Tensor:
