@@ -152,9 +152,8 @@ def everything(pricer: HybridPricer, goal: Goal, *, subsets: bool) -> Iterator[t
                 for cuts in combinations(sorted(pricer.units.cuts), frame.num_stages - 1):
                     for again in sets if subsets and not keeps_all(frame.layout) else [()]:
                         layout = replace(frame.layout, bounds=(0, *cuts), recomputed=again)
-                        price, most = pricer.price(layout), limits(pricer, goal, layout)
-                        if fits(pricer, layout, most):
-                            yield layout, price
+                        if fits(pricer, layout, limits(pricer, goal, layout)):
+                            yield layout, pricer.price(layout)
 
 
 def in_all_orders(shape: Layout) -> Iterator[Layout]:

@@ -31,7 +31,11 @@ from typing import Any
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(seconds=60)
 GRACE = 3.0
-PRELOADED = ["torch._dynamo", "torch.distributed.fsdp", "torch.export", "meshwright.run", "meshwright.parallel.program"]
+PRELOADED = [
+    "torch._dynamo", "torch._export.non_strict_utils", "torch.distributed.fsdp", "torch.export",
+    "meshwright.run._engine", "meshwright.run._verify", "meshwright.run.loop", "meshwright.parallel.program",
+    "transformers.modeling_utils",
+]  # fmt: skip
 
 
 class WorkerFailedError(AssertionError):

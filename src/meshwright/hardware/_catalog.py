@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.resources import files
 from statistics import median
 
@@ -96,8 +97,9 @@ class Catalog:
         return figure.date or self.dates.get(figure.source, "")
 
 
+@cache
 def catalog() -> Catalog:
-    """The catalogue that comes with the package."""
+    """The catalogue that comes with the package, read once."""
     text = files("meshwright.hardware").joinpath("catalog.toml").read_text(encoding="utf-8")
     return TypeAdapter(Catalog).validate_python(tomllib.loads(text))
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
+from torch.fx import config as fx_config
 
 from meshwright.errors import LossError, ProgramError
 from meshwright.graph.capture_batch import batch_size, leaves
@@ -61,19 +62,20 @@ def capture_program(model: nn.Module, loss: Loss, batch: Any, *, training: bool 
     """
     inputs = _inputs(batch)
     step = StepModule(model, loss, batch)
+    names, kind = names_of(model), type(model).__name__
     modes = [(module, module.training) for module in model.modules()]
     try:
         if not training:
             model.eval()
-        exported = _exported(step, batch)
+        graph_module = _recorded(step, batch, names, inputs)
+        try:
+            check_fixed(graph_module.graph, kind)
+        except ProgramError:  # once more with lines, to say that of what is declined
+            check_fixed(_recorded(step, batch, names, inputs, lines=True).graph, kind)
+            raise
     finally:
         for module, mode in modes:
             module.training = mode
-    names = names_of(model)
-    graph_module = imported(exported, names, [entry.name for entry in inputs])
-    graph_module = without_regions(graph_module, autocast=_autocast(batch))
-    clean(graph_module.graph)
-    check_fixed(graph_module.graph, type(model).__name__)
     graph_module = functional(graph_module)
     clean(graph_module.graph)
     annotate(graph_module.graph)
@@ -126,7 +128,22 @@ def _inputs(batch: Any) -> tuple[Input, ...]:
     )
 
 
-def _exported(step: StepModule, batch: Any) -> ExportedProgram:
+def _recorded(
+    step: StepModule, batch: Any, names: Names, inputs: tuple[Input, ...], *, lines: bool = False
+) -> GraphModule:
+    """The step as a graph on the user's own tensors, whatever its operations are.
+
+    Args:
+        lines: whether each node has the lines of code behind it, which take up to a quarter of the time.
+    """
+    exported = _exported(step, batch, lines=lines)
+    graph_module = imported(exported, names, [entry.name for entry in inputs])
+    graph_module = without_regions(graph_module, autocast=_autocast(batch))
+    clean(graph_module.graph)
+    return graph_module
+
+
+def _exported(step: StepModule, batch: Any, *, lines: bool) -> ExportedProgram:
     tensors = tuple(leaf for _, leaf in leaves(batch) if isinstance(leaf, Tensor))
     try:
         with (
@@ -135,6 +152,7 @@ def _exported(step: StepModule, batch: Any) -> ExportedProgram:
             checkpoints_inlined(),
             _quiet(),
             annotations_only(),
+            _lines_noted(lines),
             torch.enable_grad(),
         ):
             exported = torch.export.export(step, tensors, strict=False)
@@ -174,6 +192,17 @@ def _autocast(batch: Any) -> torch.dtype | None:
     kind = next((leaf.device.type for _, leaf in leaves(batch) if isinstance(leaf, Tensor)), "cpu")
     enabled = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if enabled else None
+
+
+@contextlib.contextmanager
+def _lines_noted(noted: bool) -> Iterator[None]:
+    """While torch notes the lines of code behind every node, or leaves them out."""
+    before = fx_config.do_not_emit_stack_traces
+    fx_config.do_not_emit_stack_traces = not noted
+    try:
+        yield
+    finally:
+        fx_config.do_not_emit_stack_traces = before
 
 
 @contextlib.contextmanager
