@@ -2,9 +2,11 @@
 
 import copy
 import random
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from meshwright.graph import Graph, Linear, Operation
 from meshwright.graph.capture import capture
+from meshwright.graph.capture_accelerator import autocast_remembered
 
 
 def captured(job: Job) -> Graph:
@@ -145,6 +148,26 @@ def test_an_accelerators_autocast_counts_for_a_model_on_the_meta_device(
         model = nn.Linear(10, 4)
     graph = captured(Job(model=model, loss=loss, batch=mlp().batch))
     assert {item.dtype for item in graph.operations if item.kind == "matrix"} == dtypes
+
+
+def test_an_autocast_that_was_made_beforehand_counts_where_it_was_asked_for() -> None:
+    """As scripts keep one context for all steps; one that was not asked for stays off, and all are as before."""
+    with autocast_remembered(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        contexts = {enabled: torch.autocast("cuda", torch.bfloat16, enabled=enabled) for enabled in (True, False)}
+    with torch.device("meta"):
+        model = nn.Linear(10, 4)
+    for enabled, context in contexts.items():
+        before = (context.device, context._enabled)
+
+        def loss(model: nn.Module, batch: tuple[Tensor, Tensor], context: Any = context) -> Tensor:
+            with context:
+                return F.cross_entropy(model(batch[0]), batch[1])
+
+        graph = captured(Job(model=model, loss=loss, batch=mlp().batch))
+        used = {item.dtype for item in graph.operations if item.kind == "matrix"}
+        assert used == {"bfloat16" if enabled else "float32"}
+        assert (context.device, context._enabled) == before
 
 
 @pytest.mark.parametrize(("causal", "traits"), [((True, True), ("causal_attention",)), ((True, False), ())])

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_ASKED = "_meshwright_asked"
+
 
 def with_kernels_of(copy: nn.Module, model: nn.Module) -> nn.Module:
     """A copy that runs the kernels of where the model will be: of an accelerator, if it is on no device.
@@ -52,7 +54,38 @@ def autocast_of(model: nn.Module) -> Iterator[None]:
         usual = torch.get_autocast_dtype(device_type) if dtype is None else dtype
         made(self, "cpu", usual, *more, **named)
 
-    torch.autocast.__init__ = on_fake_tensors
+    entered = torch.autocast.__enter__
+    turned_on: list[Any] = []
+
+    @wraps(entered)
+    def turned_on_again(self: Any) -> Any:
+        if getattr(self, _ASKED, False) and not self._enabled:
+            turned_on.append((self, self.device))
+            self.device, self._enabled = "cpu", True
+        return entered(self)
+
+    torch.autocast.__init__, torch.autocast.__enter__ = on_fake_tensors, turned_on_again
+    try:
+        yield
+    finally:
+        torch.autocast.__init__, torch.autocast.__enter__ = made, entered
+        for context, device in turned_on:
+            context.device, context._enabled = device, False
+
+
+@contextmanager
+def autocast_remembered() -> Iterator[None]:
+    """While contexts that a script makes beforehand keep whether they were asked for: torch turns them off at once."""
+    made = torch.autocast.__init__
+
+    @wraps(made)
+    def remembering(
+        self: Any, device_type: str, dtype: Any = None, enabled: bool = True, *more: Any, **named: Any
+    ) -> None:
+        made(self, device_type, dtype, enabled, *more, **named)
+        setattr(self, _ASKED, enabled and device_type != "cpu")
+
+    torch.autocast.__init__ = remembering
     try:
         yield
     finally:

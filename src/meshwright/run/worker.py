@@ -99,7 +99,13 @@ def _run(role: Role, session: Session, arguments: list[str]) -> None:
 
         _trial.serve(lambda: run_script(arguments))
         return
-    run_script(arguments)
+    if role.kind == "plan":
+        from meshwright.graph.capture_accelerator import autocast_remembered
+
+        with autocast_remembered():
+            run_script(arguments)
+    else:
+        run_script(arguments)
     step = session.step
     if step is None or (step.steps == 0 and role.kind != "run"):
         called = "mw.parallel" if step is None else "step(batch)"
