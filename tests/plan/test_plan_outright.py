@@ -13,7 +13,7 @@ from meshwright.cost import Mesh, Pricer
 from meshwright.cost.hybrid import Layout, Replica, layout_of
 from meshwright.errors import DoesNotFitError, PlanError
 from meshwright.graph import Graph
-from meshwright.hardware import Cluster, Link
+from meshwright.hardware import Cluster, Link, parse_cluster
 from meshwright.plan import Goal, Pins, Plan, overflow, plan_outright, price_change, read_plan, with_splits, write_plan
 from meshwright.plan._target import enough
 from meshwright.plan.explanation._causes import _tightest
@@ -318,3 +318,14 @@ def test_twice_the_batch_is_never_said_to_train_more_slowly(plan: Plan) -> None:
     told = [flip for flip in plan.flips if flip.startswith("a batch of")]
     assert len(told) == 1
     assert "more examples per second" in told[0]
+
+
+def test_where_nothing_fits_more_devices_or_hosts_of_the_kind_are_named() -> None:
+    """A model whose parameters and gradients alone are more than an RTX 4090 has, and less than several have."""
+    graph = by_hand.multilayer(layers=4, batch=64, scale=1.0)
+    graph = replace(graph, parameters=tuple(replace(one, shape=(1024, 10**6 // 2)) for one in graph.parameters[:4]))
+    with pytest.raises(DoesNotFitError) as caught:
+        plan_outright(graph, parse_cluster("rtx4090:1"), Goal())
+    assert any(
+        way.startswith(("2 devices instead of 1", "4 devices instead of 1")) for way in caught.value.alternatives
+    )

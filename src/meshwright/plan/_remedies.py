@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields, replace
 from math import ceil
 
 from meshwright.cost.hybrid import HybridPricer
-from meshwright.errors import HardwareError
-from meshwright.hardware import Cluster
+from meshwright.errors import HardwareError, UsageError
+from meshwright.hardware import Cluster, hosts_like
 from meshwright.plan._goal import Goal, Pins
 from meshwright.plan._space import settled
 from meshwright.plan._target import aim_of, steps_to
@@ -16,6 +16,7 @@ from meshwright.units import format_bytes, format_days, format_seconds
 
 _EFFORT = Effort(priced=4, visited=60, total=240)
 _MOST_TIMES = 64  # as many hosts are looked at
+_MOST_DEVICES = 8  # in a host
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,13 +32,14 @@ class Remedies:
     goal: Goal
 
     def listed(self) -> Iterator[str]:
-        """Without a pin or the limit on memory, on more hosts, with a smaller batch: where there is a plan then."""
+        """Without a pin or the limit on memory, on more devices or hosts, with a smaller batch: where that has a plan."""
         yield from self._without_pins()
         if self.goal.memory_limit:
             found = self._found(self.pricer, replace(self.goal, memory_limit=0))
             if found is not None:
                 yield f"leave out --memory {format_bytes(self.goal.memory_limit)}: {self._told(found)}"
                 return
+        yield from self._more_devices()
         yield from self._more_hosts()
         yield from self._smaller_batch()
 
@@ -50,14 +52,34 @@ class Remedies:
             if found is not None:
                 yield f"leave out {item.name} = {value}: {self._told(found)}"
 
-    def _more_hosts(self) -> Iterator[str]:
-        """The smallest doubling of all hosts with which there is a plan; pinned workers stay as they are."""
-        cluster, times = self.pricer.cluster, 2
-        if self.goal.pins.workers is not None or not any(link.tier == "network" for link in cluster.links):
+    def _more_devices(self) -> Iterator[str]:
+        """The smallest doubling of accelerators in a small host with which there is a plan."""
+        cluster, host = self.pricer.cluster, self.pricer.cluster.hosts[0]
+        if self.goal.pins.workers is not None or host.device.kind == "cpu" or cluster.num_devices != host.devices:
             return
+        devices = 2 * host.devices
+        while devices <= _MOST_DEVICES:
+            found = self._on(replace(cluster, hosts=(replace(host, devices=devices),)))
+            if found is not None:
+                yield f"{devices} devices instead of {host.devices} in the host: {self._told(found)}"
+                return
+            devices *= 2
+
+    def _more_hosts(self) -> Iterator[str]:
+        """The smallest doubling of all hosts with which there is a plan; pinned workers stay as they are.
+
+        Where nothing is said of a network between them, it is the one that such hosts come with.
+        """
+        cluster, times = self.pricer.cluster, 2
+        if self.goal.pins.workers is not None:
+            return
+        if not any(link.tier == "network" for link in cluster.links):
+            try:
+                cluster = replace(hosts_like(cluster, 2), hosts=cluster.hosts)
+            except UsageError:
+                return
         while times <= _MOST_TIMES:
-            larger = HybridPricer(self.pricer.graph, _times(cluster, times), correction=self.pricer.correction)
-            found = self._found(larger, self.goal)
+            found = self._on(_times(cluster, times))
             if found is not None:
                 number = sum(host.count for host in cluster.hosts)
                 yield f"{times * number} hosts instead of {number}: {self._told(found)}"
@@ -78,6 +100,14 @@ class Remedies:
                 yield f"a batch of {size} instead of {graph.batch_size}: {self._told(found, batch=size)}"
                 return
             size //= 2
+
+    def _on(self, cluster: Cluster) -> Found | None:
+        """The best plan on another cluster, if there is one."""
+        try:
+            pricer = HybridPricer(self.pricer.graph, cluster, correction=self.pricer.correction)
+        except HardwareError:
+            return None
+        return self._found(pricer, self.goal)
 
     def _found(self, pricer: HybridPricer, goal: Goal) -> Found | None:
         graph = pricer.graph

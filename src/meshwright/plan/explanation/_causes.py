@@ -60,8 +60,9 @@ def binding(pricer: HybridPricer, aim: Aim, chosen: Layout, best: Price, roomy: 
         detail = f", most of it along {AXES.get(axis, axis)}"
     rate = ""
     if name == "computing":
+        one = "worker" if pricer.exchanges.on_processors else "device"
         each = pricer.flops / best.step / chosen.mesh.num_workers
-        rate = f", {format_scaled(each, 'FLOP/s')} per device over the whole step"
+        rate = f", {format_scaled(each, 'FLOP/s')} per {one} over the whole step"
     return f"{first}{name}: {items[name] / best.step:.0%} of the step ({format_seconds(items[name])}{detail}{rate})"
 
 
