@@ -32,7 +32,7 @@ class Remedies:
     goal: Goal
 
     def listed(self) -> Iterator[str]:
-        """Without a pin or the limit on memory, on more devices or hosts, with a smaller batch: where that has a plan."""
+        """Without a pin or the limit on memory, with more devices or hosts, or a smaller batch, where that has a plan."""
         yield from self._without_pins()
         if self.goal.memory_limit:
             found = self._found(self.pricer, replace(self.goal, memory_limit=0))
