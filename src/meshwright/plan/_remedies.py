@@ -32,7 +32,7 @@ class Remedies:
     goal: Goal
 
     def listed(self) -> Iterator[str]:
-        """Without a pin or the limit on memory, with more devices or hosts, or a smaller batch, where that has a plan."""
+        """Where there is a plan: without a pin or a limit on memory, with more devices or hosts, or a smaller batch."""
         yield from self._without_pins()
         if self.goal.memory_limit:
             found = self._found(self.pricer, replace(self.goal, memory_limit=0))
