@@ -39,7 +39,7 @@ from meshwright.plan.search._orders import orders, orders_of_shards
 from meshwright.report._layout_view import grid
 from published_model import Writing, captured
 
-CASES = 30
+CASES = 10
 EVERY = tuple(
     order for order in permutations(USUAL_ORDER) if abs(order.index("dp_shard") - order.index("dp_replicate")) == 1
 )
@@ -246,7 +246,7 @@ def test_words_name_axes_with_several_members() -> None:
 def test_short_sequences_over_a_slow_network_stand_with_data_inside() -> None:
     """8B fine-tuned on 32 sequences of 512 tokens, two hosts of 8 H100 with 100 Gbit/s each, tensor 2 × data 8.
 
-    2.16 s a step where the usual order takes 2.73: that leaves each host with 4 data ranks of both halves, whose 16 GB
+    2.11 s a step where the usual order takes 2.70: that leaves each host with 4 data ranks of both halves, whose 16 GB
     of gradients in 2 bytes cross the network in every step. With a half of the model in each host no gradient leaves
     it, and activations of 4 sequences cross twice in each layer's forward and backward.
     """
@@ -262,8 +262,8 @@ def test_short_sequences_over_a_slow_network_stand_with_data_inside() -> None:
     assert usual is not None
     assert "from far to near: tensor, data" in summary(found.layout)
     assert usual.layout.order == USUAL_ORDER
-    assert found.price.step == pytest.approx(2.158, rel=0.01)
-    assert usual.price.step == pytest.approx(2.728, rel=0.01)
+    assert found.price.step == pytest.approx(2.112, rel=0.01)
+    assert usual.price.step == pytest.approx(2.70, rel=0.01)
     far, near = by_axis(found.price.collectives), by_axis(usual.price.collectives)
     assert far["data"] < 0.2 * near["data"]
     assert far["tp"] > 5 * near["tp"]

@@ -10,7 +10,7 @@ from meshwright.plan import Goal, Pins, better_plan, choose, plan_outright, shor
 from meshwright.plan._offer import Factors, factors_of
 from planning_builders import machine, multilayer
 
-GRAPH = multilayer(layers=4)
+GRAPH = multilayer(layers=4, batch=32)
 
 
 def times(plan, *, computing, exchanging):

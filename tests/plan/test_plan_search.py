@@ -6,9 +6,11 @@ from itertools import product
 import pytest
 
 import search_builders as build
-from meshwright.cost.hybrid import HybridPricer
+from meshwright.cost import Mesh
+from meshwright.cost.hybrid import HybridPricer, Layout, Replica
+from meshwright.hardware import parse_cluster
 from meshwright.plan import Goal, Pins
-from meshwright.plan.search import Aim, Search
+from meshwright.plan.search import Aim, Search, limits
 from meshwright.plan.search._cover import Choice, cheapest_cover
 
 CASES_PER_TEST = 20
@@ -50,6 +52,21 @@ def test_limits_are_kept() -> None:
         found = _compare(pricer, goal, aim)
         kept += found is not None
     assert kept > 5
+
+
+def test_a_limit_above_the_devices_memory_limits_nothing() -> None:
+    """Half of 80 GiB is kept to; all of it or more leaves what predictions of peaks can be depended on."""
+    graph = build.random_graph(random.Random(1))
+    pricer = HybridPricer(graph, parse_cluster("h100:8"))
+    layout = Layout(mesh=Mesh(), replicas=(Replica(count=1, kinds=(0,), examples=1.0),))
+    usual, whole = limits(pricer, Goal(), layout), pricer.hosts[0].device.memory
+    assert usual[0] < whole
+    assert limits(pricer, Goal(memory_limit=whole // 2), layout) == (whole // 2,)
+    assert (
+        limits(pricer, Goal(memory_limit=whole), layout)
+        == limits(pricer, Goal(memory_limit=2 * whole), layout)
+        == usual
+    )
 
 
 def test_cheapest_cover_among_all() -> None:

@@ -103,11 +103,11 @@ def grids(num_workers: int, goal: Goal) -> Iterator[tuple[Sharding, Mesh]]:
 
 
 def accumulations(graph: Graph, shares: tuple[int, ...], goal: Goal) -> tuple[int, ...]:
-    """Counts of micro-batches: 1 and its doublings, so long as every worker has an example for each."""
+    """Counts of micro-batches: those of equal sizes, and doublings, so long as every worker has an example for each."""
     smallest = 1 if couples_examples(graph) else max(1, graph.batch_size * min(shares) // sum(shares))
     pinned = goal.pins.accumulation
     if pinned is None:
-        return doublings(smallest)
+        return tuple(sorted({*divisors(smallest), *doublings(smallest)}))
     return (pinned,) if 1 <= pinned <= smallest else ()
 
 

@@ -129,8 +129,12 @@ class HybridPricer:
 
     @cached_property
     def flops(self) -> float:
-        """FLOP of one step over all workers."""
-        return sum(item.flops.at(self.graph.batch_size) * item.repeats for item in self.graph.operations)
+        """FLOP of one step over all workers; causal attention computes half of all pairs of positions."""
+        causal = "causal_attention" in self.graph.traits
+        return sum(
+            item.flops.at(self.graph.batch_size) * item.repeats * (0.5 if causal and item.kind == "attention" else 1.0)
+            for item in self.graph.operations
+        )
 
     def stages(self, layout: Layout) -> Stages:
         """The units of every stage, by kind."""

@@ -18,7 +18,7 @@ from meshwright.plan.search._shards import with_shards
 from meshwright.units import MIB, Bytes
 
 _BUCKET_SIZE: Bytes = 25 * MIB  # torch's own; others are looked at where they are pinned
-_CHUNKS = (2, 4, 8)  # stages of one worker, interleaved, of which one is chosen; published runs use up to 6
+_CHUNKS = 8  # stages of one worker, interleaved, at most; published runs use up to 6
 WHOLE: tuple[Sharding, ...] = ("none", "optimizer", "gradients")  # levels with whole parameters on every data rank
 IN_SHARDS: tuple[Sharding, ...] = ("parameters",)
 _MOST_ORDERED = 5  # kinds of devices in a pipeline whose orders are all looked at
@@ -274,6 +274,5 @@ def _schedules(workers: int, cuts: int, micro_batches: int, pinned: Schedule | N
     yield "zero_bubble", 1
     if pinned == "gpipe":
         yield pinned, 1
-    for chunks in _CHUNKS:
-        if workers * chunks <= cuts + 1 and micro_batches > 1:
-            yield "interleaved", chunks
+    for chunks in range(2, min(_CHUNKS, (cuts + 1) // workers) + 1) if micro_batches > 1 else ():
+        yield "interleaved", chunks

@@ -2,6 +2,7 @@
 
 from meshwright.cost.hybrid import HybridPricer, Layout
 from meshwright.cost.memory import usable_memory
+from meshwright.hardware import Device
 from meshwright.plan._goal import Goal
 from meshwright.units import Bytes
 
@@ -9,9 +10,14 @@ from meshwright.units import Bytes
 def limits(pricer: HybridPricer, goal: Goal, layout: Layout) -> tuple[Bytes, ...]:
     """Bytes that a worker may use, by kind of training host; as many as predictions of peaks can be depended on.
 
-    The workers of a layout that stand on one processor share its machine's memory.
+    A limit that is no less than a device has limits nothing. The workers of a layout that stand on one processor share
+    its machine's memory.
     """
     return tuple(
-        min(goal.memory_limit or usable_memory(host.device), host.device.memory) // pricer.processes(layout, kind)[1]
+        _limit(goal.memory_limit, host.device) // pricer.processes(layout, kind)[1]
         for kind, host in enumerate(pricer.hosts)
     )
+
+
+def _limit(asked: Bytes, device: Device) -> Bytes:
+    return asked if 0 < asked < device.memory else usable_memory(device)

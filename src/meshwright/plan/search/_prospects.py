@@ -27,7 +27,7 @@ from meshwright.plan.search._frame import (
 )
 from meshwright.plan.search._limits import limits
 from meshwright.plan.search._reordered import reordered, turned
-from meshwright.plan.search._rooms import Rooms, may_hold
+from meshwright.plan.search._rooms import Rooms
 from meshwright.plan.search._shards import with_shards
 from meshwright.plan.search._work import LeastWork, Work
 from meshwright.units import Bytes
@@ -162,7 +162,7 @@ class Prospects:
     def of_frame(self, frame: Frame, most: float) -> float:
         """A lower bound on a frame's value; infinite where it is not less than `most`, or no stages fit the memory."""
         layout, way = frame.layout, (frame.layout.schedule, frame.num_stages)
-        if not may_hold(self._orders(layout), frame.form, self.weights(layout)[None]).all():
+        if not self._all_rooms(layout).hold(frame.form, self.weights(layout)[None]).all():
             return float("inf")
         least, after = self._work.of(layout), self._work.least.after(layout)
         return self._values(layout, (way,), least, after, most=most).get(way, float("inf"))
@@ -259,9 +259,11 @@ class Prospects:
                         open_.setdefault((one.offload, way), []).append(place)
                     elif fits:
                         found[place].append(way)
+        rooms: dict[Offload, Rooms] = {}
         for (offload, way), places in open_.items():
-            away = replace(shape, offload=offload) if offload != shape.offload else shape
-            fits = may_hold(self._orders(away), form_of(shape, *way), np.array([weights[place] for place in places]))
+            if offload not in rooms:
+                rooms[offload] = self._all_rooms(replace(shape, offload=offload))
+            fits = rooms[offload].hold(form_of(shape, *way), np.array([weights[place] for place in places]))
             for place, held in zip(places, fits.tolist(), strict=True):
                 known[offload, way, id(weights[place])] = held  # `weights` are kept
                 if held:
@@ -275,6 +277,6 @@ class Prospects:
         least = min(self._pricer.weighs(one) for one in (layout, *offloaded(layout, self._choices)))
         return int(least * self._pricer.correction.memory / layout.mesh.pp)
 
-    def _orders(self, layout: Layout) -> Iterator[Rooms]:
-        """The rooms of a layout's workers, for each order of its kinds of devices."""
-        return (self.rooms(one.layout) for one in arranged(Frame(layout=layout, num_stages=1)))
+    def _all_rooms(self, layout: Layout) -> Rooms:
+        """The rooms of a layout's workers, in any order of its kinds of devices."""
+        return Rooms.any_of([self.rooms(one.layout) for one in arranged(Frame(layout=layout, num_stages=1))])

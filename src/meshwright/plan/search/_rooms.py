@@ -9,7 +9,8 @@ with the fewest, so that a worker with room for fewer blocks than such stages wi
 of blocks no stage must have one of a kind.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from copy import copy
 from functools import lru_cache
 
 import numpy as np
@@ -43,7 +44,7 @@ class Rooms:
         last = pricer.units.num_kinds - 1
         self._blocks = [kind for kind in range(1, last) if self._counts[kind]]
         self._runs = _runs(units)
-        self._replicas: list[tuple[Values, Values]] = []
+        self._replicas: list[tuple[Values, Values]] = []  # of each order: of each worker
         for replica in shape.replicas:
             kinds = list(dict.fromkeys(replica.kinds))
             pieces = [pricer.pieces_for(shape, replica, kind) for kind in kinds]
@@ -51,10 +52,20 @@ class Rooms:
             if recompute != "none":
                 kept[:, 1:last] = np.array([one.inputs[1:last] for one in pieces])
             kept = kept[[kinds.index(kind) for kind in replica.kinds]]
-            self._replicas.append((room_of(pricer, shape, replica, limits=limits), kept))
+            self._replicas.append((room_of(pricer, shape, replica, limits=limits)[None], kept[None]))
+
+    @classmethod
+    def any_of(cls, orders: Sequence["Rooms"]) -> "Rooms":
+        """The same workers in any of several orders."""
+        found = copy(orders[0])
+        found._replicas = [
+            (np.concatenate([room for room, _ in each]), np.concatenate([kept for _, kept in each]))
+            for each in zip(*(one._replicas for one in orders), strict=True)
+        ]
+        return found
 
     def hold(self, form: Form, weights: Values) -> NDArray[np.bool_]:
-        """Whether stages may exist that fit every replica's memory.
+        """Whether stages may exist that fit every replica's memory, in one of the orders.
 
         Args:
             form: of the pipeline.
@@ -63,25 +74,27 @@ class Rooms:
         Returns:
             By case.
         """
-        found = np.ones(len(weights), dtype=np.bool_)
-        for room, kept in self._replicas:
-            found &= self._shared_out(form, weights, room, kept)
-            if form.num_stages == form.num_workers:
-                for case in np.flatnonzero(found):
-                    found[case] = self._handed_out(form, weights[case], room, kept)
-        return found
+        shared = [self._shared_out(form, weights, room, kept) for room, kept in self._replicas]
+        found = np.logical_and.reduce(shared)
+        if form.num_stages == form.num_workers:
+            for order, case in np.argwhere(found):
+                found[order, case] = not found[:order, case].any() and all(
+                    self._handed_out(form, weights[case], room[order], kept[order]) for room, kept in self._replicas
+                )
+        return found.any(axis=0)
 
     def _shared_out(self, form: Form, weights: Values, room: Values, kept: Values) -> NDArray[np.bool_]:
+        """By order and case."""
         whole, fewest = _flying(form)
-        found = np.ones(len(weights), dtype=np.bool_)
+        found = np.ones((len(room), len(weights)), dtype=np.bool_)
         for kind in self._blocks:
-            each = kept[:, kind]
+            each = kept[:, :, kind]
             base = (whole - form.num_stages // form.num_workers * fewest) * each if len(self._blocks) == 1 else 0.0
-            needed = np.maximum(weights[:, kind, None] + fewest * each, 1e-30)
-            most = np.floor((room * _SLACK - base) / needed)
-            found &= most.sum(axis=1) >= self._counts[kind]
+            needed = np.maximum(weights[None, :, kind, None] + (fewest * each)[:, None], 1e-30)
+            most = np.floor((room * _SLACK - base)[:, None] / needed)
+            found &= most.sum(axis=2) >= self._counts[kind]
             if len(self._blocks) == 1:
-                found &= (most >= least_blocks(form)).all(axis=1)
+                found &= (most >= least_blocks(form)).all(axis=2)
         return found
 
     def _handed_out(self, form: Form, weights: Values, room: Values, kept: Values) -> bool:
@@ -98,16 +111,6 @@ class Rooms:
                 kind, left = self._runs[run]
             left -= int(spare / needed[kind] + 1e-9) if spare > 0 else 0
         return False
-
-
-def may_hold(orders: Iterable[Rooms], form: Form, weights: Values) -> NDArray[np.bool_]:
-    """Whether stages may exist that fit with any order of the workers (by case, as `Rooms.hold`)."""
-    found = np.zeros(len(weights), dtype=np.bool_)
-    for rooms in orders:
-        found[~found] = rooms.hold(form, weights[~found])
-        if found.all():
-            break
-    return found
 
 
 def room_of(pricer: HybridPricer, layout: Layout, replica: Replica, *, limits: Sequence[Bytes]) -> Values:

@@ -25,8 +25,10 @@ from meshwright.units import Dollars, Watts
 # What is looked at, in partial choices of a pipeline: making a frame, bounding one; a price counts once per stage.
 _FRAME, _BOUND = 0.1, 2.0
 _AFTER_ITSELF = 1.05  # how much later a frame is looked at with parts in the hosts' memory
+_AFTER_DOUBLINGS = 1.5  # how much later with 3, 5, 6, … stages on a worker than with 1, 2, 4, …
 _IDLE = 12  # probes in a row that find nothing better, after which everything is bounded first
 _PROBED = 0.25  # of the effort, until which it is probed then
+_LATE = 0.1  # of the effort, for which it is probed then at least
 _DIVES = 16  # frames that are probed yet when the effort is spent
 _EXACT = 1500.0  # of the effort, within which everything is looked at that could be better at all
 _WORTHWHILE = 0.01  # by how much it has to be better after that; the rest counts in the gap
@@ -109,6 +111,12 @@ class _Heap:
             _, _, bound, item = heappop(self._items)
             if bound < self._state.most:
                 yield bound, item
+
+
+def _estimate(low: float, frame: Frame) -> float:
+    """When a frame is looked at: with the bubble, and those with doublings of stages on a worker before all others."""
+    chunks = frame.num_stages // frame.form.num_workers
+    return low * (1 + bubble(frame.form)) * (_AFTER_DOUBLINGS if chunks & (chunks - 1) else 1.0)
 
 
 def _any(_mesh: Mesh) -> bool:
@@ -207,7 +215,7 @@ class Search:
                 before = state.value
                 self._probe(item, state, left)
                 idle = 0 if state.value < before else idle + 1
-        self._probe_late(later, state, left, effort * _PROBED)
+        self._probe_late(later, state, left, max(effort * _PROBED, state.work + effort * _LATE))
         return bool(later)
 
     def _probe_late(
@@ -252,7 +260,7 @@ class Search:
         if self._aim == Aim(minimize=self._aim.minimize) and (state.best is None or self._aim.minimize == "memory"):
             return
         for low, found in self._prospects.other_orders(shape, state.most):
-            estimate = found.estimate if isinstance(found, Bare) else low * (1 + bubble(found.form))
+            estimate = found.estimate if isinstance(found, Bare) else _estimate(low, found)
             heap.push(low, estimate, found)
             state.work += _FRAME
         state.work += _FRAME
@@ -264,7 +272,7 @@ class Search:
             if spread is not None:
                 heap.push(spread.bound, spread.estimate, spread)
         for low, frame in self._prospects.frames(bare, state.most):
-            heap.push(low, low * (1 + bubble(frame.form)), frame)
+            heap.push(low, _estimate(low, frame), frame)
             state.work += _FRAME
         state.work += _FRAME
 
@@ -277,7 +285,7 @@ class Search:
             for layout in offloaded(frame.layout, self._choices):
                 other = replace(frame, layout=layout)
                 low = max(bound, self._prospects.of_frame(other, state.most))
-                heap.push(low, low * (1 + bubble(frame.form)) * _AFTER_ITSELF, other)
+                heap.push(low, _estimate(low, frame) * _AFTER_ITSELF, other)
         weights = self._prospects.weights(frame.layout)[None]
         for one in arranged(frame):
             if not self._prospects.rooms(one.layout).hold(frame.form, weights).all():
@@ -285,7 +293,7 @@ class Search:
             search = self.stages(one)
             state.work += _BOUND * len(dict.fromkeys(frame.layout.replicas[0].kinds))
             if search.may_beat(state.target):
-                estimate = search.estimate if state.best is not None else 0.0  # any that fits is wanted first
+                estimate = _estimate(search.bound, one) if state.best is not None else 0.0  # any that fits is wanted
                 heap.push(max(bound, search.bound), estimate, search)
 
     def _finish(self, left: list[StageSearch], state: _State, effort: float) -> None:

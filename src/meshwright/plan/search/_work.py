@@ -150,7 +150,7 @@ class Work:
                 Form(schedule=schedule, num_workers=shape.mesh.pp, num_stages=stages,
                      micro_batches=shape.micro_batches), work, ahead=ahead, waited=self.least.waited,
             )
-            for schedule, stages in schedules(shape, self._choices)
+            for schedule, stages in dict(schedules(shape, self._choices)).items()  # with most stages least is idle
         )  # fmt: skip
         return self.step_around(min(found, default=float("inf")), shape)
 
