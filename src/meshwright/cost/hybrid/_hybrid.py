@@ -29,7 +29,7 @@ from meshwright.cost.hybrid._ring import ring_times
 from meshwright.cost.hybrid._stage_durations import stage_durations
 from meshwright.cost.hybrid._step import Run, StageTimes, broken_down, run_of, unit_times
 from meshwright.cost.hybrid._topology import workers_on
-from meshwright.cost.hybrid._units import Units, units_of
+from meshwright.cost.hybrid._units import Units, flops_of, units_of
 from meshwright.graph import Graph, in_sections
 from meshwright.hardware import Cluster, Correction, Host
 from meshwright.units import BytesPerSecond, Dollars, Seconds, Watts
@@ -129,12 +129,8 @@ class HybridPricer:
 
     @cached_property
     def flops(self) -> float:
-        """FLOP of one step over all workers; causal attention computes half of all pairs of positions."""
-        causal = "causal_attention" in self.graph.traits
-        return sum(
-            item.flops.at(self.graph.batch_size) * item.repeats * (0.5 if causal and item.kind == "attention" else 1.0)
-            for item in self.graph.operations
-        )
+        """FLOP of one step over all workers."""
+        return flops_of(self.graph)
 
     def stages(self, layout: Layout) -> Stages:
         """The units of every stage, by kind."""

@@ -123,3 +123,12 @@ def _parameter_kind(graph: Graph, item: Parameter, before: set[str], last: int) 
 
 def _per_unit(repeats: list[int], kinds: list[int], counts: Column) -> Column:
     return np.array(repeats, dtype=np.float64) / counts[np.array(kinds, dtype=np.intp)] if repeats else np.zeros(0)
+
+
+def flops_of(graph: Graph) -> float:
+    """FLOP of a step on the whole batch; causal attention computes half of all pairs of positions."""
+    causal = "causal_attention" in graph.traits
+    return sum(
+        item.flops.at(graph.batch_size) * item.repeats * (0.5 if causal and item.kind == "attention" else 1.0)
+        for item in graph.operations
+    )
