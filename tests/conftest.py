@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from starter import Starter
 from workers import Pools
 
 # How long an example takes says nothing where other work shares the cores. The same examples run for everybody, so
@@ -27,3 +28,11 @@ def workers() -> Iterator[Pools]:
     pools = Pools()
     yield pools
     pools.stop()
+
+
+@pytest.fixture(scope="session")
+def starter() -> Iterator[Starter]:
+    """`starter.start(arguments, cwd=..., environment=...)` forks a Python process that has torch loaded."""
+    found = Starter()
+    yield found
+    found.stop()
