@@ -18,6 +18,7 @@ from meshwright.plan._places import workers_of
 from meshwright.plan._plan import Candidate, FrontPoint, Plan, PlannedStage, RankMemory
 from meshwright.plan._rank_memory import fullest_of, ranks_of_layout
 from meshwright.plan._remedies import Remedies
+from meshwright.plan._settling import found_among, settled_down, whole_front
 from meshwright.plan._space import OBSTACLES, SPLITS, settled
 from meshwright.plan._target import aim_of, enough, target_of, tokens_of_step
 from meshwright.plan.explanation import (
@@ -26,7 +27,6 @@ from meshwright.plan.explanation import (
     device_names,
     flips,
     more_memory,
-    neighbours,
     summary,
     with_memory,
 )
@@ -61,7 +61,7 @@ def plan_outright(graph: Graph, cluster: Cluster, goal: Goal, *, correction: Cor
     result = Search(hybrid, fixed, aim).run()
     if result.best is None:
         raise _nothing(hybrid, graph, cluster, goal, aim)
-    return replace(_plan(pricer, fixed, aim, result, result.best), origins=_origins(goal))
+    return replace(_plan(pricer, fixed, aim, result), origins=_origins(goal))
 
 
 def _check_split(graph: Graph, goal: Goal) -> None:
@@ -80,8 +80,11 @@ def _check_split(graph: Graph, goal: Goal) -> None:
         )
 
 
-def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -> Plan:
+def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result) -> Plan:
     hybrid, graph = pricer.hybrid, pricer.workload.graph
+    result, beside = settled_down(hybrid, goal, aim, result)
+    chosen = result.best
+    assert chosen is not None
     tightest = hybrid.tightest(chosen.layout)[1]
     limit = limits(hybrid, goal, chosen.layout)[tightest]
     layout, price = with_heap_room(hybrid, chosen.layout, goal.pins, limit=limit), chosen.price
@@ -89,12 +92,7 @@ def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -
     workers = workers_of(layout, hybrid.hosts)
     strategy = _with_sharing(strategy_of(layout, graph, hybrid.units, workers), goal.pins)
     prediction = replace(hybrid.predict(layout), start=pricer.start(layout.kernels))
-    beside = sorted(
-        neighbours(hybrid, goal, aim, layout, price, least=aim.value(price) * (1 - result.gap)),
-        key=lambda one: (not one.fits, aim.value(one.price) if one.price else 0.0),
-    )
     roomy = more_memory(hybrid, goal, aim, layout)
-    rivals = [Found(layout=one.layout, price=one.price) for one in beside if one.fits and one.layout and one.price]
     names = device_names(hybrid, layout)
     return Plan(
         model=graph.model,
@@ -106,11 +104,11 @@ def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result, chosen: Found) -
         memory_limit=limit,
         capacity=hybrid.hosts[tightest].device.memory // hybrid.processes(layout, tightest)[1],
         binding=binding(hybrid, aim, layout, price, roomy),
-        flips=tuple(flips(hybrid, goal, aim, chosen, rivals, roomy)),
+        flips=tuple(flips(hybrid, goal, aim, chosen, found_among(beside), roomy)),
         candidates=(_candidate(summary(layout, names), price), *(_of_neighbour(one, aim) for one in beside)),
         cluster=f"{pricer.cluster.name} {pricer.cluster.identity}".strip(),
         gap=result.gap,
-        front=tuple(_point(hybrid, one) for one in result.front),
+        front=tuple(_point(hybrid, one) for one in whole_front(hybrid, goal, aim, result, beside)),
         stages=stages_of(hybrid, layout, held),
         held=held,
         tokens=tokens_of_step(graph),

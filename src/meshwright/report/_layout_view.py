@@ -57,7 +57,7 @@ def _parts(plan: Plan) -> Iterator[RenderableType]:
         run = f"{target.steps:,} steps, {target.tokens:.3g} tokens: {format_days(target.time)}{energy}{money}"
         yield Text.assemble(("Whole run ", "bold"), run)
     for point in plan.front[1:]:
-        money = f", ${point.money:,.2f}" if point.money else ""
+        money = f", ${point.money:,.4g}" if point.money else ""
         text = f"{format_seconds(point.step)}{money}, {format_bytes(point.memory)}: {point.summary}"
         yield Text.assemble(("Also      ", "bold"), text)
     yield from _gathered(plan)

@@ -25,6 +25,7 @@ from meshwright.plan.search._orders import orders_beside as orders_beside
 from meshwright.plan.search._search import Found as Found
 from meshwright.plan.search._search import Result as Result
 from meshwright.plan.search._search import Search as Search
+from meshwright.plan.search._search import front_of as front_of
 from meshwright.plan.search._sending import MOST_APART as MOST_APART
 from meshwright.plan.search._stages import ROUNDING as ROUNDING
 from meshwright.plan.search._stages import Effort as Effort

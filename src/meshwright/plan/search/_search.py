@@ -1,6 +1,6 @@
 """The best layout of all: shapes in the order of their bounds, until no bound is below the best price found."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush, nsmallest
 from itertools import count
@@ -163,7 +163,7 @@ class Search:
         least = min(state.open, state.target)  # what the target left out was never listed as open
         gap = max(0.0, 1 - least / state.value) if state.best is not None and least < state.value else 0.0
         return Result(
-            best=state.best, gap=gap, considered=state.considered, priced=state.priced, front=_front(state.seen)
+            best=state.best, gap=gap, considered=state.considered, priced=state.priced, front=front_of(state.seen)
         )
 
     def solve(self, frame: Frame) -> Found | None:
@@ -357,7 +357,8 @@ class Search:
         )
 
 
-def _front(seen: list[Found]) -> tuple[Found, ...]:
+def front_of(seen: Iterable[Found]) -> tuple[Found, ...]:
+    """Those that no other beats in time, money and memory at once, fastest first."""
     kept: list[Found] = []
     for item in sorted(seen, key=lambda one: (one.price.step, one.price.money, one.price.peak)):
         beaten = any(other.price.money <= item.price.money and other.price.peak <= item.price.peak for other in kept)

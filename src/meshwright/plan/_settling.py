@@ -1,0 +1,63 @@
+"""What a search leaves: neighbours that are better than what it found, and layouts that are best by another measure."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from meshwright.cost.hybrid import HybridPricer
+from meshwright.plan._goal import Goal
+from meshwright.plan.explanation import Neighbour, neighbours
+from meshwright.plan.search import Aim, Effort, Found, Result, Search, front_of
+
+_WORTH_IT = 1e-3  # what a neighbour must gain to take the place of what was found
+_ROUNDS = 3
+_HALVINGS = 3
+_GLANCE = Effort(priced=4, visited=60, total=240)
+
+
+def settled_down(pricer: HybridPricer, goal: Goal, aim: Aim, result: Result) -> tuple[Result, list[Neighbour]]:
+    """A search's result, or the best neighbour in its place, as often as one is better; and the neighbours, best first.
+
+    A search of a large space stops before everything was looked at; its neighbours are searched one by one.
+    """
+    for last in (*(False,) * (_ROUNDS - 1), True):
+        assert result.best is not None
+        price = result.best.price
+        least = aim.value(price) * (1 - result.gap)
+        beside = sorted(
+            neighbours(pricer, goal, aim, result.best.layout, price, least=least),
+            key=lambda one: (not one.fits, aim.value(one.price) if one.price else 0.0),
+        )
+        rivals = found_among(beside)
+        if last or not rivals or aim.value(rivals[0].price) >= aim.value(price) * (1 - _WORTH_IT):
+            break
+        value = aim.value(rivals[0].price)
+        result = replace(
+            result, best=rivals[0], gap=max(0.0, 1 - least / value), front=front_of((rivals[0], *result.front))
+        )
+    return result, beside
+
+
+def found_among(beside: Sequence[Neighbour]) -> list[Found]:
+    """Neighbours that fit, with their prices."""
+    return [Found(layout=one.layout, price=one.price) for one in beside if one.fits and one.layout and one.price]
+
+
+def whole_front(
+    pricer: HybridPricer, goal: Goal, aim: Aim, result: Result, beside: Sequence[Neighbour]
+) -> tuple[Found, ...]:  # fmt: skip
+    """What no other priced layout beats in time, money and memory at once, fastest first.
+
+    Fewer devices are cheaper, and no search for the fastest prices them: a few halvings are searched by themselves.
+    """
+    seen = [*result.front, *found_among(beside)]
+    chosen = result.best.layout.mesh.num_workers if result.best is not None else 1
+    if len(pricer.hosts) == 1 and goal.pins.workers is None:
+        for count in halvings(chosen)[:_HALVINGS]:
+            pins = replace(goal.pins, workers=count)
+            seen += Search(pricer, replace(goal, pins=pins), aim, effort=_GLANCE).run().front
+    return front_of(seen)
+
+
+def halvings(count: int) -> list[int]:
+    """A half of so many, and halves of that down to one, as far as they are whole."""
+    return [count >> place for place in range(1, count.bit_length()) if count % (1 << place) == 0]
