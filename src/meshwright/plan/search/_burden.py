@@ -1,5 +1,6 @@
 """What a pipeline's worker bears: the time of its stages, with as much computed again as its memory asks for."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -108,14 +109,19 @@ class Burdens:
     def _looked_through(
         self, rank: int, mine: tuple[Counts, ...], options: list[Choice], places: list[tuple[int, int]]
     ) -> Burden | None:
-        """Where replicas differ, each has a memory and a time of its own: every choice is looked at."""
-        best: Burden | None = None
-        for counts in product(*(range(option.available + 1) for option in options)):
-            chosen = _placed(mine, places, counts)
-            if self._missing(rank, mine, chosen) <= 0:
-                found = self._with(rank, mine, chosen)
-                best = found if best is None or found.busy < best.busy else best
-        return best
+        """Where replicas differ, each has a memory and a time of its own: every choice, until one fits, quickest first.
+
+        Of blocks alike in one stage each one more that is computed again frees more, once there is one.
+        """
+        if len(options) == 1:
+            numbers = range(1, options[0].available + 1)
+            place = bisect_left(
+                numbers, True, key=lambda one: self._missing(rank, mine, _placed(mine, places, (one,))) <= 0
+            )
+            return self._with(rank, mine, _placed(mine, places, (numbers[place],))) if place < len(numbers) else None
+        every = (_placed(mine, places, one) for one in product(*(range(option.available + 1) for option in options)))
+        quickest = sorted((self._with(rank, mine, chosen) for chosen in every), key=lambda one: one.busy)
+        return next((one for one in quickest if self._missing(rank, mine, one.again) <= 0), None)
 
     def _least(self, rank: int, mine: tuple[Counts, ...], nothing: tuple[Counts, ...]) -> Burden | None:
         """With the least memory: nothing computed again, or all blocks whose activations are no larger than some."""
