@@ -32,7 +32,7 @@ def workers() -> Iterator[Pools]:
 
 @pytest.fixture(scope="session")
 def starter() -> Iterator[Starter]:
-    """`starter.start(arguments, cwd=..., environment=...)` forks a Python process that has torch loaded."""
+    """`starter.python` takes the interpreter's place in a command: the process is forked from one with torch loaded."""
     found = Starter()
     yield found
     found.stop()

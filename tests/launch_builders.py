@@ -1,13 +1,17 @@
 """Plans, folders and the one tiny script that the tests of launching and of the command line share."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from meshwright.cost import Batch, MemoryBreakdown, Mesh, Prediction, Strategy, TimeBreakdown, Worker
 from meshwright.hardware import Cluster, Device, Host
-from meshwright.launch import RunFolder
+from meshwright.launch import RunFolder, latest_run
 from meshwright.plan import Candidate, Plan
 from meshwright.units import GIB
 
+LIMIT = 120.0
 TINY_SCRIPT = """
 import os, signal, sys, time
 
@@ -114,3 +118,41 @@ def run_folder(path: Path) -> RunFolder:
     folder = RunFolder(path=path)
     folder.prepare()
     return folder
+
+
+def start_tiny(
+    place: Path, options: str, mode: str, *, verb: str = "run", python: str = sys.executable, **variables: str
+) -> subprocess.Popen[str]:
+    """Starts a command on the tiny script and the cluster of a folder.
+
+    Args:
+        place: the folder.
+        options: of the command.
+        mode: what goes wrong in the script, and further arguments of it.
+        verb: of the command.
+        python: the interpreter.
+        variables: of its environment, beside those there are.
+    """
+    command = f"{verb} --cluster cluster.toml {options} {place / 'tiny.py'} {mode}"
+    return subprocess.Popen(
+        [python, "-m", "meshwright.cli", *command.split()],
+        cwd=place,
+        env={**os.environ, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run_tiny(
+    place: Path, options: str, mode: str, *, verb: str = "run", python: str = sys.executable
+) -> tuple[int, str, str]:
+    """Exit code, output and errors of `start_tiny`."""
+    process = start_tiny(place, options, mode, verb=verb, python=python)
+    out, err = process.communicate(timeout=LIMIT)
+    return process.returncode, out, err
+
+
+def last_folder(place: Path) -> RunFolder:
+    """The folder of the last run in a folder."""
+    return latest_run(place / "outputs")

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from starter import Starter
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-def _run(tmp_path: Path, name: str, *arguments: str) -> str:
+def _run(tmp_path: Path, name: str, *arguments: str, python: str = sys.executable) -> str:
     """What the script printed."""
     ended = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), *arguments],
+        [python, "-W", "error", str(EXAMPLES / f"{name}.py"), *arguments],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -39,16 +41,16 @@ def test_an_example_runs_to_its_last_line(tmp_path: Path, name: str, arguments: 
     assert re.search(says, _run(tmp_path, name, *arguments).splitlines()[-1])
 
 
-def test_the_character_gpt_learns_any_text(tmp_path: Path) -> None:
+def test_the_character_gpt_learns_any_text(tmp_path: Path, starter: Starter) -> None:
     """A text that repeats itself is soon below the 3.3 of a guess among its 27 characters (ln 27)."""
     (tmp_path / "book.txt").write_text("the quick brown fox jumps over the lazy dog " * 1000, encoding="utf-8")
-    printed = _run(tmp_path, "character_gpt", "book.txt", "--steps", "15")
+    printed = _run(tmp_path, "character_gpt", "book.txt", "--steps", "15", python=starter.python)
     found = re.fullmatch(r"held-out loss (\d\.\d+) after 15 steps on 39,600 characters", printed.splitlines()[-1])
     assert found is not None
     assert float(found[1]) < 2.5
 
 
-def test_an_existing_loop_learns_what_it_learnt_before(tmp_path: Path) -> None:
-    before = _run(tmp_path, "existing_loop_before", "--epochs", "2")
-    after = _run(tmp_path, "existing_loop", "--epochs", "2")
+def test_an_existing_loop_learns_what_it_learnt_before(tmp_path: Path, starter: Starter) -> None:
+    before = _run(tmp_path, "existing_loop_before", "--epochs", "2", python=starter.python)
+    after = _run(tmp_path, "existing_loop", "--epochs", "2", python=starter.python)
     assert after == before

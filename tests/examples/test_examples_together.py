@@ -14,6 +14,7 @@ from meshwright.documents import read_toml
 from meshwright.hardware import write_cluster
 from meshwright.plan import Plan, write_plan
 from planning_builders import machine
+from starter import Starter
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -30,10 +31,10 @@ def files(tmp_path: Path) -> list[str]:
     return ["--cluster", str(tmp_path / "cluster.toml"), "--plan", str(tmp_path / "plan.toml")]
 
 
-def _meshwright(tmp_path: Path, *arguments: str) -> str:
+def _meshwright(tmp_path: Path, *arguments: str, python: str = sys.executable) -> str:
     """What the command printed to its standard output."""
     ended = subprocess.run(
-        [sys.executable, "-m", "meshwright.cli", *arguments],
+        [python, "-m", "meshwright.cli", *arguments],
         cwd=tmp_path,
         env={**os.environ, "MESHWRIGHT_CACHE": str(tmp_path / "cache")},
         capture_output=True,
@@ -45,7 +46,9 @@ def _meshwright(tmp_path: Path, *arguments: str) -> str:
     return ended.stdout
 
 
-def test_the_digits_are_learnt_by_two_workers_proved_and_reported(tmp_path: Path, files: list[str]) -> None:
+def test_the_digits_are_learnt_by_two_workers_proved_and_reported(
+    tmp_path: Path, files: list[str], starter: Starter
+) -> None:
     """1500 digits in batches of 128: twelve steps, the last with 92 examples."""
     printed = _meshwright(tmp_path, "run", *files, "--output", "runs", str(EXAMPLES / "digits_cnn.py"), "--epochs", "1")
     assert re.search(r"^held-out accuracy 0\.\d+$", printed, re.MULTILINE)
@@ -54,19 +57,22 @@ def test_the_digits_are_learnt_by_two_workers_proved_and_reported(tmp_path: Path
     assert [step["step"] for step in steps] == list(range(1, 13))
     assert steps[-1]["loss"] < steps[0]["loss"]
     plan = str(run / "plan.toml")
-    _meshwright(tmp_path, "verify", *files[:2], "--plan", plan, str(EXAMPLES / "digits_cnn.py"), "--epochs", "1")
+    script = [str(EXAMPLES / "digits_cnn.py"), "--epochs", "1"]
+    _meshwright(tmp_path, "verify", *files[:2], "--plan", plan, *script, python=starter.python)
     found = read_toml(Verification, run / "verification.toml")
     assert found.equal
     assert found.reference_losses == pytest.approx([step["loss"] for step in steps[:3]], rel=1e-5)
-    _meshwright(tmp_path, "report", str(run))
+    _meshwright(tmp_path, "report", str(run), python=starter.python)
     assert "Proved equal to one device" in (run / "report.html").read_text(encoding="utf-8")
 
 
-def test_an_existing_loop_on_two_workers_learns_what_it_learnt_before(tmp_path: Path, files: list[str]) -> None:
+def test_an_existing_loop_on_two_workers_learns_what_it_learnt_before(
+    tmp_path: Path, files: list[str], starter: Starter
+) -> None:
     script = EXAMPLES / "existing_loop.py"
-    together = _meshwright(tmp_path, "run", *files, str(script), "--epochs", "1")
+    together = _meshwright(tmp_path, "run", *files, str(script), "--epochs", "1", python=starter.python)
     before = subprocess.run(
-        [sys.executable, str(EXAMPLES / "existing_loop_before.py"), "--epochs", "1"],
+        [starter.python, str(EXAMPLES / "existing_loop_before.py"), "--epochs", "1"],
         capture_output=True, text=True, check=True, timeout=200,
     ).stdout  # fmt: skip
     said = re.compile(r"^held-out accuracy (\d\.\d+), last loss (\d\.\d+)$", re.MULTILINE)

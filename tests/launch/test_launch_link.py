@@ -12,11 +12,12 @@ from meshwright.documents import read_toml, write_toml
 from meshwright.hardware import Link
 from meshwright.launch import Hosts, RunFolder
 from meshwright.launch._agent_job import AgentJob, AgentTask
+from starter import Starter
 
 LIMIT = 120
 
 
-def _agents(place: Path, task: AgentTask) -> list[RunFolder]:
+def _agents(place: Path, task: AgentTask, *, python: str = sys.executable) -> list[RunFolder]:
     """Two hosts' agents on this machine; their folders."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -28,7 +29,7 @@ def _agents(place: Path, task: AgentTask) -> list[RunFolder]:
         hosts = Hosts(count=2, rank=rank, address="127.0.0.1", port=port)
         job = AgentJob(script="", folder=folder.path, hosts=hosts, patience=60, task="measure")
         write_toml(job if rank else replace(job, task=task), folder.agent_job)
-        command = [sys.executable, "-m", "meshwright.launch.agent", str(folder.agent_job)]
+        command = [python, "-m", "meshwright.launch.agent", str(folder.agent_job)]
         processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
         folders.append(folder)
     for process in processes:
@@ -51,7 +52,7 @@ def test_host_0_has_the_link_that_it_asked_for(tmp_path: Path) -> None:
     assert not second.link.exists()
 
 
-def test_nothing_is_measured_where_host_0_knows(tmp_path: Path) -> None:
-    first, second = _agents(tmp_path, "skip")
+def test_nothing_is_measured_where_host_0_knows(tmp_path: Path, starter: Starter) -> None:
+    first, second = _agents(tmp_path, "skip", python=starter.python)
     assert not first.link.exists()
     assert not second.link.exists()

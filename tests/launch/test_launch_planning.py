@@ -17,6 +17,7 @@ from meshwright.launch import latest_run
 from meshwright.launch._planning import num_trial_workers
 from meshwright.plan import Goal, Pins, read_plan
 from planning_builders import machine
+from starter import Starter
 
 LIMIT = 120.0
 
@@ -30,9 +31,9 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _meshwright(place: Path, command: str) -> subprocess.CompletedProcess[str]:
+def _meshwright(place: Path, command: str, *, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "meshwright.cli", *command.split()],
+        [python, "-m", "meshwright.cli", *command.split()],
         cwd=place,
         env={**os.environ, "MESHWRIGHT_CACHE": str(place / "cache")},
         capture_output=True,
@@ -53,9 +54,9 @@ def _meshwright(place: Path, command: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_what_keeps_a_script_from_a_plan_is_named(
-    place: Path, options: str, mode: str, code: int, message: str
+    place: Path, starter: Starter, options: str, mode: str, code: int, message: str
 ) -> None:
-    done = _meshwright(place, f"plan --cluster elsewhere.toml {options} tiny.py {mode}")
+    done = _meshwright(place, f"plan --cluster elsewhere.toml {options} tiny.py {mode}", python=starter.python)
     assert done.returncode == code, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr

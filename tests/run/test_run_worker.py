@@ -17,7 +17,6 @@ from meshwright.cost import Measurement, MemoryBreakdown, Prediction, TimeBreakd
 from meshwright.documents import read_toml
 from meshwright.errors import BatchError, LossError, UsageError, WorkerError, from_json
 from meshwright.plan import write_plan
-from starter import Starter
 
 TRAIN = """
 import sys
@@ -44,9 +43,9 @@ def loss(model, batch):
 class Place:
     """A folder with a script, a module beside it, and plans."""
 
-    def __init__(self, folder: Path, starter: Starter) -> None:
+    def __init__(self, folder: Path, python: str) -> None:
         self.folder = folder
-        self.starter = starter
+        self.python = python
         self.out = folder / "out"
         (folder / "beside.py").write_text(BESIDE)
         prediction = Prediction(time=TimeBreakdown(forward=1.0), low=1.0, high=1.0, memory=MemoryBreakdown())
@@ -57,8 +56,7 @@ class Place:
     def script(self, body="pass", *, text=TRAIN):
         (self.folder / "train.py").write_text(text.replace("{body}", body))
 
-    def start(self, *arguments, role="run", rank=0, world_size=1, port=0, script="train.py", anew=False):
-        """Starts a worker: forked, or `anew` as users' are."""
+    def start(self, *arguments, role="run", rank=0, world_size=1, port=0, script="train.py", python=None):
         environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
         environment |= {
             "MESHWRIGHT_ROLE": role, "MESHWRIGHT_FOLDER": str(self.out),
@@ -67,9 +65,10 @@ class Place:
             "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size),
             "LOCAL_WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
-        command = ["-m", "meshwright.run.worker", script, *arguments]
-        start = start_anew if anew else self.starter.start
-        return start(command, cwd=self.folder, environment=environment)
+        command = [python or self.python, "-m", "meshwright.run.worker", script, *arguments]
+        return subprocess.Popen(
+            command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
     def error(self, rank=0):
         return from_json((self.out / "workers" / f"rank-{rank}.error.json").read_text())
@@ -78,15 +77,10 @@ class Place:
         return read_toml(Measurement, self.out / "measurement.toml")
 
 
-def start_anew(arguments, *, cwd, environment):
-    pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, *arguments], cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True)
-
-
 @pytest.fixture
 def place(tmp_path, starter):
-    """A folder to run a script in."""
-    return Place(tmp_path, starter)
+    """A folder to run a script in; workers are forked unless a test starts them with an interpreter of its own."""
+    return Place(tmp_path, starter.python)
 
 
 def ended(process):
@@ -103,7 +97,7 @@ def free_port():
 
 def test_a_script_runs_as_python_would_run_it(place):
     place.script()
-    out, err, code = ended(place.start("3", "--flag", anew=True))
+    out, err, code = ended(place.start("3", "--flag", python=sys.executable))
     assert (out, err, code) == ("__main__ ['3', '--flag'] 1\n", "", 0)
     found = place.measurement()
     assert (found.status, found.steps) == ("finished", 3)
