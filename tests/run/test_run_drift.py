@@ -85,7 +85,7 @@ def test_where_nothing_was_tried_the_plan_is_reconsidered_with_what_the_steps_to
 
 def test_from_the_files_beside_a_plan_the_better_one_is_named_with_its_gain_and_its_command(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py", "--size", "a b"])
-    cluster, graph, goal = machine(), multilayer(layers=4), Goal(pins=Pins(pipeline=2))
+    cluster, graph, goal = machine(), multilayer(layers=4, batch=32), Goal(pins=Pins(pipeline=2))
     plan = plan_outright(graph, cluster, goal)
     assert reconsideration(plan, tmp_path, Request()) is None
     write_cluster(cluster, tmp_path / "cluster.toml")
