@@ -5,7 +5,7 @@ Reading order: `_goal`, `_plan` (the data); `_layouts`, `_space` (what is legal;
 `_known_figures` (prices and power), `_priced`, `_model_splits`, `_shortlist` (`_fit` says why nothing fits), `_choice`
 (with `_reasons` and `_flips`), `_rank_memory`, `_heap_room` (where memory is tight), `_uneven_here` with
 `_shard_sizes` (hosts of unequal memory), `_compiled` (one more trial in long runs),
-`_outright` with `_settling` and `_remedies` (hardware that is not here), `_explain`; `_balanced_cuts` (where a
+`_outright` with `_neighbourhood` and `_remedies` (hardware that is not here), `_explain`; `_balanced_cuts` (where a
 pipeline's stages begin), `_offer` (what is better once steps were seen).
 """
 

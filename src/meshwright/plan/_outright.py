@@ -14,11 +14,11 @@ from meshwright.plan._goal import Goal, Pins
 from meshwright.plan._heap_room import with_heap_room
 from meshwright.plan._known_figures import check_figures_of, with_common_figures
 from meshwright.plan._legality import check_pins, no_strategy
+from meshwright.plan._neighbourhood import best_of_neighbours, found_among, whole_front
 from meshwright.plan._places import workers_of
 from meshwright.plan._plan import Candidate, FrontPoint, Plan, PlannedStage, RankMemory
 from meshwright.plan._rank_memory import fullest_of, ranks_of_layout
 from meshwright.plan._remedies import Remedies
-from meshwright.plan._settling import found_among, settled_down, whole_front
 from meshwright.plan._space import OBSTACLES, SPLITS, settled
 from meshwright.plan._target import aim_of, enough, target_of, tokens_of_step
 from meshwright.plan.explanation import (
@@ -82,7 +82,7 @@ def _check_split(graph: Graph, goal: Goal) -> None:
 
 def _plan(pricer: Pricer, goal: Goal, aim: Aim, result: Result) -> Plan:
     hybrid, graph = pricer.hybrid, pricer.workload.graph
-    result, beside = settled_down(hybrid, goal, aim, result)
+    result, beside = best_of_neighbours(hybrid, goal, aim, result)
     chosen = result.best
     assert chosen is not None
     tightest = hybrid.tightest(chosen.layout)[1]

@@ -9,32 +9,34 @@ from meshwright.plan.explanation import Neighbour, neighbours
 from meshwright.plan.search import Aim, Effort, Found, Result, Search, front_of
 
 _WORTH_IT = 1e-3  # what a neighbour must gain to take the place of what was found
-_ROUNDS = 3
+_ROUNDS = 2
 _HALVINGS = 3
 _GLANCE = Effort(priced=4, visited=60, total=240)
 
 
-def settled_down(pricer: HybridPricer, goal: Goal, aim: Aim, result: Result) -> tuple[Result, list[Neighbour]]:
+def best_of_neighbours(
+    pricer: HybridPricer, goal: Goal, aim: Aim, result: Result, *, rounds: int = _ROUNDS
+) -> tuple[Result, list[Neighbour]]:
     """A search's result, or the best neighbour in its place, as often as one is better; and the neighbours, best first.
 
     A search of a large space stops before everything was looked at; its neighbours are searched one by one.
+
+    Args:
+        rounds: how often a neighbour may take the place.
     """
-    for last in (*(False,) * (_ROUNDS - 1), True):
-        assert result.best is not None
-        price = result.best.price
-        least = aim.value(price) * (1 - result.gap)
-        beside = sorted(
-            neighbours(pricer, goal, aim, result.best.layout, price, least=least),
-            key=lambda one: (not one.fits, aim.value(one.price) if one.price else 0.0),
-        )
-        rivals = found_among(beside)
-        if last or not rivals or aim.value(rivals[0].price) >= aim.value(price) * (1 - _WORTH_IT):
-            break
-        value = aim.value(rivals[0].price)
-        result = replace(
-            result, best=rivals[0], gap=max(0.0, 1 - least / value), front=front_of((rivals[0], *result.front))
-        )
-    return result, beside
+    assert result.best is not None
+    price = result.best.price
+    least = aim.value(price) * (1 - result.gap)
+    beside = sorted(
+        neighbours(pricer, goal, aim, result.best.layout, price, least=least),
+        key=lambda one: (not one.fits, aim.value(one.price) if one.price else 0.0),
+    )
+    rivals = found_among(beside)
+    if not rounds or not rivals or aim.value(rivals[0].price) >= aim.value(price) * (1 - _WORTH_IT):
+        return result, beside
+    gap = max(0.0, 1 - least / aim.value(rivals[0].price))
+    better = replace(result, best=rivals[0], gap=gap, front=front_of((rivals[0], *result.front)))
+    return best_of_neighbours(pricer, goal, aim, better, rounds=rounds - 1)
 
 
 def found_among(beside: Sequence[Neighbour]) -> list[Found]:

@@ -9,7 +9,7 @@ import search_builders as build
 from meshwright.cost.hybrid import HybridPricer
 from meshwright.hardware import parse_cluster
 from meshwright.plan import Goal, Pins
-from meshwright.plan._settling import found_among, halvings, settled_down, whole_front
+from meshwright.plan._neighbourhood import best_of_neighbours, found_among, halvings, whole_front
 from meshwright.plan.search import Aim, Search
 
 
@@ -25,14 +25,14 @@ def test_a_better_neighbour_takes_the_place_of_what_was_found() -> None:
         assert alone.best is not None
         assert every.best is not None
         first, best = alone.best.price.step, every.best.price.step
-        result, beside = settled_down(pricer, Goal(), Aim(), replace(alone, gap=1 - best / first))
+        result, beside = best_of_neighbours(pricer, Goal(), Aim(), replace(alone, gap=1 - best / first))
         assert result.best is not None
         moved += result.best.price.step < first
         assert result.best.price.step <= first
         assert result.best.price.step * (1 - result.gap) == pytest.approx(best)
         assert result.front[0].price == result.best.price
         assert all(one.price.step > 0.999 * result.best.price.step for one in found_among(beside))
-        again, _ = settled_down(pricer, Goal(), Aim(), every)
+        again, _ = best_of_neighbours(pricer, Goal(), Aim(), every)
         assert again.best == every.best
     assert moved > 0
 
