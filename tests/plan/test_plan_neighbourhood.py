@@ -9,7 +9,7 @@ import search_builders as build
 from meshwright.cost.hybrid import HybridPricer
 from meshwright.hardware import parse_cluster
 from meshwright.plan import Goal, Pins
-from meshwright.plan._neighbourhood import best_of_neighbours, found_among, halvings, whole_front
+from meshwright.plan._neighbourhood import best_of_neighbours, found_among, whole_front
 from meshwright.plan.search import Aim, Search
 
 
@@ -55,9 +55,3 @@ def test_the_front_has_what_is_cheap() -> None:
     assert min(one.price.money for one in front) <= single.price.money
     pinned = whole_front(pricer, Goal(pins=Pins(workers=8)), Aim(), result, [])
     assert {one.layout.mesh.num_workers for one in pinned} == {result.best.layout.mesh.num_workers}
-
-
-def test_halvings() -> None:
-    assert halvings(16384)[:3] == [8192, 4096, 2048]
-    assert halvings(12) == [6, 3]
-    assert halvings(1) == []
