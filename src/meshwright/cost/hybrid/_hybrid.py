@@ -1,6 +1,6 @@
 """Prices layouts of one graph on one cluster: time, memory, energy and money; what they share is computed once."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from math import exp
@@ -113,13 +113,15 @@ class HybridPricer:
 
     def tightest(self, layout: Layout) -> tuple[MemoryBreakdown, int]:
         """What the worker holds whose device has least to spare, as a share of its memory, and that kind of device."""
+        _, kind, items = max(self.held(layout), key=lambda one: one[2].peak / self.hosts[one[1]].device.memory)
+        return items, kind
+
+    def held(self, layout: Layout) -> Iterator[tuple[int, int, MemoryBreakdown]]:
+        """The stage, the kind of training host and the memory of every worker of each replica's pipeline."""
         stages = self.stages(layout)
-        held = (
-            (items, kind)
-            for replica in layout.replicas
-            for items, kind in zip(self.memory(layout, stages, replica), replica.kinds, strict=True)
-        )
-        return max(held, key=lambda pair: pair[0].peak / self.hosts[pair[1]].device.memory)
+        for replica in layout.replicas:
+            listed = zip(replica.kinds, self.memory(layout, stages, replica), strict=True)
+            yield from ((stage, kind, items) for stage, (kind, items) in enumerate(listed))
 
     def _stage_times(self, layout: Layout) -> tuple[StageTime, ...]:
         """What one replica's stages take for a micro-batch."""

@@ -68,11 +68,8 @@ def binding(pricer: HybridPricer, aim: Aim, chosen: Layout, best: Price, roomy: 
 
 def _tightest(pricer: HybridPricer, layout: Layout) -> tuple[int, Bytes]:
     """The stage of the worker whose device has least to spare, as a share of its memory, and what that worker holds."""
-    stages = pricer.stages(layout)
     held = [
-        (items.peak / pricer.hosts[kind].device.memory, stage, items.peak)
-        for replica in layout.replicas
-        for stage, (items, kind) in enumerate(zip(pricer.memory(layout, stages, replica), replica.kinds, strict=True))
+        (items.peak / pricer.hosts[kind].device.memory, stage, items.peak) for stage, kind, items in pricer.held(layout)
     ]
     return max(held)[1:]
 
@@ -171,11 +168,9 @@ def _batch(pricer: HybridPricer, goal: Goal, chosen: Found) -> Iterator[str]:
 
 def _fits(pricer: HybridPricer, goal: Goal, found: Found) -> bool:
     """Whether every worker's memory is within what it may use, and the schedule takes so many micro-batches."""
-    most, stages = limits(pricer, goal, found.layout), pricer.stages(found.layout)
+    most = limits(pricer, goal, found.layout)
     return goal.pins.accumulation in (None, found.layout.micro_batches) and all(
-        items.peak <= most[kind]
-        for replica in found.layout.replicas
-        for items, kind in zip(pricer.memory(found.layout, stages, replica), replica.kinds, strict=True)
+        items.peak <= most[kind] for _, kind, items in pricer.held(found.layout)
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from meshwright.cost.hybrid import HybridPricer, Layout, Least, Price
 from meshwright.plan.search._aim import Aim
-from meshwright.plan.search._bubble import bubble, fillings, least_shared, least_shares, least_step, may_interleave
+from meshwright.plan.search._bubble import fillings, least_shared, least_shares, least_step, may_interleave
 from meshwright.plan.search._burden import Burdens, Counts
 from meshwright.plan.search._frame import Frame
 from meshwright.plan.search._relaxed import Times, block_times, capacity, least_bottleneck, least_total, loaded
@@ -164,11 +164,6 @@ class StageSearch:
         return may_interleave(
             self._form, self._work + max(0.0, again), within, after=self._after, waited=self._span.waited
         )  # fmt: skip
-
-    @property
-    def estimate(self) -> float:
-        """The bound with a bubble: what is looked at first."""
-        return self.bound * (1 + bubble(self._form))
 
     def _may_fit(self) -> bool:
         """Whether parameters, gradients and state, shared out evenly, are within the limits."""
@@ -352,12 +347,7 @@ class StageSearch:
         if len(replicas) == 1:
             held = zip(price.memory, replicas[0].kinds, strict=True)
             return all(items.peak <= self._limits[kind] for items, kind in held)
-        stages = self._pricer.stages(layout)
-        return all(
-            items.peak <= self._limits[kind]
-            for one in replicas
-            for items, kind in zip(self._pricer.memory(layout, stages, one), one.kinds, strict=True)
-        )
+        return all(items.peak <= self._limits[kind] for _, kind, items in self._pricer.held(layout))
 
     def _value(self, step: Seconds) -> float:
         peak = self._weighs / self._form.num_workers
